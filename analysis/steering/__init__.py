@@ -1,0 +1,1 @@
+"""Steering evaluation: arms, dose search, verdict."""

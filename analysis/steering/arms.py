@@ -1,0 +1,94 @@
+"""Arms: everything that is done to the same questions, run together in a few large generate calls."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from utils.generation import Row, Sampling, Work, generate
+from utils.hooks import Push
+from utils.journal import key_of
+from utils.judge import Answer, Judge, Score
+from utils.judge.coherence import LikelihoodCoherence, TokenText
+from utils.model import LM, encode
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One treatment of the questions."""
+
+    name: str
+    pushes: tuple[Push, ...] = ()
+    system_prompt: str = ""
+    grades_coherence: bool = True  # the null directions' coherence is not asked for: it costs as much as their text
+
+
+@dataclass
+class ArmResult:
+    """An arm's texts and scores, in the order of the questions."""
+
+    arm: Arm
+    prompt_ids: list[list[int]]
+    response_ids: list[list[int]]
+    responses: list[str]
+    trait: list[Score] = field(default_factory=list)
+    coherence: list[Score] = field(default_factory=list)
+
+    @property
+    def trait_values(self) -> np.ndarray:
+        """Trait scores [n_questions]; NaN where the judge could not say."""
+        return np.array([np.nan if s.value is None else s.value for s in self.trait])
+
+    @property
+    def mean_coherence(self) -> float:
+        """Mean coherence over all questions; an empty or unjudged text holds nothing together and counts as 0."""
+        return float(np.mean([s.value or 0.0 for s in self.coherence]))
+
+    @property
+    def texts(self) -> list[TokenText]:
+        return [TokenText(p, r) for p, r in zip(self.prompt_ids, self.response_ids, strict=True)]
+
+
+def push_dose(vector: Tensor, layer: int, dose: float, residual_norm: float) -> Push:
+    """Return the push whose length is `dose` times the layer's mean residual norm."""
+    return Push(layer, vector, dose * residual_norm / float(vector.norm()))
+
+
+def generate_arms(lm: LM, arms: Sequence[Arm], questions: Sequence[str], sampling: Sampling, *, positions: str, work: Work) -> list[ArmResult]:
+    """Generate every arm's answer to every question. A question has the same seed in every arm."""
+    rows = []
+    for arm in arms:
+        system = [{"role": "system", "content": arm.system_prompt}] if arm.system_prompt else []
+        prompts = [encode(lm, [*system, {"role": "user", "content": q}]) for q in questions]
+        rows += [Row(ids, int(key_of(q), 16) % 2**31, arm.pushes) for ids, q in zip(prompts, questions, strict=True)]
+    completions = generate(lm, rows, sampling, positions, work)
+    results = []
+    for i, arm in enumerate(arms):
+        part = slice(i * len(questions), (i + 1) * len(questions))
+        ids = [c.ids for c in completions[part]]
+        results.append(ArmResult(arm, [r.prompt_ids for r in rows[part]], ids, [lm.tokenizer.decode(x, skip_special_tokens=True) for x in ids]))
+    return results
+
+
+def judge_arms(results: Sequence[ArmResult], questions: Sequence[str], judge: Judge, coherence: LikelihoodCoherence) -> None:
+    """Score all texts of all arms, trait and coherence, in one call each."""
+    answers = [Answer(q, text) for r in results for q, text in zip(questions, r.responses, strict=True)]
+    trait = iter(judge.score_responses(answers))
+    graded = [r for r in results if r.arm.grades_coherence]
+    fluency = iter(coherence.score([t for r in graded for t in r.texts]))
+    for result in results:
+        result.trait = [next(trait) for _ in questions]
+        result.coherence = [next(fluency) for _ in questions] if result.arm.grades_coherence else []
+
+
+def arm_rows(results: Sequence[ArmResult], questions: Sequence[str]) -> list[dict]:
+    """Return one JSON row per generated text: what was asked, what was written, what was scored."""
+    rows = []
+    for r in results:
+        steering = [{"layer": p.layer, "coefficient": p.coefficient, "operation": p.operation} for p in r.arm.pushes]
+        for i, question in enumerate(questions):
+            row = {"arm": r.arm.name, "steering": steering, "system_prompt": r.arm.system_prompt, "question": question, "response": r.responses[i]}
+            scores = {"trait": r.trait[i].as_json(), "coherence": r.coherence[i].as_json() if r.coherence else None}
+            rows.append(row | scores | {"prompt_ids": r.prompt_ids[i], "response_ids": r.response_ids[i]})
+    return rows

@@ -1,0 +1,104 @@
+"""The verdict on the test questions: does the direction itself, and not the force of the push, change what the model writes?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.statistics import bootstrap_mean, compare_with_null
+from analysis.steering.arms import ArmResult
+from analysis.steering.search import Cell, effect_of, odd_part
+
+WORKS, NOT_PROVEN, BREAKS = "works", "not proven", "breaks the text"
+Z_MIN = 2.0  # the odd part must stand this many spreads of the random directions' odd parts from zero …
+P_MAX = 0.05  # … and beat enough of them by rank: with 20 pairs, all of them
+
+Pair = tuple[ArmResult, ArmResult]  # the same direction added and subtracted
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Every arm of the test, on the same questions with the same seeds."""
+
+    unsteered: ArmResult
+    vector: Pair
+    randoms: Sequence[Pair]
+    shuffled: Pair
+    system_prompt: ArmResult
+
+
+def reach_verdict(cell: Cell, trial: Trial, gate: float) -> dict:
+    """Compare the vector with nothing, with its opposite, with random and shuffled directions, and with a system prompt.
+
+    Effects are changes of the trait score in points (0–100), paired by question, with 95 % bootstrap intervals over questions.
+
+    Args:
+        gate: Mean coherence below which the text counts as broken.
+    """
+    plus, minus = trial.vector
+    effect = effect_of(plus, trial.unsteered, cell.sign)
+    odd = odd_part(plus, minus, cell.sign)
+    numbers = {
+        "n_questions": len(odd),
+        "effect": _interval(effect),
+        "effect_minus": _interval(effect_of(minus, trial.unsteered, cell.sign)),
+        "odd_part": _interval(odd),
+        "wrong_way_share": _round(float((odd < 0).mean())) if len(odd) else None,
+        "random": _null(odd, trial.randoms, cell.sign),
+        "shuffled_labels_odd_part": _interval(odd_part(*trial.shuffled, cell.sign)),
+        "system_prompt_effect": _interval(effect_of(trial.system_prompt, trial.unsteered, cell.sign)),
+        "coherence": {"unsteered": _round(trial.unsteered.mean_coherence), "plus": _round(plus.mean_coherence), "minus": _round(minus.mean_coherence)},
+    }
+    verdict, why = conclude(numbers, gate)
+    return {"verdict": verdict, "why": why} | numbers
+
+
+def conclude(numbers: dict, gate: float) -> tuple[str, str]:
+    """Return the one word and its reason, from the numbers alone."""
+    coherence, effect, odd, null, shuffled = (numbers[k] for k in ("coherence", "effect", "odd_part", "random", "shuffled_labels_odd_part"))
+    if coherence["plus"] < gate:
+        return BREAKS, f"coherence falls from {coherence['unsteered']:.0f} to {coherence['plus']:.0f}, below the gate of {gate:.0f}"
+    if effect is None or odd is None or null is None:
+        return NOT_PROVEN, "too few answers could be judged"
+    if effect["low"] <= 0:
+        return NOT_PROVEN, f"the effect's interval {effect['low']:+.1f} to {effect['high']:+.1f} includes no change"
+    if odd["low"] <= 0:
+        return NOT_PROVEN, f"the vector and its opposite do the same: odd part {odd['mean']:+.1f}, interval {odd['low']:+.1f} to {odd['high']:+.1f}"
+    if null["z"] < Z_MIN or null["p"] > P_MAX:
+        return NOT_PROVEN, f"random directions do as much: z = {null['z']:.1f}, p = {null['p']:.3f} against {null['n']} ± pairs"
+    if shuffled is not None and abs(shuffled["mean"]) >= odd["mean"]:
+        return NOT_PROVEN, f"a vector fitted on shuffled labels does as much: odd part {shuffled['mean']:+.1f} against {odd['mean']:+.1f}"
+    beats = f"z = {null['z']:.1f} against {null['n']} ± random pairs"
+    return WORKS, f"effect {effect['mean']:+.1f} points, odd part {odd['mean']:+.1f}, {beats}, coherence {coherence['plus']:.0f}"
+
+
+def median_example(trial: Trial, questions: Sequence[str], sign: int) -> dict:
+    """Return one question's answers side by side: the question whose odd part is the median one, neither the best nor the worst."""
+    plus, minus = trial.vector
+    odd = np.nan_to_num(sign * (plus.trait_values - minus.trait_values) / 2)
+    i = int(np.argsort(odd, kind="stable")[len(odd) // 2])
+    return {"question": questions[i], "unsteered": trial.unsteered.responses[i], "plus": plus.responses[i], "minus": minus.responses[i]}
+
+
+def _null(odd: np.ndarray, randoms: Sequence[Pair], sign: int) -> dict | None:
+    parts = [part.mean() for pair in randoms if len(part := odd_part(*pair, sign))]
+    if not len(odd) or not parts:
+        return None
+    null = compare_with_null(float(odd.mean()), np.array(parts))
+    return null | {
+        "spread": _round(null["spread"]),
+        "range": [_round(x) for x in null["range"]],
+        "z": _round(null["z"]),
+        "odd_parts": [_round(float(x)) for x in parts],
+    }
+
+
+def _interval(values: np.ndarray) -> dict | None:
+    if len(values) < 2:
+        return None
+    mean, low, high = bootstrap_mean(values)
+    return {"mean": _round(mean), "low": _round(low), "high": _round(high), "n": len(values)}
+
+
+def _round(value: float) -> float:
+    return round(value, 4)

@@ -1,0 +1,47 @@
+"""Stage 0: will each scenario elicit the side it stands for?"""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from extraction.traits import dataset_files, read_trait
+from extraction.vetting import rate_per_side
+from utils.artifacts import write_json
+from utils.experiment import stage_main
+from utils.judge import JudgeOptions, count_states, load_judge
+from utils.paths import TraitPaths
+from utils.stage import Stage
+
+
+def vet_scenarios(paths: TraitPaths, *, judge: JudgeOptions, pos_threshold: float = 60.0, neg_threshold: float = 40.0) -> dict:
+    """Judge every scenario of both sides: will this prompt elicit the side it stands for?
+
+    Args:
+        pos_threshold: A positive text passes at this score or above; moving it judges nothing again.
+        neg_threshold: A negative text passes at this score or below.
+    """
+    dataset = read_trait(paths)
+    grader = load_judge(judge, dataset.rubric)
+    scores = grader.score_examples()
+    rows = [
+        {"side": e.side, "index": i, "group": e.group, "text": e.text, **s.as_json()}
+        for i, (e, s) in enumerate(zip(dataset.rubric.examples, scores, strict=True))
+    ]
+    write_json(paths.scenario_scores, {"judge": grader.identity, "states": count_states(scores), "rows": rows})
+    rates = rate_per_side([(e.side, s) for e, s in zip(dataset.rubric.examples, scores, strict=True)], pos_threshold, neg_threshold)
+    accuracy = {"judge accuracy": a} if (a := grader.identity.get("cross_validated_accuracy")) else {}
+    return {"scenarios": len(rows), **rates, **accuracy}
+
+
+STAGE = Stage(
+    name="0_vet_scenarios",
+    run=vet_scenarios,
+    inputs=lambda paths, params: dataset_files(paths),
+    outputs=lambda paths, params: [paths.scenario_scores],
+    cosmetic=("pos_threshold", "neg_threshold"),
+)
+
+if __name__ == "__main__":
+    stage_main(STAGE)

@@ -1,0 +1,96 @@
+"""Stage 4: one trait vector per method and layer, judged on held-out responses."""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from torch import Tensor
+
+from analysis.separation import separation
+from extraction.activations import Captured, read_captured
+from extraction.methods import FitOptions, fit_directions, fit_functions
+from extraction.vetting import require_usable, usable_responses
+from utils.artifacts import read_json, save_tensor, write_json
+from utils.directions import parse_layers
+from utils.errors import UserError
+from utils.experiment import stage_main
+from utils.paths import SIDES, TraitPaths
+from utils.stage import Stage
+
+NAME = "4_fit_vectors"
+
+
+def fit_vectors(
+    paths: TraitPaths,
+    *,
+    fit: FitOptions,
+    methods: tuple[str, ...] = ("mean_diff", "probe", "ica", "gradient", "random"),
+    fit_layers: str = "all",
+    no_vet: bool = False,
+    pos_threshold: float = 60.0,
+    neg_threshold: float = 40.0,
+    min_usable: int = 10,
+) -> dict:
+    """Fit vectors that point from neg to pos, and measure how they separate held-out responses.
+
+    Args:
+        methods: mean_diff, probe, ica, gradient, random.
+        fit_layers: Layers to fit: all, 16, 5-20, 0-75:5, 30%-60%.
+        no_vet: Use every response, whatever its score.
+        pos_threshold: A positive response is usable at this score or above.
+        neg_threshold: A negative response is usable at this score or below.
+        min_usable: Usable responses per side below which the trait stops.
+    """
+    functions = fit_functions(fit)
+    unknown = [m for m in methods if m not in functions]
+    if unknown:
+        raise UserError(f"unknown method {unknown[0]!r}; choose {', '.join(functions)}")
+    captured = read_captured(paths)
+    layers = parse_layers(fit_layers, captured.activations.shape[1])
+    keys = None if no_vet else usable_responses(paths, pos_threshold, neg_threshold)
+    require_usable(paths.trait, [r["side"] for r in captured.rows if keys is None or r["key"] in keys], min_usable)
+    acts = {(side, split): captured.select(side, split, keys)[:, layers] for side in SIDES for split in ("train", "val")}
+    best = 0.0
+    for method in methods:
+        try:
+            vectors = fit_directions(functions[method], acts["pos", "train"], acts["neg", "train"])
+        except ValueError as error:
+            raise UserError(f"{paths.trait}, method {method}: {error}") from None
+        for i, layer in enumerate(layers):
+            metadata = describe(vectors[i], {k: a[:, i] for k, a in acts.items()})
+            save_tensor(paths.vector(method, layer), vectors[i])
+            write_json(paths.vector_metadata(method, layer), {"trait": paths.trait, "method": method, "layer": layer} | _origin(captured) | metadata)
+            best = max(best, (metadata["val"] or {"auroc": 0.0})["auroc"]) if method != "random" else best
+    return {"vectors": len(methods) * len(layers), "best held-out AUROC": best}
+
+
+def describe(vector: Tensor, acts: dict[tuple[str, str], Tensor]) -> dict:
+    """Return norm, centre and separation of one vector; projections are onto v̂, and the centre is midway between the training means."""
+    unit = vector / vector.norm()
+    projections = {k: (a @ unit).double().numpy() for k, a in acts.items()}
+    centre = float((projections["pos", "train"].mean() + projections["neg", "train"].mean()) / 2)
+    quality = {split: separation(projections["pos", split], projections["neg", split], centre) for split in ("train", "val")}
+    return {"norm": round(float(vector.norm()), 6), "centre": round(centre, 6)} | quality
+
+
+def _origin(captured: Captured) -> dict:
+    return {name: captured.metadata[name] for name in ("made_by", "component", "position")}
+
+
+def _vector_files(paths: TraitPaths, params: dict) -> list[Path]:
+    layers = parse_layers(params["fit_layers"], read_json(paths.activations_metadata)["shape"][1])
+    return [file(m, layer) for m in params["methods"] for layer in layers for file in (paths.vector, paths.vector_metadata)]
+
+
+STAGE = Stage(
+    name=NAME,
+    run=fit_vectors,
+    # the metadata carries the tensor's digest, so that a check need not read a large file
+    inputs=lambda paths, params: [paths.activations_metadata, *([] if params["no_vet"] else [paths.response_scores])],
+    outputs=_vector_files,
+)
+
+if __name__ == "__main__":
+    stage_main(STAGE)

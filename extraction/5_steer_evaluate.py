@@ -1,0 +1,114 @@
+"""Stage 5: does adding the vector change what the model writes, more than chance would, and at what cost?"""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from torch import Tensor
+
+from analysis.steering.evaluate import Bench, Candidates, Protocol, evaluate
+from analysis.steering.questions import split_questions
+from extraction.activations import Captured, read_captured
+from extraction.methods import FitOptions, fit_directions, fit_functions
+from extraction.traits import TraitDataset, dataset_files, read_trait
+from utils.artifacts import load_tensor, read_json, write_json
+from utils.directions import parse_layers
+from utils.errors import UserError
+from utils.experiment import stage_main
+from utils.generation import Sampling, Work
+from utils.journal import Journal
+from utils.judge import JudgeOptions, load_judge
+from utils.model import ModelOptions, load_lm
+from utils.paths import TraitPaths
+from utils.stage import Stage
+
+NAME = "5_steer_evaluate"
+
+
+def steer_evaluate(
+    paths: TraitPaths,
+    *,
+    lm: ModelOptions,
+    sampling: Sampling,
+    judge: JudgeOptions,
+    protocol: Protocol,
+    vectors_from: str = "",
+    layers: str = "30%-70%:4",
+    method: tuple[str, ...] = ("mean_diff", "probe"),
+    subset: int = 0,
+) -> dict:
+    """Search method, layer and dose on the dev questions, and report the verdict on the test questions.
+
+    Args:
+        vectors_from: Experiment whose vectors are used; by default this one.
+        layers: Layers to steer: all, 16, 5-20, 0-75:5, 30%-60%.
+        method: Methods whose vectors are tried.
+        subset: Use only the first so many dev and test questions; 0 uses all.
+    """
+    dataset = read_trait(paths)
+    dev, test = split_questions(dataset.questions, subset)
+    source = paths.within(vectors_from)
+    captured = read_captured(source)
+    vectors = {key: load_tensor(source.vector(*key), (captured.activations.shape[2],)) for key in _cells(source, layers, method)}
+    grader = load_judge(judge, dataset.rubric)
+    model = load_lm(lm)
+    if (model.n_layers, model.d_model) != tuple(captured.activations.shape[1:]):
+        ours = f"{captured.activations.shape[1]} layers of width {captured.activations.shape[2]}"
+        raise UserError(
+            f"the vectors of {source.experiment} are for {ours}; {lm.model} has {model.n_layers} of width {model.d_model}: steer a sibling of that model"
+        )
+    journal = Journal(paths.journal(NAME))
+    candidates = _candidates(dataset, captured, vectors, protocol.null_seed)
+    bench = Bench(model, grader, sampling, protocol, Work(journal, f"{NAME} {paths.trait}"))
+    results, rows = evaluate(bench, candidates, dev, test)
+    for part, texts in rows.items():
+        write_json(paths.steering_responses(part), {"made_by": {"stage": NAME, "model": model.identity}, "rows": texts})
+    vector = {"experiment": source.experiment, **captured.metadata["made_by"]}
+    write_json(paths.steering_results, {"made_by": {"stage": NAME, "model": model.identity, "vectors": vector}, "trait": paths.trait} | results)
+    journal.close()
+    chosen = results["chosen"]
+    return {
+        "texts": sum(map(len, rows.values())),
+        "chosen": f"{chosen['method']} layer {chosen['layer']} dose {chosen['dose']:g}",
+        "verdict": results["verdict"],
+    }
+
+
+def _cells(paths: TraitPaths, layers: str, methods: tuple[str, ...]) -> list[tuple[str, int]]:
+    return [(m, layer) for m in methods for layer in parse_layers(layers, read_json(paths.activations_metadata)["shape"][1])]
+
+
+def _candidates(dataset: TraitDataset, captured: Captured, vectors: dict, seed: int) -> Candidates:
+    sides = {side: captured.select(side, "train", None) for side in ("pos", "neg")}
+    both = torch.cat(list(sides.values()))
+    order = torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))
+
+    def shuffled(method: str, layer: int) -> Tensor:
+        mixed = both[order][:, [layer]]
+        return fit_directions(fit_functions(FitOptions())[method], mixed[: len(sides["pos"])], mixed[len(sides["pos"]) :])[0]
+
+    wish = dataset.rubric.definition.split("\n\n")[0] or dataset.rubric.examples[0].text
+    opposite = "the opposite of this" if dataset.direction == "negative" else "this"
+    prompt = f"Write every answer so that it clearly shows {opposite}. {wish}"
+    return Candidates(vectors, lambda layer: both[:, layer], shuffled, -1 if dataset.direction == "negative" else 1, prompt)
+
+
+def _inputs(paths: TraitPaths, params: dict) -> list[Path]:
+    source = paths.within(params["vectors_from"])
+    if not source.activations_metadata.exists():
+        return [*dataset_files(paths), source.activations_metadata]
+    return [*dataset_files(paths), source.activations_metadata, *(source.vector(*key) for key in _cells(source, params["layers"], params["method"]))]
+
+
+STAGE = Stage(
+    name=NAME,
+    run=steer_evaluate,
+    inputs=_inputs,
+    outputs=lambda paths, params: [paths.steering_results, *(paths.steering_responses(part) for part in ("dev", "test"))],
+)
+
+if __name__ == "__main__":
+    stage_main(STAGE)

@@ -1,0 +1,1 @@
+"""The staged pipeline: numbered stages, and the pure modules beside them."""

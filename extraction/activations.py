@@ -1,0 +1,47 @@
+"""Captured activations on disk, and the held-out split."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from extraction.responses import Response
+from utils.artifacts import load_tensor, read_json
+from utils.errors import UserError
+from utils.paths import TraitPaths
+
+
+@dataclass(frozen=True)
+class Captured:
+    """The activations of a trait: row i of the tensor is rows[i] of the metadata."""
+
+    activations: Tensor  # [n, n_layers, d_model]
+    rows: list[dict]  # key, side, pair, group, split
+    metadata: dict
+
+    def select(self, side: str, split: str, keys: set[str] | None) -> Tensor:
+        """Return [n, n_layers, d_model] of one side and split ("train" or "val"); `keys`, where given, says which rows are usable."""
+        chosen = [i for i, r in enumerate(self.rows) if r["side"] == side and r["split"] == split and (keys is None or r["key"] in keys)]
+        return self.activations[chosen].float()
+
+
+def read_captured(paths: TraitPaths) -> Captured:
+    """Read what stage 3 wrote.
+
+    Raises:
+        UserError: a file is missing, damaged, or does not fit the other.
+    """
+    metadata = read_json(paths.activations_metadata)
+    try:
+        rows, shape, sha256 = metadata["rows"], tuple(metadata["shape"]), metadata["sha256"]
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{paths.activations_metadata} lacks {error}; run 3_capture_activations with --force") from None
+    return Captured(load_tensor(paths.activations, shape, sha256), rows, metadata)
+
+
+def split_held_out(responses: Sequence[Response], share: float, seed: int) -> list[str]:
+    """Return "train" or "val" per response: whole groups are held out, drawn at random (files are written in blocks of topics)."""
+    groups = sorted({r.group for r in responses})
+    held_out = set(random.Random(seed).sample(groups, round(share * len(groups))))
+    return ["val" if r.group in held_out else "train" for r in responses]

@@ -1,0 +1,193 @@
+"""Methods: pure functions from activations to directions, one per layer, all layers at once.
+
+Every vector is the part of the mean difference that lies along the method's direction, v = v̂ (Δμ·v̂). So it points from neg to pos, and its
+length has one meaning for all methods: how far apart the two means lie along it, in units of the activations. Coefficient 1 moves by that much.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from sklearn.decomposition import FastICA
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+from torch.nn.functional import normalize, softplus
+
+from utils.directions import draw_directions
+
+Fit = Callable[[Tensor, Tensor], Tensor]  # pos [n_pos, n_layers, d_model], neg [n_neg, …] → directions [n_layers, d_model], of any sign and length
+
+SCALES = ("norm", "raw")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How directions are fitted.
+
+    Args:
+        probe_c: Inverse strength of the probe's L2 penalty, as in scikit-learn.
+        probe_scale: norm (each layer divided by its mean norm first) or raw; the scale decides what probe_c means.
+        ica_components: Independent components searched by ica.
+        shrinkage: Share of the isotropic part in the covariance that gradient divides by, between 0 and 1.
+        fit_seed: Seed of ica and random.
+    """
+
+    probe_c: float = 100.0
+    probe_scale: str = "norm"
+    ica_components: int = 10
+    shrinkage: float = 0.5
+    fit_seed: int = 0
+
+
+def fit_functions(options: FitOptions) -> dict[str, Fit]:
+    """Return every method by name."""
+    if options.probe_scale not in SCALES:
+        raise ValueError(f"unknown probe scale {options.probe_scale!r}; choose {', '.join(SCALES)}")
+    return {
+        "mean_diff": mean_diff,
+        "probe": partial(probe, c=options.probe_c, scale=options.probe_scale),
+        "ica": partial(ica, n_components=options.ica_components, seed=options.fit_seed),
+        "gradient": partial(gradient, shrinkage=options.shrinkage),
+        "random": partial(random, seed=options.fit_seed),
+    }
+
+
+def fit_directions(fit: Fit, pos: Tensor, neg: Tensor) -> Tensor:
+    """Fit one method at every layer.
+
+    Args:
+        pos, neg: [n, n_layers, d_model].
+
+    Returns:
+        [n_layers, d_model], float32, pointing from neg to pos, of length |Δμ·v̂|.
+
+    Raises:
+        ValueError: an input or result is degenerate; the message names the layer (its index among those given) and the cause.
+    """
+    check_activations(pos, neg)
+    unit = normalize(fit(pos.float(), neg.float()).double(), dim=-1)
+    difference = pos.double().mean(0) - neg.double().mean(0)
+    vectors = unit * (unit * difference).sum(-1, keepdim=True)
+    degenerate = (~torch.isfinite(vectors).all(-1) | (vectors.norm(dim=-1) == 0)).nonzero()
+    if len(degenerate):
+        raise ValueError(f"layer {int(degenerate[0])}: the fitted direction is zero or not finite")
+    return vectors.float()
+
+
+def check_activations(pos: Tensor, neg: Tensor) -> None:
+    """Raise ValueError for input from which no direction follows."""
+    for side, acts in (("pos", pos), ("neg", neg)):
+        if len(acts) < 2:
+            raise ValueError(f"the {side} side has {len(acts)} examples; at least 2 are needed")
+        bad = (~torch.isfinite(acts)).any(-1).any(0).nonzero()
+        if len(bad):
+            raise ValueError(f"layer {int(bad[0])}: the {side} activations hold NaN or infinite values")
+    spread = torch.cat([pos, neg]).float().std(0).amax(-1)
+    if (spread == 0).any():
+        raise ValueError(f"layer {int((spread == 0).nonzero()[0])}: the activations are constant")
+
+
+def mean_diff(pos: Tensor, neg: Tensor) -> Tensor:
+    """Return Δμ = mean(pos) − mean(neg)."""
+    return pos.mean(0) - neg.mean(0)
+
+
+def probe(pos: Tensor, neg: Tensor, *, c: float = 1.0, scale: str = "norm") -> Tensor:
+    """Return the normal of L2-regularised logistic regression, solved to the optimum.
+
+    Minimises ½‖w‖² + c·Σ log(1 + exp(−y(w·x + b))), scikit-learn's objective. It is invariant to rotation, so w = Xᵀa, and Newton's method
+    runs in the n-dimensional row space, in float64, for all layers at once (in float32 it stops at a wrong answer).
+    """
+    x = torch.cat([pos, neg]).double().transpose(0, 1)  # [n_layers, n, d_model]
+    if scale == "norm":
+        x = x / x.norm(dim=-1).mean(-1)[:, None, None]
+    targets = torch.cat([torch.ones(len(pos)), torch.zeros(len(neg))]).double().expand(len(x), -1)
+    weights = _solve_logistic(x @ x.transpose(1, 2), targets, c)
+    return torch.bmm(weights[:, None], x)[:, 0]
+
+
+def _solve_logistic(gram: Tensor, targets: Tensor, c: float, max_steps: int = 100) -> Tensor:
+    """Return a [n_layers, n] with w = Xᵀa, by Newton's method with step halving on the Gram matrices [n_layers, n, n]."""
+    n_layers, n = targets.shape
+    a, b = torch.zeros_like(targets), torch.zeros(n_layers, 1, dtype=torch.float64)
+    eye = torch.eye(n, dtype=torch.float64)
+    best = _logistic_loss(gram, a, b, targets, c)
+    for _ in range(max_steps):
+        logits = torch.bmm(gram, a[..., None])[..., 0] + b
+        p = torch.sigmoid(logits)
+        curvature = c * p * (1 - p)
+        # stationarity (I + WK)a + Wb = Wf + c(t − p), with Σa = 0 because the intercept carries no penalty
+        system = torch.zeros(n_layers, n + 1, n + 1, dtype=torch.float64)
+        system[:, :n, :n] = eye + curvature[..., None] * gram
+        system[:, :n, n] = curvature
+        system[:, n, :n] = 1
+        right = torch.cat([curvature * logits + c * (targets - p), torch.zeros(n_layers, 1, dtype=torch.float64)], dim=1)
+        solution = torch.linalg.solve(system, right[..., None])[..., 0]
+        step_a, step_b = solution[:, :n] - a, solution[:, n:] - b
+        size = torch.ones(n_layers, 1, dtype=torch.float64)
+        loss = _logistic_loss(gram, a + step_a, b + step_b, targets, c)
+        while (loss > best).any() and size.min() > 1e-6:
+            size = torch.where((loss > best)[:, None], size / 2, size)
+            loss = _logistic_loss(gram, a + size * step_a, b + size * step_b, targets, c)
+        size = torch.where((loss > best)[:, None], 0.0, size)
+        a, b = a + size * step_a, b + size * step_b
+        gain, best = best - torch.minimum(loss, best), torch.minimum(loss, best)
+        if (gain <= 1e-13 * best.abs()).all():
+            break
+    return a
+
+
+def _logistic_loss(gram: Tensor, a: Tensor, b: Tensor, targets: Tensor, c: float) -> Tensor:
+    fitted = torch.bmm(gram, a[..., None])[..., 0]
+    signs = 2 * targets - 1
+    return 0.5 * (a * fitted).sum(-1) + c * softplus(-signs * (fitted + b)).sum(-1)
+
+
+def gradient(pos: Tensor, neg: Tensor, *, shrinkage: float = 0.5, max_steps: int = 100) -> Tensor:
+    """Return the direction that maximises the effect size, by gradient ascent (L-BFGS) from the mean difference.
+
+    d(v) = Δμ·v / √(vᵀ S v) with S the pooled within-side covariance shrunk towards isotropy, (1 − s)·S + s·(tr S / d)·I; without
+    shrinkage d(v) has no maximum when d_model ≥ n (Friedman 1989, regularised discriminant analysis; its optimum is S⁻¹Δμ).
+    """
+    difference = normalize((pos.mean(0) - neg.mean(0)).double(), dim=-1)
+    within = torch.cat([pos - pos.mean(0), neg - neg.mean(0)]).double().transpose(0, 1)  # [n_layers, n, d_model]
+    within = within / (within.square().sum((1, 2)) / within.shape[2]).sqrt()[:, None, None]  # now tr S / d_model = 1
+    v = difference.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([v], max_iter=max_steps, history_size=10, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
+
+    def negative_log_effect() -> Tensor:
+        optimizer.zero_grad()
+        variance = (1 - shrinkage) * torch.bmm(within, v[..., None]).square().sum((1, 2)) + shrinkage * v.square().sum(-1)
+        loss = (0.5 * variance.log() - ((v * difference).sum(-1)).clamp(min=1e-12).log()).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(negative_log_effect)
+    return v.detach()
+
+
+def ica(pos: Tensor, neg: Tensor, *, n_components: int = 10, seed: int = 0) -> Tensor:
+    """Return, per layer, the mixing direction of the independent component that separates the sides best.
+
+    Components come in arbitrary order and sign, so the choice is by Cohen's d of the sources on the fitting data.
+    """
+    directions = []
+    for layer in range(pos.shape[1]):
+        x = torch.cat([pos[:, layer], neg[:, layer]]).double().numpy()
+        model = FastICA(min(n_components, len(x) - 1, x.shape[1]), whiten="unit-variance", random_state=seed, max_iter=500, tol=1e-3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # an unconverged component competes like any other
+            sources = model.fit_transform(x)
+        up, down = sources[: len(pos)], sources[len(pos) :]
+        effects = (up.mean(0) - down.mean(0)) / np.sqrt((up.var(0) + down.var(0)) / 2 + 1e-12)
+        directions.append(torch.from_numpy(model.mixing_[:, np.abs(effects).argmax()].copy()))
+    return torch.stack(directions)
+
+
+def random(pos: Tensor, neg: Tensor, *, seed: int = 0) -> Tensor:
+    """Return a direction drawn from the activations' covariance: a null for the other methods."""
+    x = torch.cat([pos, neg])
+    return torch.stack([draw_directions(x[:, layer], 1, seed)[0] for layer in range(x.shape[1])])

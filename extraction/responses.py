@@ -1,0 +1,50 @@
+"""Responses on disk: one row per response, with the token ids that were fed and written."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from utils.artifacts import read_json, write_json
+from utils.errors import UserError
+from utils.model import Prompt
+from utils.paths import SIDES, TraitPaths
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response: the columns of responses/{side}.json."""
+
+    key: str  # side:pair:rollout, unique in the trait
+    side: str
+    pair: int
+    group: int
+    rollout: int
+    prompt: Prompt
+    response: str  # for people; the ids are the record
+    prompt_ids: list[int]
+    response_ids: list[int]
+    is_finished: bool  # the model ended the text itself
+
+
+def write_responses(paths: TraitPaths, responses: Sequence[Response], made_by: dict) -> None:
+    """Write both sides' files."""
+    for side in SIDES:
+        write_json(paths.responses(side), {"made_by": made_by, "rows": [asdict(r) for r in responses if r.side == side]})
+
+
+def read_responses(paths: TraitPaths) -> list[Response]:
+    """Read both sides.
+
+    Raises:
+        UserError: a file is missing, damaged or empty.
+    """
+    responses: list[Response] = []
+    for side in SIDES:
+        content = read_json(paths.responses(side))
+        try:
+            rows = [Response(**row) for row in content["rows"]]
+        except (TypeError, KeyError) as error:
+            raise UserError(f"{paths.responses(side)} is not a response file ({error}); run 1_generate_responses with --force") from None
+        if not rows:
+            raise UserError(f"{paths.responses(side)} has no responses; check the {side} side of {paths.trait}, then run 1_generate_responses")
+        responses += rows
+    return responses

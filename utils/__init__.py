@@ -1,0 +1,19 @@
+"""The ground: models, files, judges. Knows no trait and no stage.
+
+CPU threads are chosen here and nowhere else, because OpenMP reads its settings once, when torch is imported, and every module of
+traitscope imports `utils` first. Threads that spin at barriers run ten times slower beside any busy process; passive ones cost a
+little on a quiet machine. Set OMP_NUM_THREADS or OMP_WAIT_POLICY in the environment to choose otherwise.
+"""
+
+import os
+from pathlib import Path
+
+from dotenv import load_dotenv
+
+load_dotenv(Path(__file__).parents[1] / ".env")  # the shell's own variables win
+for _name in ("HF_TOKEN", "TRAITSCOPE_CACHE", "TRAITSCOPE_ROOT", "OMP_NUM_THREADS"):
+    if not os.environ.get(_name, "x"):
+        del os.environ[_name]  # left empty in .env: not set
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its fork warnings would interleave with the progress bars

@@ -1,0 +1,97 @@
+"""An experiment's settings: default < config.json < flag, and the command line that numbered scripts share."""
+
+import inspect
+from typing import Any
+
+from utils.artifacts import read_json, write_json
+from utils.cli import run_cli
+from utils.errors import UserError
+from utils.flags import Flag, flags_of
+from utils.paths import ExperimentPaths, TraitPaths
+from utils.stage import Stage, run_stage
+
+MODELS = {  # experiment name → model, for those who name an experiment after its model
+    "demo": "embedded",
+    "embedded": "embedded",
+    "gemma-2-2b-base": "google/gemma-2-2b",
+    "gemma-2-2b-it": "google/gemma-2-2b-it",
+    "gemma-2-9b-base": "google/gemma-2-9b",
+    "gemma-2-9b-it": "google/gemma-2-9b-it",
+    "gemma-3-4b-it": "google/gemma-3-4b-it",
+    "llama-3.1-8b-base": "meta-llama/Llama-3.1-8B",
+    "llama-3.1-8b-instruct": "meta-llama/Llama-3.1-8B-Instruct",
+    "llama-3.3-70b": "meta-llama/Llama-3.3-70B-Instruct",
+    "qwen2.5-7b-base": "Qwen/Qwen2.5-7B",
+    "qwen2.5-7b-instruct": "Qwen/Qwen2.5-7B-Instruct",
+    "qwen3-8b": "Qwen/Qwen3-8B",
+    "smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct",
+}
+
+
+def default_model(experiment: str) -> str:
+    """Return the model that an experiment's name stands for.
+
+    Raises:
+        UserError: the name stands for none.
+    """
+    if experiment not in MODELS:
+        raise UserError(f"experiment {experiment!r} names no known model; pass --model with a Hugging Face id, a local folder or 'embedded'")
+    return MODELS[experiment]
+
+
+def resolve_settings(paths: ExperimentPaths, flags: dict[str, Flag], given: dict[str, Any], *, keep: bool) -> dict[str, Any]:
+    """Return the settings of a run: what config.json says, overridden by the flags given (a contradiction is printed).
+
+    The first run of an experiment writes its model and its flags into config.json, so that a stage re-run by hand means the same.
+
+    Args:
+        flags: Every flag there is, to know which settings may change a result.
+        given: The flags of this command line.
+        keep: Write config.json if there is none.
+    """
+    config = read_json(paths.config) if paths.config.exists() else {}
+    if not isinstance(config, dict):
+        raise UserError(f"{paths.config} must hold a JSON object of settings")
+    config = {name: flags[name].coerce(value) if name in flags else value for name, value in config.items()}
+    for name in sorted(given.keys() & config.keys()):
+        if given[name] != config[name]:
+            print(f"note: --{name.replace('_', '-')} {given[name]} overrides {config[name]} of {paths.config}")
+    settings = config | given
+    if "model" in flags and not settings.get("model"):
+        settings["model"] = default_model(paths.experiment)
+    if keep and not paths.config.exists() and "model" in flags:
+        write_json(paths.config, {name: settings[name] for name in settings if name in flags and not flags[name].is_cosmetic})
+    return settings
+
+
+def parse_traits(trait: str, traits: tuple[str, ...]) -> list[str]:
+    """Return the traits asked for by --trait or --traits, each once."""
+    names = list(dict.fromkeys([*([trait] if trait else []), *traits]))
+    if not names:
+        raise UserError("name a trait: --traits category/name[,category/name…]")
+    return names
+
+
+def stage_main(stage: Stage) -> None:
+    """The main() of every numbered script: one stage, for one trait or several."""
+
+    def main(*, experiment: str, trait: str = "", traits: tuple[str, ...] = (), force: bool = False) -> None:
+        """Shared flags.
+
+        Args:
+            experiment: Name of the folder under experiments/.
+            trait: A trait, as category/name.
+            traits: Several traits, separated by commas.
+            force: Run even where everything is up to date, and forget partial progress.
+        """
+
+    shared = flags_of(main)
+
+    def command(**given: Any) -> None:
+        settings = resolve_settings(ExperimentPaths(given["experiment"]), stage.flags, {k: v for k, v in given.items() if k in stage.flags}, keep=True)
+        names = parse_traits(given.get("trait", ""), given.get("traits", ()))
+        failures = run_stage(stage, [TraitPaths(given["experiment"], name) for name in names], settings, force=given.get("force", False))
+        if failures:
+            raise UserError(f"{len(failures)} of {len(names)} traits failed: {', '.join(failures)}")
+
+    run_cli(command, shared | stage.flags, inspect.getdoc(stage.run) or "")

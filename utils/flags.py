@@ -1,0 +1,104 @@
+"""Parameters, declared once: a keyword parameter of a function, or a field of an options dataclass, is a flag with its default and help."""
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from fire import docstrings
+
+from utils.errors import UserError
+
+REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One command-line flag, which is also a key of an experiment's config.json."""
+
+    name: str
+    kind: Any  # bool, int, float, str, or tuple[one of them, ...]
+    default: Any
+    help: str
+    is_cosmetic: bool = False  # cannot change what is written: how fast, on which device
+
+    def coerce(self, value: Any) -> Any:
+        """Return a value from the command line or from JSON as this flag's type.
+
+        Raises:
+            UserError: it is not of that type.
+        """
+        if value is None and self.default is not None:
+            return self.default
+        try:
+            return _coerce(self.kind, value)
+        except (TypeError, ValueError):
+            raise UserError(f"--{self.name.replace('_', '-')} expects {describe_kind(self.kind)}, not {value!r}") from None
+
+
+def _coerce(kind: Any, value: Any) -> Any:
+    item = getattr(kind, "__args__", (None,))[0]
+    if item is not None:
+        values = value if isinstance(value, list | tuple) else [v.strip() for v in str(value).split(",")] if value not in ("", None) else []
+        return tuple(_coerce(item, v) for v in values)
+    if kind is str:
+        return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if kind is bool:
+        return {"true": True, "false": False}[str(value).lower()] if str(value).lower() in ("true", "false") else _refuse()
+    if isinstance(value, bool):
+        _refuse()
+    number = float(value)
+    if not math.isfinite(number) or (kind is int and number != int(number)):
+        _refuse()
+    return kind(number)
+
+
+def _refuse() -> Any:
+    raise ValueError
+
+
+def describe_kind(kind: Any) -> str:
+    """Name a flag's type for a person."""
+    names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+    return names.get(kind) or f"{names[kind.__args__[0]].removeprefix('a ')}s separated by commas"
+
+
+def flags_of(function: Callable, cosmetic: tuple[str, ...] = ()) -> dict[str, Flag]:
+    """Return the flags of a function's keyword-only parameters; a parameter annotated with a dataclass stands for its fields."""
+    flags: dict[str, Flag] = {}
+    hints = get_type_hints(function)
+    help_texts = _help(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if dataclasses.is_dataclass(hints[name]):
+            flags |= _fields(hints[name])
+        else:
+            flags[name] = Flag(name, hints[name], parameter.default, help_texts.get(name, ""), name in cosmetic)
+    return flags
+
+
+def _fields(options: Any) -> dict[str, Flag]:
+    hints, help_texts = get_type_hints(options), _help(options)
+    hidden = getattr(options, "cosmetic", ())
+    return {f.name: Flag(f.name, hints[f.name], f.default, help_texts.get(f.name, ""), f.name in hidden) for f in dataclasses.fields(options)}
+
+
+def _help(documented: Any) -> dict[str, str]:
+    return {arg.name: " ".join((arg.description or "").split()) for arg in docstrings.parse(inspect.getdoc(documented)).args or ()}
+
+
+def bind(function: Callable, values: dict[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments for `function` from flat flag values: options dataclasses are put together again."""
+    hints = get_type_hints(function)
+    arguments = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if dataclasses.is_dataclass(hints[name]):
+            arguments[name] = hints[name](**{f.name: values[f.name] for f in dataclasses.fields(hints[name])})
+        else:
+            arguments[name] = values[name]
+    return arguments

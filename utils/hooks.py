@@ -1,0 +1,205 @@
+"""Reading and writing the residual stream: `record` and `steer`, two `with` objects over the decoder blocks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.model import layers
+
+COMPONENTS = ("residual", "attn_out", "mlp_out")
+POSITIONS = ("all", "response")
+
+
+def hidden_of(output: Any) -> Tensor:
+    """Return the hidden state [batch, pos, d_model] of a module's output, which is a tuple in some versions and modules."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _with_hidden(output: Any, hidden: Tensor) -> Any:
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def component_of(block: nn.Module, component: str) -> nn.Module:
+    """Return the module whose output a block writes to its residual stream (or the block itself for `residual`).
+
+    Gemma 2 and 3 normalise what attention and MLP return before adding it, so there the norm's output is the contribution.
+    """
+    if component not in COMPONENTS:
+        raise ValueError(f"unknown component {component!r}; choose {', '.join(COMPONENTS)}")
+    if component == "residual":
+        return block
+    is_post_normed = hasattr(block, "pre_feedforward_layernorm")
+    names = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"} if is_post_normed else {"attn_out": "self_attn", "mlp_out": "mlp"}
+    return block.get_submodule(names[component])
+
+
+@contextmanager
+def record(model: nn.Module, readout: Callable[[int, Tensor], None], component: str = "residual") -> Iterator[None]:
+    """While active, call `readout(layer, hidden [batch, pos, d_model])` for every block of every forward pass."""
+
+    def read(layer: int) -> Callable:
+        return lambda _module, _inputs, output: readout(layer, hidden_of(output))
+
+    handles: list = []
+    try:
+        for layer, block in enumerate(layers(model)):
+            handles.append(component_of(block, component).register_forward_hook(read(layer)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class Push:
+    """One intervention on one row: what is done to the residual stream at the output of one layer."""
+
+    layer: int
+    vector: Tensor  # [d_model]
+    coefficient: float = 1.0  # add: times the vector as saved; ablate: the share removed; cap: the highest projection left on v̂
+    operation: str = "add"
+
+
+def _add(hidden: Tensor, vector: Tensor, coefficient: Tensor) -> Tensor:
+    return hidden + (coefficient * vector).to(hidden.dtype)
+
+
+def _ablate(hidden: Tensor, unit: Tensor, coefficient: Tensor) -> Tensor:
+    projection = (hidden.float() * unit).sum(-1, keepdim=True)
+    return (hidden.float() - coefficient * projection * unit).to(hidden.dtype)
+
+
+def _cap(hidden: Tensor, unit: Tensor, coefficient: Tensor) -> Tensor:
+    excess = ((hidden.float() * unit).sum(-1, keepdim=True) - coefficient).clamp(min=0)
+    return (hidden.float() - excess * unit).to(hidden.dtype)
+
+
+OPERATIONS = {"add": _add, "ablate": _ablate, "cap": _cap}  # applied in this order; a row without one has a zero vector
+
+
+@dataclass
+class SteerCheck:
+    """What steering really did; `verify` raises when that is not what the plan says."""
+
+    expected: dict[int, Tensor]  # layer → ‖Σ c·v‖ per row [batch], for rows that only add
+    forwards: int = 0
+    fires: dict[int, int] = field(default_factory=dict)
+    measured: dict[int, Tensor] = field(default_factory=dict)  # layer → change of the projection per row, first forward pass
+    rounding: dict[int, Tensor] = field(default_factory=dict)  # layer → what the model's dtype can hide of it, per row
+
+    def verify(self) -> None:
+        """Raise RuntimeError unless every hook fired in every pass and every projection moved by coefficient × ‖v‖."""
+        for layer, wanted in self.expected.items():
+            if self.fires.get(layer, 0) != self.forwards:
+                raise RuntimeError(f"steering at layer {layer} acted in {self.fires.get(layer, 0)} of {self.forwards} forward passes")
+            if self.forwards:
+                moved = self.measured[layer]
+                wrong = (moved - wanted).abs() > 0.02 * wanted.abs() + self.rounding[layer]
+                if wrong.any():
+                    row = int(wrong.nonzero()[0])
+                    raise RuntimeError(f"steering at layer {layer}, row {row}: the projection moved by {moved[row]:.4g} instead of {wanted[row]:.4g}")
+
+
+@contextmanager
+def steer(model: nn.Module, plan: Sequence[Sequence[Push]], positions: str = "all") -> Iterator[SteerCheck]:
+    """While active, steer every forward pass: `plan[i]` holds the pushes of row i of the batch.
+
+    Args:
+        plan: One sequence of pushes per row; it is split wherever the batch is split. An empty sequence leaves a row untouched.
+        positions: "all", or "response": from the last prompt token on (in generation, the last position of every pass).
+
+    Yields:
+        A SteerCheck, verified when the block ends without an error.
+    """
+    if positions not in POSITIONS:
+        raise ValueError(f"unknown positions {positions!r}; choose {', '.join(POSITIONS)}")
+    blocks = layers(model)
+    edits = {layer: _compile(plan, layer) for layer in sorted({push.layer for row in plan for push in row})}
+    check = SteerCheck({layer: _expected(plan, layer) for layer in edits})
+    handles: list = []
+    try:
+        handles.append(blocks[0].register_forward_pre_hook(lambda *_: _count_pass(check)))
+        for layer, slots in edits.items():
+            if not 0 <= layer < len(blocks):
+                raise ValueError(f"no layer {layer}; the model has layers 0 to {len(blocks) - 1}")
+            before: list[Tensor] = []
+            handles.append(blocks[layer].register_forward_hook(_editor(slots, positions, before)))
+            handles.append(blocks[layer].register_forward_hook(_watcher(check, layer, slots, before)))  # sees what the next block will get
+        yield check
+        check.verify()
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+Slot = tuple[str, Tensor, Tensor]  # operation, vectors [batch, 1, d_model], coefficients [batch, 1, 1]
+
+
+def _compile(plan: Sequence[Sequence[Push]], layer: int) -> list[Slot]:
+    """Turn the rows' pushes at one layer into batched slots: slot k of an operation holds every row's k-th push of that kind."""
+    slots: list[Slot] = []
+    for operation in OPERATIONS:
+        rows = [[push for push in row if push.layer == layer and push.operation == operation] for row in plan]
+        for k in range(max(len(row) for row in rows)):
+            chosen = [row[k] if k < len(row) else None for row in rows]
+            slots.append((operation, *_stack(chosen, normalize=operation != "add")))
+    unknown = {push.operation for row in plan for push in row} - OPERATIONS.keys()
+    if unknown:
+        raise ValueError(f"unknown operation {', '.join(sorted(unknown))}; choose {', '.join(OPERATIONS)}")
+    return slots
+
+
+def _stack(pushes: list[Push | None], normalize: bool) -> tuple[Tensor, Tensor]:
+    d_model = next(p.vector.shape[0] for p in pushes if p)
+    vectors = torch.stack([p.vector.detach().float().cpu() if p else torch.zeros(d_model) for p in pushes])
+    if normalize:
+        vectors = nn.functional.normalize(vectors, dim=-1)
+    coefficients = torch.tensor([p.coefficient if p else 0.0 for p in pushes])
+    return vectors[:, None], coefficients[:, None, None]
+
+
+def _expected(plan: Sequence[Sequence[Push]], layer: int) -> Tensor:
+    """‖Σ c·v‖ per row; NaN (never wrong) where a row does more than add at this layer."""
+    norms = []
+    for row in plan:
+        here = [p for p in row if p.layer == layer]
+        total = sum((p.coefficient * p.vector.float().cpu() for p in here), torch.zeros(1))
+        norms.append(float(total.norm()) if all(p.operation == "add" for p in here) else float("nan"))
+    return torch.tensor(norms)
+
+
+def _count_pass(check: SteerCheck) -> None:
+    check.forwards += 1
+
+
+def _editor(slots: list[Slot], positions: str, before: list[Tensor]) -> Callable:
+    def edit(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        hidden = hidden_of(output)
+        before[:] = [hidden[:, -1].float()]
+        steered = hidden if positions == "all" else hidden[:, -1:]
+        for operation, vectors, coefficients in slots:
+            steered = OPERATIONS[operation](steered, vectors.to(hidden.device), coefficients.to(hidden.device))
+        if positions == "response":
+            steered = torch.cat([hidden[:, :-1], steered], dim=1)
+        return _with_hidden(output, steered)
+
+    return edit
+
+
+def _watcher(check: SteerCheck, layer: int, slots: list[Slot], before: list[Tensor]) -> Callable:
+    additions = [(v * c)[:, 0] for operation, v, c in slots if operation == "add"]
+
+    def watch(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        check.fires[layer] = check.fires.get(layer, 0) + 1
+        if layer not in check.measured:
+            steered = hidden_of(output)[:, -1]
+            moved = steered.float() - before[0]
+            total = torch.stack(additions).sum(0) if additions else torch.zeros_like(moved)
+            check.rounding[layer] = 4 * torch.finfo(steered.dtype).eps * before[0].norm(dim=-1).cpu()
+            check.measured[layer] = (moved * nn.functional.normalize(total.to(moved.device), dim=-1)).sum(-1).cpu()
+
+    return watch

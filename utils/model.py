@@ -1,0 +1,242 @@
+"""Models: where they come from, how they are loaded, and the one way text becomes token ids."""
+
+import gc
+import importlib.util
+import os
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+from transformers.utils import logging as transformers_logging
+
+from utils.errors import UserError
+from utils.gguf import EMBEDDED, converted, embedded_gguf
+
+Prompt = str | list[dict[str, str]]  # a text to continue, or chat messages to answer
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PLAIN_ROLES = {"system": "", "user": "Question: ", "assistant": "Answer: "}  # for a model without a chat template
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and how it is loaded.
+
+    Args:
+        model: Hugging Face id, local folder, .gguf file or "embedded"; by default the experiment's config decides, else its name.
+        revision: Branch, tag or commit of a Hugging Face model.
+        dtype: auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16.
+        device: auto, cuda, cuda:1, mps or cpu.
+        load_in_8bit: Quantise to 8 bits with bitsandbytes.
+        load_in_4bit: Quantise to 4 bits with bitsandbytes (4 bits are known to break directions).
+        chat_template: Use the tokenizer's chat template for questions; False gives plain "Question: … Answer:" text.
+    """
+
+    model: str = ""
+    revision: str = ""
+    dtype: str = "auto"
+    device: str = "auto"
+    load_in_8bit: bool = False
+    load_in_4bit: bool = False
+    chat_template: bool = True
+
+    cosmetic: ClassVar[tuple[str, ...]] = ("device",)
+
+
+@dataclass(frozen=True)
+class LM:
+    """A loaded causal language model with its tokenizer, in eval mode, frozen."""
+
+    model: Any
+    tokenizer: Any
+    chat_template: bool
+    identity: dict  # what an artifact says about the model that made it
+
+    @property
+    def n_layers(self) -> int:
+        return self.model.config.get_text_config().num_hidden_layers
+
+    @property
+    def d_model(self) -> int:
+        return self.model.config.get_text_config().hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+
+_loaded: dict[ModelOptions, LM] = {}  # at most one: stages go one after the other, and two models may not fit
+
+
+def load_lm(options: ModelOptions) -> LM:
+    """Load a model, or return it when it is the one already loaded.
+
+    Raises:
+        UserError: the model cannot be had, or an option does not fit this machine.
+    """
+    if options not in _loaded:
+        _loaded.clear()
+        gc.collect()
+        free_memory()
+        _loaded[options] = _load(options)
+    return _loaded[options]
+
+
+def free_memory() -> None:
+    """Give freed GPU memory back to the driver."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _load(options: ModelOptions) -> LM:
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    source = resolve_source(options.model)
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, device)
+    revision = {"revision": options.revision} if options.revision else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **revision)
+        placement = _placement(source, revision, options, device, dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **revision, **placement)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"cannot load model {options.model!r}: {_first_line(error)}. Pass --model with a local folder or a Hugging Face id "
+            "you have access to (gated models: accept the licence on its page, then set HF_TOKEN)"
+        ) from None
+    if not placement:
+        model.to(device)
+    lm = wrap(model, tokenizer, options)
+    print(f"model: {options.model} on {device}, {lm.identity['dtype']}, {torch.get_num_threads()} CPU threads", flush=True)
+    return lm
+
+
+def wrap(model: Any, tokenizer: Any, options: ModelOptions) -> LM:
+    """Freeze a model and pair it with its tokenizer.
+
+    Decoding settings that a model ships with (temperature, penalties) are dropped: a greedy run is greedy for every model.
+    """
+    shipped = model.generation_config
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.generation_config = GenerationConfig(eos_token_id=shipped.eos_token_id or tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.eval().requires_grad_(False)
+    chats = bool(options.chat_template and tokenizer.chat_template)
+    identity = {
+        "name": options.model,
+        "revision": getattr(model.config, "_commit_hash", None) or options.revision or None,
+        "architecture": type(model).__name__,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "quantization": "int8" if options.load_in_8bit else "int4" if options.load_in_4bit else None,
+        "chat_template": chats,
+    }
+    return LM(model, tokenizer, chats, identity)
+
+
+def resolve_source(name: str) -> str:
+    """Return what `from_pretrained` takes: an id or folder; GGUF files are converted once into the cache."""
+    if name == EMBEDDED:
+        return str(converted(embedded_gguf()))
+    if name.endswith(".gguf"):
+        return str(converted(name))
+    return os.path.expanduser(name)
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the device asked for, or the best one of this machine for "auto"."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=wanted).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {wanted}: {_first_line(error)}; use cuda, mps or cpu as this machine has it") from None
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """Return the torch dtype; "auto" is bfloat16 on a GPU and float32 elsewhere."""
+    if wanted == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if wanted not in DTYPES:
+        raise UserError(f"unknown --dtype {wanted}; choose auto, {', '.join(DTYPES)}")
+    return DTYPES[wanted]
+
+
+def _placement(source: str, revision: dict, options: ModelOptions, device: torch.device, dtype: torch.dtype) -> dict:
+    """Arguments for accelerate: quantised, spread over GPUs when one is too small, else none."""
+    if options.load_in_8bit or options.load_in_4bit:
+        if not importlib.util.find_spec("bitsandbytes"):
+            raise UserError("--load-in-8bit and --load-in-4bit need bitsandbytes: pip install bitsandbytes")
+        if options.load_in_4bit:
+            print("warning: 4-bit weights are known to break trait directions; compare with bfloat16 before trusting a result")
+        quantized = BitsAndBytesConfig(load_in_8bit=options.load_in_8bit and not options.load_in_4bit, load_in_4bit=options.load_in_4bit)
+        return {"quantization_config": quantized, "device_map": {"": device}}
+    if device.type == "cuda" and _weight_bytes(source, revision, dtype) > 0.9 * torch.cuda.mem_get_info(device)[0]:
+        return {"device_map": "auto"}
+    return {}
+
+
+def _weight_bytes(source: str, revision: dict, dtype: torch.dtype) -> int:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, **revision), dtype=dtype)
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def layers(model: Any) -> nn.ModuleList:
+    """Return the decoder blocks: layer `l` of every file, flag and hook is `layers(model)[l]`."""
+    count = model.config.get_text_config().num_hidden_layers
+    for module in model.get_decoder().modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise UserError(f"{type(model).__name__} has no list of {count} decoder blocks; this architecture is not supported")
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Tell whether the tokenizer starts ordinary text with its BOS token."""
+    return tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
+
+
+def encode(lm: LM, prompt: Prompt) -> list[int]:
+    """Turn a prompt into token ids, with BOS exactly once where the tokenizer uses one. Nothing else calls a tokenizer on a prompt.
+
+    Args:
+        prompt: A text to continue, or messages; these go through the chat template (a generation prompt is added), or become plain
+            "Question: … Answer:" text for a model without one.
+    """
+    text = prompt if isinstance(prompt, str) else render_chat(lm, prompt)
+    ids = encode_text(lm, text)
+    bos = lm.tokenizer.bos_token_id
+    if adds_bos(lm.tokenizer):
+        while ids[:1] == [bos]:  # the template wrote it, or the text itself
+            ids = ids[1:]
+        ids = [bos, *ids]
+    return ids
+
+
+def encode_text(lm: LM, text: str) -> list[int]:
+    """Token ids of a given text without any special token: for a response that somebody else wrote."""
+    return lm.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def render_chat(lm: LM, messages: list[dict[str, str]]) -> str:
+    """Render messages up to the point where the assistant speaks."""
+    if not lm.chat_template:
+        turns = [PLAIN_ROLES[m["role"]] + m["content"] for m in messages]
+        return "\n\n".join([*turns, "Answer:"])
+    for candidate in (messages, _system_into_user(messages)):
+        try:
+            return lm.tokenizer.apply_chat_template(candidate, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        except Exception as error:  # a template may raise anything; the usual cause is a model without a system role (Gemma)
+            failure = error
+    raise UserError(f"the chat template of {lm.identity['name']} refuses these messages: {_first_line(failure)}; try --chat-template False")
+
+
+def _system_into_user(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    if messages[0]["role"] != "system":
+        return messages
+    first, *rest = messages[1:]
+    return [{"role": "user", "content": f"{messages[0]['content']}\n\n{first['content']}"}, *rest]

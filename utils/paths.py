@@ -1,0 +1,131 @@
+"""Where every file lives. No other module spells a path under datasets/ or experiments/."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from utils.errors import UserError
+
+ROOT = Path(os.environ.get("TRAITSCOPE_ROOT") or Path(__file__).parents[1]).resolve()  # never the current directory
+SIDES = ("pos", "neg")
+WRITERS = {  # what a trait's folder holds, and the stage that writes it
+    "vetting/scenario_scores.json": "0_vet_scenarios",
+    "responses/": "1_generate_responses",
+    "vetting/response_scores.json": "2_vet_responses",
+    "activations/": "3_capture_activations",
+    "vectors/": "4_fit_vectors",
+    "results.json": "5_steer_evaluate",
+}
+
+
+def cache_dir() -> Path:
+    """Return the folder for what can be made again: TRAITSCOPE_CACHE, else `traitscope` in the user's cache directory."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TRAITSCOPE_CACHE") or Path(home) / "traitscope")
+
+
+def check_name(kind: str, name: str, parts: range) -> None:
+    """Refuse a name that would leave its folder or name no folder; `parts` is how many `/`-separated parts it may have."""
+    pieces = name.split("/")
+    if len(pieces) not in parts or any(p.strip() != p or p in ("", ".", "..") or p.startswith(".") or set(p) & set("\\\0\n:") for p in pieces):
+        shape = "category/name" if parts.start > 1 else "one folder name"
+        raise UserError(f"bad {kind} name {name!r}: expected {shape}, without '..', leading dots or backslashes")
+
+
+@dataclass(frozen=True)
+class ExperimentPaths:
+    """The files of one experiment that belong to no single trait."""
+
+    experiment: str
+    root: Path = ROOT
+
+    def __post_init__(self) -> None:
+        check_name("experiment", self.experiment, range(1, 2))
+
+    @property
+    def dir(self) -> Path:
+        return self.root / "experiments" / self.experiment
+
+    @property
+    def config(self) -> Path:
+        return self.dir / "config.json"
+
+    def summary(self, ending: str) -> Path:
+        return self.dir / f"summary.{ending}"
+
+
+@dataclass(frozen=True)
+class TraitPaths:
+    """The files of one trait ("category/name") in one experiment."""
+
+    experiment: str
+    trait: str
+    root: Path = ROOT
+
+    def __post_init__(self) -> None:
+        check_name("experiment", self.experiment, range(1, 2))
+        check_name("trait", self.trait, range(2, 6))
+
+    def within(self, experiment: str) -> "TraitPaths":
+        """Return the same trait's paths in another experiment ("" is this one)."""
+        return replace(self, experiment=experiment or self.experiment)
+
+    def relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def writer(self, path: Path) -> str | None:
+        """Return the stage that writes a file, or None for a file that people write."""
+        for part, stage in WRITERS.items():
+            if f"/{self.trait}/{part}" in path.as_posix() and "experiments" in path.relative_to(self.root).parts[:1]:
+                return stage
+        return None
+
+    @property
+    def dataset(self) -> Path:
+        return self.root / "datasets" / "traits" / self.trait
+
+    @property
+    def dir(self) -> Path:
+        return self.root / "experiments" / self.experiment / "extraction" / self.trait
+
+    @property
+    def scenario_scores(self) -> Path:
+        return self.dir / "vetting" / "scenario_scores.json"
+
+    @property
+    def response_scores(self) -> Path:
+        return self.dir / "vetting" / "response_scores.json"
+
+    def responses(self, side: str) -> Path:
+        return self.dir / "responses" / f"{side}.json"
+
+    @property
+    def activations(self) -> Path:
+        return self.dir / "activations" / "all_layers.pt"
+
+    @property
+    def activations_metadata(self) -> Path:
+        return self.dir / "activations" / "metadata.json"
+
+    def vector(self, method: str, layer: int) -> Path:
+        return self.dir / "vectors" / f"{method}_layer{layer}.pt"
+
+    def vector_metadata(self, method: str, layer: int) -> Path:
+        return self.dir / "vectors" / f"{method}_layer{layer}_metadata.json"
+
+    def manifest(self, stage: str) -> Path:
+        return self.dir / "stages" / f"{stage}.json"
+
+    def journal(self, stage: str) -> Path:
+        return self.dir / "stages" / f"{stage}.progress.jsonl"
+
+    @property
+    def steering(self) -> Path:
+        return self.root / "experiments" / self.experiment / "steering" / self.trait
+
+    @property
+    def steering_results(self) -> Path:
+        return self.steering / "results.json"
+
+    def steering_responses(self, split: str) -> Path:
+        return self.steering / "responses" / f"{split}.json"

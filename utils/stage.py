@@ -1,0 +1,158 @@
+"""One rule for when a stage runs: its manifest must exist, and must still describe the parameters and the files on disk."""
+
+import json
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from utils.artifacts import digest, write_json
+from utils.cli import explain_disk_error, is_disk_error
+from utils.errors import UserError
+from utils.flags import Flag, bind, flags_of
+from utils.paths import TraitPaths
+
+PACKAGES = ("torch", "transformers", "scikit-learn", "sentence-transformers", "numpy")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A numbered step: what it runs, what it reads and what it writes."""
+
+    name: str  # file stem, e.g. "1_generate_responses"
+    run: Callable[..., dict]  # run(paths, *, parameters with defaults) -> summary: ints, floats and texts
+    inputs: Callable[[TraitPaths, dict], Iterable[Path]]
+    outputs: Callable[[TraitPaths, dict], Iterable[Path]]  # asked after the run, so it may look at the inputs
+    version: int = 1  # bump when the same inputs now give different outputs
+    cosmetic: tuple[str, ...] = ()  # parameters that cannot change the outputs
+    only_with: dict[str, str] = field(default_factory=dict)  # parameter → the switch without which it has no effect
+
+    @property
+    def flags(self) -> dict[str, Flag]:
+        """The stage's parameters: the signature of `run` is their only declaration."""
+        return flags_of(self.run, self.cosmetic)
+
+    def params(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return every parameter: its default, or its value where `values` has one (other keys are ignored)."""
+        return {name: flag.coerce(values.get(name, flag.default)) for name, flag in self.flags.items()}
+
+    def tracked(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Return the parameters that can change the outputs, as JSON gives them back."""
+        flags = self.flags
+        kept = {n: v for n, v in params.items() if not flags[n].is_cosmetic and (n not in self.only_with or params[self.only_with[n]])}
+        return json.loads(json.dumps(kept))
+
+
+def why_run(stage: Stage, paths: TraitPaths, params: dict[str, Any]) -> str | None:
+    """Return the reason the stage must run, in words, or None when its outputs are up to date."""
+    try:
+        done = json.loads(paths.manifest(stage.name).read_text())
+        recorded, inputs, outputs, done_version = done["params"], done["inputs"], done["outputs"], done["version"]
+    except FileNotFoundError:
+        return "no completed run"
+    except (ValueError, KeyError, TypeError):
+        return "manifest unreadable"
+    if done_version != stage.version:
+        return f"stage version {done_version} → {stage.version}"
+    tracked = stage.tracked(params)
+    for name in tracked | recorded:
+        if recorded.get(name) != tracked.get(name):
+            return f"{name} {recorded.get(name)} → {tracked.get(name)}"
+    for name in outputs:
+        if not (paths.root / name).exists():
+            return f"output missing: {name}"
+    now = take_digests(stage, paths, params)
+    for name in inputs | now:
+        if inputs.get(name) != now.get(name):
+            return f"input changed: {name}"
+    return None
+
+
+def take_digests(stage: Stage, paths: TraitPaths, params: dict[str, Any]) -> dict[str, str | None]:
+    """Return {path: sha256} of the stage's inputs; None for one that does not exist."""
+    return {paths.relative(path): digest(path) for path in stage.inputs(paths, params)}
+
+
+def execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], *, force: bool = False) -> bool:
+    """Run the stage for one trait if it has a reason to, and return whether it ran.
+
+    The manifest is deleted first and written last: whatever interrupts the run leaves "no completed run".
+
+    Raises:
+        UserError: an input is missing, or the stage says what the user must mend.
+    """
+    reason = "--force" if force else why_run(stage, paths, params)
+    if reason is None:
+        print(f"[{stage.name}] {paths.trait}: up to date", flush=True)
+        return False
+    inputs = take_digests(stage, paths, params)  # before the run: an edit during it makes the result stale
+    absent = [name for name, found in inputs.items() if found is None]
+    if absent:
+        writer = paths.writer(paths.root / absent[0])
+        raise UserError(f"{stage.name} needs {absent[0]}, which does not exist" + (f"; run {writer} first" if writer else ""))
+    if force:
+        paths.journal(stage.name).unlink(missing_ok=True)
+    paths.manifest(stage.name).unlink(missing_ok=True)
+    start = time.monotonic()
+    summary = stage.run(paths, **bind(stage.run, params))
+    seconds = time.monotonic() - start
+    outputs = [paths.relative(path) for path in stage.outputs(paths, params)]
+    unwritten = [name for name in outputs if not (paths.root / name).exists()]
+    assert not unwritten, f"{stage.name} did not write {unwritten}"
+    record = {"stage": stage.name, "version": stage.version, "reason": reason, "params": stage.tracked(params), "inputs": inputs, "outputs": outputs}
+    write_json(paths.manifest(stage.name), record | {"summary": summary, "seconds": round(seconds, 2), "finished": _now(), **provenance()})
+    print(f"[{stage.name}] {paths.trait}: {_line(summary)}, {seconds:.0f} s ({reason})", flush=True)
+    return True
+
+
+def run_stage(stage: Stage, traits: Sequence[TraitPaths], values: dict[str, Any], *, force: bool = False) -> dict[str, str]:
+    """Run a stage for several traits, so that what it loads is loaded once; a trait that fails does not stop the others.
+
+    Returns:
+        {trait: one line} for the traits that failed.
+    """
+    failures: dict[str, str] = {}
+    for paths in traits:
+        try:
+            execute(stage, paths, stage.params(values), force=force)
+        except UserError as error:
+            failures[paths.trait] = str(error)
+        except OSError as error:
+            if not is_disk_error(error):
+                raise
+            failures[paths.trait] = explain_disk_error(error)
+        except Exception as error:  # a defect of ours in one trait must not cost the others their night
+            traceback.print_exc()
+            failures[paths.trait] = f"unexpected {type(error).__name__}: {error} (traceback above; please report it)"
+        if paths.trait in failures:
+            print(f"[{stage.name}] {paths.trait}: failed: {failures[paths.trait]}", file=sys.stderr, flush=True)
+    return failures
+
+
+def _line(summary: dict) -> str:
+    """Whole numbers read "240 responses", others "AUROC 0.93"."""
+    return ", ".join(f"{v} {k}" if isinstance(v, int) else f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in summary.items() if v is not None)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+@cache
+def provenance() -> dict:
+    """Return the git commit and the package versions of this process."""
+    git = subprocess.run(["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return {"git_commit": git.stdout.strip() or None, "packages": {name: v for name in PACKAGES if (v := _version(name))}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
