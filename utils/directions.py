@@ -51,4 +51,6 @@ def parse_layers(spec: str, n_layers: int) -> list[int]:
 
 
 def _resolve(number: str, percent: str, n_layers: int) -> int:
-    return round(int(number) / 100 * (n_layers - 1)) if percent else int(number)
+    if percent:
+        return round(int(number) / 100 * (n_layers - 1)) if int(number) <= 100 else n_layers
+    return int(number)

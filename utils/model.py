@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from jinja2 import TemplateError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
@@ -230,7 +231,7 @@ def render_chat(lm: LM, messages: list[dict[str, str]]) -> str:
     for candidate in (messages, _system_into_user(messages)):
         try:
             return lm.tokenizer.apply_chat_template(candidate, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-        except Exception as error:  # a template may raise anything; the usual cause is a model without a system role (Gemma)
+        except TemplateError as error:  # the usual cause is a model without a system role (Gemma)
             failure = error
     raise UserError(f"the chat template of {lm.identity['name']} refuses these messages: {_first_line(failure)}; try --chat-template False")
 

@@ -1,0 +1,110 @@
+"""Tiny random models of three architectures, with byte-level tokenizers made offline, and small trait datasets."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pathlib import Path
+
+import pytest
+
+import utils  # first: it sets the threads that torch starts with
+from utils.model import LM, ModelOptions, load_lm
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+GEMMA = (  # writes BOS itself, and refuses a system role
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>model\n' }}{% endif %}"
+)
+QWEN = CHATML + "{% if enable_thinking is not defined or enable_thinking %}{{ '<think>' }}{% endif %}"
+N_LAYERS, D_MODEL = 4, 32
+SPECIAL = ["<pad>", "<bos>", "<eos>", "<|im_start|>", "<|im_end|>"]
+
+
+def _tokenizer(template: str | None, adds_bos: bool):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(SPECIAL)
+    if adds_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
+    fast.chat_template = template
+    return fast
+
+
+def _config(family: str):
+    from transformers import Gemma2Config, LlamaConfig, Qwen2Config
+
+    shape = {"vocab_size": 5 + 256, "hidden_size": D_MODEL, "intermediate_size": 48, "num_hidden_layers": N_LAYERS, "num_attention_heads": 4}
+    shape |= {"num_key_value_heads": 2, "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    # Gemma's small window makes the sliding layers differ from the full ones within a short text
+    return {"llama": LlamaConfig, "qwen": Qwen2Config, "gemma": Gemma2Config}[family](**shape, **({"head_dim": 8, "sliding_window": 8} if family == "gemma" else {}))
+
+
+def save_tiny(folder: Path, family: str, template: str | None, adds_bos: bool, seed: int = 0) -> Path:
+    """Write a random model with clearly different rows, so that greedy texts vary."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(_config(family))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4)
+    model.save_pretrained(folder)
+    _tokenizer(template, adds_bos).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory) -> dict[str, str]:
+    base = tmp_path_factory.mktemp("models")
+    return {
+        "llama": str(save_tiny(base / "llama", "llama", CHATML, adds_bos=False)),
+        "gemma": str(save_tiny(base / "gemma", "gemma", GEMMA, adds_bos=True)),
+        "qwen": str(save_tiny(base / "qwen", "qwen", QWEN, adds_bos=False)),
+        "base": str(save_tiny(base / "base", "llama", None, adds_bos=True)),  # no chat template, adds BOS
+        "sibling": str(save_tiny(base / "sibling", "llama", CHATML, adds_bos=False, seed=1)),
+    }
+
+
+def _lm(folder: str) -> LM:
+    return load_lm(ModelOptions(model=folder, device="cpu"))
+
+
+@pytest.fixture(params=["llama", "gemma", "qwen"])
+def lm(request, tiny_folders) -> LM:
+    """Each architecture in turn."""
+    return _lm(tiny_folders[request.param])
+
+
+@pytest.fixture
+def llama(tiny_folders) -> LM:
+    return _lm(tiny_folders["llama"])
+
+
+@pytest.fixture
+def gemma(tiny_folders) -> LM:
+    return _lm(tiny_folders["gemma"])
+
+
+@pytest.fixture
+def base_lm(tiny_folders) -> LM:
+    return _lm(tiny_folders["base"])
+
+
+@pytest.fixture(scope="session")
+def embedded() -> LM:
+    """The real embedded model, held for the whole session beside the tiny ones."""
+    lm = load_lm(ModelOptions(model="embedded", device="cpu"))
+    return lm

@@ -1,0 +1,91 @@
+"""The embedded model: its conversion, and the field's traps on real weights."""
+
+import pytest
+import torch
+
+from utils import gguf
+from utils.capture import Reading, pool_activations
+from utils.errors import UserError
+from utils.hooks import record
+from utils.model import encode
+
+
+def test_converted_weights_reproduce_the_gguf_models_logits_exactly(embedded):
+    original, tokenizer = gguf.load_gguf(gguf.embedded_gguf())
+    ids = torch.tensor([encode(embedded, [{"role": "user", "content": "What is the capital of France?"}])])
+    with torch.inference_mode():
+        assert torch.equal(original.eval()(ids).logits, embedded.model(ids).logits)
+    assert tokenizer("It's a test, 你好 🙂").input_ids == embedded.tokenizer("It's a test, 你好 🙂").input_ids
+
+
+def fake_conversion(monkeypatch, tmp_path):
+    """A conversion that writes a small file, so that the cache's rules can be tested quickly."""
+    conversions = []
+
+    class Saves:
+        def __init__(self, name):
+            self.name = name
+
+        def save_pretrained(self, folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / self.name).write_text("weights")
+
+    def load(source):
+        conversions.append(source)
+        return Saves("model.safetensors"), Saves("tokenizer.json")
+
+    monkeypatch.setattr(gguf, "load_gguf", load)
+    monkeypatch.setenv("TRAITSCOPE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    return tmp_path / "m.gguf", conversions
+
+
+def test_a_conversion_happens_once(monkeypatch, tmp_path):
+    source, conversions = fake_conversion(monkeypatch, tmp_path)
+    assert gguf.converted(source) == gguf.converted(source)
+    assert len(conversions) == 1
+
+
+@pytest.mark.parametrize("damage", [lambda f: (f / "complete.json").unlink(), lambda f: (f / "model.safetensors").write_text("wei"), lambda f: (f / "tokenizer.json").unlink()])
+def test_a_half_written_cache_is_detected_and_redone(monkeypatch, tmp_path, damage):
+    source, conversions = fake_conversion(monkeypatch, tmp_path)
+    damage(gguf.converted(source))
+    assert (gguf.converted(source) / "model.safetensors").read_text() == "weights"
+    assert len(conversions) == 2
+
+
+def test_another_file_is_another_folder(monkeypatch, tmp_path):
+    source, _ = fake_conversion(monkeypatch, tmp_path)
+    first = gguf.converted(source)
+    source.write_bytes(b"GGUF2")
+    assert gguf.converted(source) != first
+
+
+def test_a_missing_gguf_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"no\.gguf does not exist"):
+        gguf.converted(tmp_path / "no.gguf")
+
+
+def test_token_zero_is_a_sink_and_is_left_out(embedded):
+    ids = encode(embedded, [{"role": "user", "content": "Tell me about the sea."}])
+    norms = {}
+    with torch.inference_mode(), record(embedded.model, lambda layer, h: norms.update({layer: h[0].norm(dim=-1)})):
+        embedded.model(torch.tensor([ids]))
+    assert norms[16][0] > 20 * norms[16][1:].mean()
+    pooled = pool_activations(embedded, [Reading(ids, list(range(1, len(ids))))])
+    assert pooled.norms[16] == pytest.approx(float(norms[16][1:].mean()), rel=1e-3)
+
+
+def test_neighbouring_layers_are_alike_so_only_exactness_shows_an_off_by_one(embedded):
+    ids = torch.tensor([encode(embedded, "The train left the station at noon and")])
+    seen = {}
+    with torch.inference_mode(), record(embedded.model, lambda layer, h: seen.update({layer: h[0, -1]})):
+        states = embedded.model(ids, output_hidden_states=True).hidden_states
+    assert torch.cosine_similarity(seen[15], seen[16], dim=0) > 0.9
+    assert torch.equal(seen[15], states[16][0, -1])
+
+
+def test_the_default_system_message_and_no_bos(embedded):
+    text = embedded.tokenizer.decode(encode(embedded, [{"role": "user", "content": "Hi"}]))
+    assert text.startswith("<|im_start|>system\nYou are a helpful AI assistant")
+    assert text.count("<|im_start|>") == 3

@@ -1,0 +1,166 @@
+import pytest
+import torch
+
+from utils import batching, generation
+from utils.batching import halve_on_oom, is_out_of_memory, plan_batches
+from utils.generation import Row, Sampling, Work, generate, pad_left
+from utils.hooks import Push
+from utils.journal import Journal
+from utils.model import encode
+
+PROMPTS = ["Hi", "The weather today", "A", "Once upon a time there was a", "Why do leaves", "Tell me more about"]
+
+
+def rows_of(lm, steered: bool = True) -> list[Row]:
+    """Rows of different lengths, seeds and steering, as in a sweep."""
+    generator = torch.Generator().manual_seed(0)
+    plans = [(Push(i % 3, torch.randn(lm.d_model, generator=generator), 0.5 * i),) if steered and i % 2 else () for i in range(len(PROMPTS))]
+    return [Row(encode(lm, text), seed=i, pushes=plan) for i, (text, plan) in enumerate(zip(PROMPTS, plans, strict=True))]
+
+
+def texts(lm, rows, **sampling) -> list[list[int]]:
+    positions = sampling.pop("positions", "all")
+    return [c.ids for c in generate(lm, rows, Sampling(**{"max_new_tokens": 12} | sampling), positions)]
+
+
+@torch.inference_mode()
+def greedy_loop(lm, prompt_ids: list[int], n: int) -> list[int]:
+    """The plainest generation there is: no cache, no padding, no batch."""
+    ids = list(prompt_ids)
+    for _ in range(n):
+        token = int(lm.model(torch.tensor([ids])).logits[0, -1].argmax())
+        if token == 2:
+            break
+        ids.append(token)
+    return ids[len(prompt_ids) :]
+
+
+def test_batched_cached_generation_equals_a_plain_loop(lm):
+    rows = rows_of(lm, steered=False)
+    assert texts(lm, rows) == [greedy_loop(lm, row.prompt_ids, 12) for row in rows]
+
+
+@pytest.mark.parametrize("positions", ["all", "response"])
+def test_rows_of_a_mixed_sweep_equal_solo_runs(lm, positions):
+    rows = rows_of(lm)
+    assert texts(lm, rows, positions=positions) == [texts(lm, [row], positions=positions)[0] for row in rows]
+
+
+def test_steering_changes_only_the_rows_that_carry_it(lm):
+    steered, plain = texts(lm, rows_of(lm)), texts(lm, rows_of(lm, steered=False))
+    assert [a == b for a, b in zip(steered, plain, strict=True)][::2] == [True] * 3
+    assert steered != plain
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_text_does_not_depend_on_batch_size_or_order(lm, temperature):
+    rows = rows_of(lm)
+    whole = texts(lm, rows, temperature=temperature)
+    assert texts(lm, rows, temperature=temperature, batch_size=2) == whole
+    assert texts(lm, rows[::-1], temperature=temperature)[::-1] == whole
+
+
+def test_a_seed_fixes_a_sampled_text_and_another_seed_changes_it(llama):
+    ids = encode(llama, "Once upon")
+    one, same, other = texts(llama, [Row(ids, 1), Row(ids, 1), Row(ids, 2)], temperature=1.0)
+    assert one == same != other
+
+
+def test_gumbel_noise_samples_from_the_softmax():
+    scores = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    draws = torch.tensor([int(generation.GumbelNoise([seed], 2.0, 0)(torch.zeros(1, 0), scores).argmax()) for seed in range(4000)])
+    shares = torch.bincount(draws, minlength=4) / len(draws)
+    assert torch.allclose(shares, torch.softmax(scores[0] / 2, 0), atol=0.03)
+
+
+def test_responses_are_sliced_at_the_padded_width(lm):
+    rows = rows_of(lm, steered=False)
+    short = min(range(len(rows)), key=lambda i: len(rows[i].prompt_ids))
+    assert texts(lm, rows)[short] == texts(lm, [rows[short]])[0]  # nothing of a prompt leaks into a short row's response
+
+
+def test_the_end_token_is_dropped_and_reported(llama):
+    cut = generation.cut_at_end
+    assert cut([7, 8, 2, 9, 0], {2}) == generation.Completion([7, 8], True)
+    assert cut([7, 8], {2}) == generation.Completion([7, 8], False)
+    assert cut([2], {2}) == generation.Completion([], True)
+
+
+def test_padding_is_on_the_left():
+    ids, mask = pad_left([[5], [6, 7, 8]], 0)
+    assert ids.tolist() == [[0, 0, 5], [6, 7, 8]]
+    assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
+
+
+def test_a_batch_is_halved_with_its_plan_when_memory_runs_out(lm, monkeypatch):
+    rows = rows_of(lm)
+    whole, real, sizes = texts(lm, rows), generation._generate_batch, []
+
+    def greedy_for_memory(lm, batch, sampling, positions):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(lm, batch, sampling, positions)
+
+    monkeypatch.setattr(generation, "_generate_batch", greedy_for_memory)
+    assert texts(lm, rows) == whole
+    assert sizes[0] == len(rows)
+    assert max(s for s in sizes if s < 3) <= 2
+
+
+def test_one_row_that_does_not_fit_raises_and_other_errors_pass_through():
+    def fail(error):
+        def run(_rows):
+            raise error
+
+        return run
+
+    with pytest.raises(torch.OutOfMemoryError):
+        halve_on_oom(fail(torch.OutOfMemoryError("out of memory")), [1, 2])
+    with pytest.raises(RuntimeError, match="shape"):
+        halve_on_oom(fail(RuntimeError("shape mismatch")), [1, 2])
+    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+
+
+def test_batches_keep_their_budget_and_cover_every_row_once():
+    lengths = [5, 90, 7, 7, 30, 200, 1, 64, 64]
+    batches = plan_batches(lengths, max_tokens=128, max_rows=3)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 128 for b in batches)
+    assert max(map(len, batches)) <= 3
+    assert lengths[batches[0][0]] == 200  # the largest first: it shows at once whether memory suffices
+
+
+def test_padding_costs_at_most_five_percent_on_mixed_lengths():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(21, 158, (200,), generator=generator).tolist()
+    padded = sum(len(b) * max(lengths[i] for i in b) for b in batching.plan_batches(lengths, max_tokens=512))
+    assert padded / sum(lengths) <= 1.05
+
+
+def test_an_interrupted_generation_resumes_with_the_same_batches(llama, tmp_path, monkeypatch):
+    rows, path = rows_of(llama), tmp_path / "progress.jsonl"
+    whole, real, calls = texts(llama, rows), generation._generate_batch, []
+
+    def dies_in_the_third_batch(lm, batch, *rest):
+        calls.append([row.key for row in batch])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(lm, batch, *rest)
+
+    monkeypatch.setattr(generation, "_generate_batch", dies_in_the_third_batch)
+    sampling = Sampling(max_new_tokens=12, batch_size=2)
+    with pytest.raises(KeyboardInterrupt):
+        generate(llama, rows, sampling, work=Work(Journal(path)))
+    work = Work(Journal(path))
+    assert [c.ids for c in generate(llama, rows, sampling, work=work)] == whole
+    assert work.counts == {"calls": 1, "rows": 2}  # only the batch in flight was lost
+    assert calls[2] == calls[3]
+
+
+def test_progress_of_other_settings_is_not_reused(llama, tmp_path):
+    rows = rows_of(llama)
+    for sampling, calls in ((Sampling(12), 1), (Sampling(12), 0), (Sampling(13), 1), (Sampling(12, temperature=1.0), 1)):
+        work = Work(Journal(tmp_path / "progress.jsonl"))
+        generate(llama, rows, sampling, work=work)
+        assert work.counts["calls"] == calls
