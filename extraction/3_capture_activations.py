@@ -14,6 +14,7 @@ from utils.artifacts import save_tensor, write_json
 from utils.capture import Reading, pool_activations, select_positions
 from utils.errors import UserError
 from utils.experiment import stage_main
+from utils.hooks import Component
 from utils.model import ModelOptions, load_lm
 from utils.paths import SIDES, TraitPaths
 from utils.stage import Stage
@@ -25,7 +26,7 @@ def capture_activations(
     paths: TraitPaths,
     *,
     lm: ModelOptions,
-    component: str = "residual",
+    component: Component = "residual",
     position: str = "response[:]",
     val_share: float = 0.2,
     split_seed: int = 0,

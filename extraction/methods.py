@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,8 +20,6 @@ from torch.nn.functional import normalize, softplus
 from utils.directions import draw_directions
 
 Fit = Callable[[Tensor, Tensor], Tensor]  # pos [n_pos, n_layers, d_model], neg [n_neg, …] → directions [n_layers, d_model], of any sign and length
-
-SCALES = ("norm", "raw")
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class FitOptions:
     """
 
     probe_c: float = 100.0
-    probe_scale: str = "norm"
+    probe_scale: Literal["norm", "raw"] = "norm"
     ica_components: int = 10
     shrinkage: float = 0.5
     fit_seed: int = 0
@@ -44,8 +43,6 @@ class FitOptions:
 
 def fit_functions(options: FitOptions) -> dict[str, Fit]:
     """Return every method by name."""
-    if options.probe_scale not in SCALES:
-        raise ValueError(f"unknown probe scale {options.probe_scale!r}; choose {', '.join(SCALES)}")
     return {
         "mean_diff": mean_diff,
         "probe": partial(probe, c=options.probe_c, scale=options.probe_scale),

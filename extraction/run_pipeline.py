@@ -13,9 +13,9 @@ if not __package__:  # run as a script
 from extraction.summary import render_example, render_table, summarise, write_summary
 from utils.cli import run_cli
 from utils.errors import UserError
-from utils.experiment import parse_traits, resolve_settings
-from utils.flags import Flag, flags_of
-from utils.paths import ROOT, ExperimentPaths, TraitPaths
+from utils.experiment import RunOptions, resolve_settings
+from utils.flags import Flag, option_flags
+from utils.paths import ExperimentPaths, TraitPaths
 from utils.stage import Stage, run_stage, why_run
 
 NAMES = ("0_vet_scenarios", "1_generate_responses", "2_vet_responses", "3_capture_activations", "4_fit_vectors", "5_steer_evaluate")
@@ -37,40 +37,35 @@ def load_stage(name: str) -> Stage:
     return importlib.import_module(f"extraction.{name}").STAGE
 
 
-def run_pipeline(
-    *,
-    experiment: str,
-    trait: str = "",
-    traits: tuple[str, ...] = (),
-    steer_experiment: str = "",
-    steer_model: str = "",
-    stages: str = "0-5",
-    only_stage: int = -1,
-    force: bool = False,
-    dry_run: bool = False,
-    no_steering: bool = False,
-) -> None:
+@dataclass(frozen=True)
+class PipelineOptions(RunOptions):
     """Vet scenarios, generate, vet responses, capture activations, fit vectors and steer-evaluate, for every trait; what is up to date is skipped.
 
     Args:
         experiment: Name of the folder under experiments/; names such as gemma-2-2b-it also choose the model.
         trait: A trait, as category/name.
         traits: Several traits, separated by commas.
+        force: Run even where everything is up to date, and forget partial progress.
         steer_experiment: Experiment whose model is steered with this one's vectors, and which receives the results.
         steer_model: Model to steer, where it is not the one that made the vectors.
         stages: Stages to run, such as 1-3 or 0,4.
         only_stage: One stage to run, 0 to 5.
-        force: Run even where everything is up to date, and forget partial progress.
         dry_run: Print what would run and why, and change nothing.
         no_steering: Leave out stage 5.
     """
-    raise NotImplementedError  # a declaration of flags: `main` receives their values
+
+    steer_experiment: str = ""
+    steer_model: str = ""
+    stages: str = "0-5"
+    only_stage: str = ""
+    dry_run: bool = False
+    no_steering: bool = False
 
 
 def all_flags() -> dict[str, Flag]:
     """Return the pipeline's own flags and every stage's."""
     stage_flags = [load_stage(name).flags for name in reversed(NAMES)]
-    return flags_of(run_pipeline) | {name: flag for flags in stage_flags for name, flag in flags.items()}
+    return option_flags(PipelineOptions) | {name: flag for flags in stage_flags for name, flag in flags.items()}
 
 
 def main(**given: Any) -> None:
@@ -79,58 +74,56 @@ def main(**given: Any) -> None:
     Raises:
         UserError: a flag is wrong, or a trait failed (after the others went on to the end).
     """
-    own = {name: given.get(name, flag.default) for name, flag in flags_of(run_pipeline).items()}
-    names = parse_traits(own["trait"], own["traits"])
-    steps = plan_steps(own, {k: v for k, v in given.items() if k not in own})
-    targets = [TraitPaths(own["experiment"], name) for name in names]
-    if own["dry_run"]:
+    own = option_flags(PipelineOptions)
+    options = PipelineOptions(**{k: v for k, v in given.items() if k in own})
+    targets = options.targets
+    steps = plan_steps(options, {k: v for k, v in given.items() if k not in own})
+    if options.dry_run:
         print_plan(steps, targets)
         return
-    failures = run_steps(steps, targets, force=own["force"])
-    report(steps, targets, own)
+    failures = run_steps(steps, targets, force=options.force)
+    report(steps, targets, options)
     if failures:
         lines = [f"  {name}: failed at {stage}: {message}" for name, (stage, message) in failures.items()]
-        raise UserError("\n".join([f"{len(failures)} of {len(names)} traits failed; mend what is said, and run the same command again", *lines]))
+        raise UserError("\n".join([f"{len(failures)} of {len(targets)} traits failed; mend what is said, and run the same command again", *lines]))
 
 
-def plan_steps(own: dict[str, Any], given: dict[str, Any]) -> list[Step]:
+def plan_steps(options: PipelineOptions, given: dict[str, Any]) -> list[Step]:
     """Return the stages to run, in order, each with its settings."""
     stages = [load_stage(name) for name in NAMES]
     stage_flags = {name: flag for stage in stages for name, flag in stage.flags.items()}
-    keep = not own["dry_run"]
-    settings = resolve_settings(ExperimentPaths(own["experiment"]), stage_flags, given, keep=keep)
-    chosen = parse_stages(own["stages"], own["only_stage"])
+    chosen = parse_stages(options.only_stage or options.stages)
+    settings = resolve_settings(ExperimentPaths(options.experiment), stage_flags, given, keep=not options.dry_run)
     if settings.get("no_vet"):
         chosen -= VETTING
-    if own["no_steering"]:
+    if options.no_steering:
         chosen -= {STEERING}
-    steps = [Step(stages[i], own["experiment"], settings) for i in sorted(chosen - {STEERING})]
+    steps = [Step(stages[i], options.experiment, settings) for i in sorted(chosen - {STEERING})]
     if STEERING in chosen:
-        steps.append(_steering_step(stages[STEERING], own, given, settings, keep))
+        steps.append(_steering_step(stages[STEERING], options, given, settings))
     return steps
 
 
-def _steering_step(stage: Stage, own: dict[str, Any], given: dict[str, Any], settings: dict[str, Any], keep: bool) -> Step:
+def _steering_step(stage: Stage, options: PipelineOptions, given: dict[str, Any], settings: dict[str, Any]) -> Step:
     """Stage 5 may belong to another experiment, with a model and a config of its own."""
-    model = {"model": own["steer_model"]} if own["steer_model"] else {}
-    if not own["steer_experiment"]:
-        return Step(stage, own["experiment"], settings | model)
+    model = {"model": options.steer_model} if options.steer_model else {}
+    if not options.steer_experiment:
+        return Step(stage, options.experiment, settings | model)
     flags = {k: v for k, v in given.items() if k in stage.flags and k != "model"} | model
-    theirs = resolve_settings(ExperimentPaths(own["steer_experiment"]), stage.flags, flags, keep=keep)
-    return Step(stage, own["steer_experiment"], theirs | {"vectors_from": own["experiment"]})
+    theirs = resolve_settings(ExperimentPaths(options.steer_experiment), stage.flags, flags, keep=not options.dry_run)
+    return Step(stage, options.steer_experiment, theirs | {"vectors_from": options.experiment})
 
 
-def parse_stages(spec: str, only: int) -> set[int]:
-    """Return stage numbers from --stages (1-3, 0,4) or --only-stage."""
-    text = str(only) if only >= 0 else spec
+def parse_stages(spec: str) -> set[int]:
+    """Return stage numbers from a spec such as 1-3, 4 or 0,2."""
     chosen: set[int] = set()
-    for part in text.split(","):
+    for part in spec.split(","):
         first, _, last = part.partition("-")
         if not (first.strip().isdigit() and (last or first).strip().isdigit()):
-            raise UserError(f"--stages {text!r}: write 1-3, 4 or 0,2")
+            raise UserError(f"stages {spec!r}: write 1-3, 4 or 0,2")
         chosen |= set(range(int(first), int(last or first) + 1))
     if not chosen or not chosen <= set(range(len(NAMES))):
-        raise UserError(f"--stages {text!r}: stages go from 0 to {len(NAMES) - 1}")
+        raise UserError(f"stages {spec!r}: stages go from 0 to {len(NAMES) - 1}")
     return chosen
 
 
@@ -163,20 +156,20 @@ def run_steps(steps: list[Step], targets: list[TraitPaths], *, force: bool) -> d
     return failures
 
 
-def report(steps: list[Step], targets: list[TraitPaths], own: dict[str, Any]) -> None:
+def report(steps: list[Step], targets: list[TraitPaths], options: PipelineOptions) -> None:
     """Print the table and the examples, and write the summary files."""
     settings = load_stage("2_vet_responses").params(steps[0].settings if steps else {})
     thresholds = (settings["pos_threshold"], settings["neg_threshold"])
-    steered = own["steer_experiment"] or own["experiment"]
+    steered = options.steer_experiment or options.experiment
     rows = [summarise(paths, paths.within(steered), thresholds) for paths in targets if paths.dir.exists()]
     if not rows:
         return
-    paths = ExperimentPaths(own["experiment"])
+    paths = ExperimentPaths(options.experiment)
     write_summary(paths, rows)
     print("\n" + render_table(rows) + "\n")
     print("\n\n".join(example for row in rows if (example := render_example(row))))
-    print(f"\nsummary: {paths.summary('json').relative_to(ROOT)}, {paths.summary('csv').relative_to(ROOT)}")
+    print(f"\nsummary: {paths.summary('json').relative_to(paths.root)}, {paths.summary('csv').relative_to(paths.root)}")
 
 
 if __name__ == "__main__":
-    run_cli(main, all_flags(), inspect.getdoc(run_pipeline) or "")
+    run_cli(main, all_flags(), inspect.getdoc(PipelineOptions) or "")

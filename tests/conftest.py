@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import utils  # first: it sets the threads that torch starts with
 from utils.model import LM, ModelOptions, load_lm
 
 CHATML = (
@@ -41,22 +40,23 @@ def _tokenizer(template: str | None, adds_bos: bool):
     return fast
 
 
-def _config(family: str):
+def _config(family: str, n_layers: int):
     from transformers import Gemma2Config, LlamaConfig, Qwen2Config
 
-    shape = {"vocab_size": 5 + 256, "hidden_size": D_MODEL, "intermediate_size": 48, "num_hidden_layers": N_LAYERS, "num_attention_heads": 4}
+    shape = {"vocab_size": 5 + 256, "hidden_size": D_MODEL, "intermediate_size": 48, "num_hidden_layers": n_layers, "num_attention_heads": 4}
     shape |= {"num_key_value_heads": 2, "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    # Gemma's small window makes the sliding layers differ from the full ones within a short text
-    return {"llama": LlamaConfig, "qwen": Qwen2Config, "gemma": Gemma2Config}[family](**shape, **({"head_dim": 8, "sliding_window": 8} if family == "gemma" else {}))
+    if family == "gemma":
+        shape |= {"head_dim": 8, "sliding_window": 24}  # so small that sliding layers differ from full ones within a short text
+    return {"llama": LlamaConfig, "qwen": Qwen2Config, "gemma": Gemma2Config}[family](**shape)
 
 
-def save_tiny(folder: Path, family: str, template: str | None, adds_bos: bool, seed: int = 0) -> Path:
+def save_tiny(folder: Path, family: str, template: str | None, adds_bos: bool, seed: int = 0, n_layers: int = N_LAYERS) -> Path:
     """Write a random model with clearly different rows, so that greedy texts vary."""
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(_config(family))
+    model = AutoModelForCausalLM.from_config(_config(family, n_layers))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -75,6 +75,7 @@ def tiny_folders(tmp_path_factory) -> dict[str, str]:
         "qwen": str(save_tiny(base / "qwen", "qwen", QWEN, adds_bos=False)),
         "base": str(save_tiny(base / "base", "llama", None, adds_bos=True)),  # no chat template, adds BOS
         "sibling": str(save_tiny(base / "sibling", "llama", CHATML, adds_bos=False, seed=1)),
+        "shallow": str(save_tiny(base / "shallow", "llama", CHATML, adds_bos=False, n_layers=3)),
     }
 
 
@@ -106,5 +107,19 @@ def base_lm(tiny_folders) -> LM:
 @pytest.fixture(scope="session")
 def embedded() -> LM:
     """The real embedded model, held for the whole session beside the tiny ones."""
-    lm = load_lm(ModelOptions(model="embedded", device="cpu"))
-    return lm
+    return load_lm(ModelOptions(model="embedded", device="cpu"))
+
+
+SHIPPED = Path(__file__).parents[1] / "datasets" / "traits"
+
+
+def copy_trait(root: Path, trait: str, pairs: int) -> Path:
+    """Put the first pairs of a shipped trait under another root."""
+    target = root / "datasets" / "traits" / trait
+    target.mkdir(parents=True)
+    for name in ("positive.txt", "negative.txt"):
+        lines = (SHIPPED / trait / name).read_text().split("\n")[:pairs]
+        (target / name).write_text("\n".join(lines))
+    for name in ("definition.txt", "steering.json"):
+        (target / name).write_bytes((SHIPPED / trait / name).read_bytes())
+    return target

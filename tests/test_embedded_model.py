@@ -46,7 +46,9 @@ def test_a_conversion_happens_once(monkeypatch, tmp_path):
     assert len(conversions) == 1
 
 
-@pytest.mark.parametrize("damage", [lambda f: (f / "complete.json").unlink(), lambda f: (f / "model.safetensors").write_text("wei"), lambda f: (f / "tokenizer.json").unlink()])
+@pytest.mark.parametrize(
+    "damage", [lambda f: (f / "complete.json").unlink(), lambda f: (f / "model.safetensors").write_text("wei"), lambda f: (f / "tokenizer.json").unlink()]
+)
 def test_a_half_written_cache_is_detected_and_redone(monkeypatch, tmp_path, damage):
     source, conversions = fake_conversion(monkeypatch, tmp_path)
     damage(gguf.converted(source))

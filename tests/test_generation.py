@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from utils import batching, generation
+from utils import batching, generation, prefix
 from utils.batching import halve_on_oom, is_out_of_memory, plan_batches
 from utils.generation import Row, Sampling, Work, generate, pad_left
 from utils.hooks import Push
@@ -164,3 +164,39 @@ def test_progress_of_other_settings_is_not_reused(llama, tmp_path):
         work = Work(Journal(tmp_path / "progress.jsonl"))
         generate(llama, rows, sampling, work=work)
         assert work.counts["calls"] == calls
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+CHATS = [[SYSTEM, {"role": "user", "content": text}] for text in ("Hi", "What?", "Why so late?", "Tell me", "Where to", "How are you")]
+
+
+def chat_rows(lm) -> list[Row]:
+    """Two questions in three arms, as in a sweep: prompts with a common beginning and different lengths."""
+    generator = torch.Generator().manual_seed(1)
+    arms = [(), (Push(1, torch.randn(lm.d_model, generator=generator), 1.0),), (Push(0, torch.randn(lm.d_model, generator=generator), 2.0, "ablate"),)]
+    return [Row(encode(lm, chat), pushes=arm) for arm in arms for chat in CHATS]
+
+
+@pytest.mark.parametrize("positions", ["all", "response"])
+def test_sharing_the_prompts_beginning_changes_no_text(lm, positions, monkeypatch):
+    rows = chat_rows(lm)
+    monkeypatch.setattr(prefix, "MIN_SHARED", 10**6)
+    alone = texts(lm, rows, positions=positions)
+    monkeypatch.setattr(prefix, "MIN_SHARED", 2)
+    passes = []
+    handle = lm.model.base_model.register_forward_pre_hook(lambda _m, _a, kwargs: passes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True)
+    assert texts(lm, rows, positions=positions) == alone
+    handle.remove()
+    assert passes[0][0] == (3 if positions == "all" else 1)  # one row per steering
+    longest = max(len(row.prompt_ids) for row in rows)
+    assert passes[1] == (len(rows), longest - passes[0][1])  # the shared part is not computed again
+
+
+def test_sharing_stops_where_it_would_be_wrong_or_useless(gemma, llama, monkeypatch):
+    monkeypatch.setattr(prefix, "MIN_SHARED", 2)
+    ids = list(range(20, 60))
+    window = gemma.model.config.sliding_window
+    assert prefix.prefill_shared(gemma, [[*ids[:window], 5], [*ids[:window], 6]], [(), ()], "all") is None  # the window has dropped tokens
+    assert prefix.prefill_shared(llama, [[*ids[:3], 5], [*ids[:3], *range(50, 60)]], [(), ()], "all") is None  # more padding than prefix
+    assert prefix.prefill_shared(llama, [[1, 2], [3, 4]], [(), ()], "all") is None  # nothing in common
+    assert prefix.prefill_shared(llama, [[*ids, 5], [*ids, 6]], [(), (Push(0, torch.ones(32), 1.0),)], "all") is None  # no two rows alike

@@ -9,7 +9,16 @@ from utils.judge import Answer, Example, JudgeOptions, Rubric, Score, count_stat
 from utils.judge.coherence import LikelihoodCoherence, TokenText, distinct_bigrams, shuffle_words, token_nll
 from utils.model import encode, encode_text
 
-WARM = ["sunny and warm", "hot and bright", "a blazing summer sun", "warm golden light", "heat over the beach", "a bright hot noon", "sunshine all day", "warm sand"]
+WARM = [
+    "sunny and warm",
+    "hot and bright",
+    "a blazing summer sun",
+    "warm golden light",
+    "heat over the beach",
+    "a bright hot noon",
+    "sunshine all day",
+    "warm sand",
+]
 COLD = ["freezing and dark", "cold and icy", "a bitter winter frost", "grey frozen gloom", "snow over the pier", "a dark icy night", "hail all day", "cold mud"]
 RUBRIC = Rubric("weather/warmth", "warm weather", tuple(Example(s, i, t) for s, texts in (("pos", WARM), ("neg", COLD)) for i, t in enumerate(texts)))
 
@@ -85,7 +94,13 @@ def test_an_unknown_judge_or_too_little_text_is_one_line():
 
 # Coherence, on the embedded model with a fixed corpus.
 
-QUESTIONS = ["Why is the sea salty?", "How do I clean glasses?", "What is a good breakfast?", "Why do leaves change colour?", "How should I prepare for a trip?"]
+QUESTIONS = [
+    "Why is the sea salty?",
+    "How do I clean glasses?",
+    "What is a good breakfast?",
+    "Why do leaves change colour?",
+    "How should I prepare for a trip?",
+]
 HUMAN = [
     "The sea is salty because rivers carry dissolved minerals into it, and the water leaves again while the salt stays.",
     "Rinse the glasses under warm water, rub a drop of soap over both sides, and dry them with a soft cloth.",

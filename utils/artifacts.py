@@ -27,6 +27,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def sweep_temporaries(folder: Path) -> None:
+    """Delete what a killed process left half written; nothing ever reads such a file."""
+    for stale in folder.rglob(".*.tmp"):
+        stale.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 

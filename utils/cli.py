@@ -89,7 +89,7 @@ def _show_help(main: Callable[..., None], flags: dict[str, Flag], doc: str) -> N
 
 def is_disk_error(error: OSError) -> bool:
     """Tell a full, read-only or forbidden disk (the user's to mend) from other operating-system errors."""
-    return error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
+    return error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG)
 
 
 def explain_disk_error(error: OSError) -> str:

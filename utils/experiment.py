@@ -1,12 +1,13 @@
 """An experiment's settings: default < config.json < flag, and the command line that numbered scripts share."""
 
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
 from utils.artifacts import read_json, write_json
 from utils.cli import run_cli
 from utils.errors import UserError
-from utils.flags import Flag, flags_of
+from utils.flags import Flag, option_flags
 from utils.paths import ExperimentPaths, TraitPaths
 from utils.stage import Stage, run_stage
 
@@ -64,34 +65,46 @@ def resolve_settings(paths: ExperimentPaths, flags: dict[str, Flag], given: dict
     return settings
 
 
-def parse_traits(trait: str, traits: tuple[str, ...]) -> list[str]:
-    """Return the traits asked for by --trait or --traits, each once."""
-    names = list(dict.fromkeys([*([trait] if trait else []), *traits]))
-    if not names:
-        raise UserError("name a trait: --traits category/name[,category/name…]")
-    return names
+@dataclass(frozen=True)
+class RunOptions:
+    """What a script is run on.
+
+    Args:
+        experiment: Name of the folder under experiments/; names such as gemma-2-2b-it also choose the model.
+        trait: A trait, as category/name.
+        traits: Several traits, separated by commas.
+        force: Run even where everything is up to date, and forget partial progress.
+    """
+
+    experiment: str
+    trait: str = ""
+    traits: tuple[str, ...] = ()
+    force: bool = False
+
+    @property
+    def targets(self) -> list[TraitPaths]:
+        """The traits asked for by --trait or --traits, each once."""
+        names = list(dict.fromkeys([*([self.trait] if self.trait else []), *self.traits]))
+        if not names:
+            raise UserError("name a trait: --traits category/name[,category/name…]")
+        return [TraitPaths(self.experiment, name) for name in names]
+
+
+def stage_flags(stage: Stage) -> dict[str, Flag]:
+    """Return every flag of a numbered script."""
+    return option_flags(RunOptions) | stage.flags
 
 
 def stage_main(stage: Stage) -> None:
     """The main() of every numbered script: one stage, for one trait or several."""
 
-    def main(*, experiment: str, trait: str = "", traits: tuple[str, ...] = (), force: bool = False) -> None:
-        """Shared flags.
-
-        Args:
-            experiment: Name of the folder under experiments/.
-            trait: A trait, as category/name.
-            traits: Several traits, separated by commas.
-            force: Run even where everything is up to date, and forget partial progress.
-        """
-
-    shared = flags_of(main)
-
     def command(**given: Any) -> None:
-        settings = resolve_settings(ExperimentPaths(given["experiment"]), stage.flags, {k: v for k, v in given.items() if k in stage.flags}, keep=True)
-        names = parse_traits(given.get("trait", ""), given.get("traits", ()))
-        failures = run_stage(stage, [TraitPaths(given["experiment"], name) for name in names], settings, force=given.get("force", False))
+        run = RunOptions(**{name: value for name, value in given.items() if name not in stage.flags})
+        own = {name: value for name, value in given.items() if name in stage.flags}
+        targets = run.targets
+        settings = resolve_settings(ExperimentPaths(run.experiment), stage.flags, own, keep=True)
+        failures = run_stage(stage, targets, settings, force=run.force)
         if failures:
-            raise UserError(f"{len(failures)} of {len(names)} traits failed: {', '.join(failures)}")
+            raise UserError(f"{len(failures)} of {len(targets)} traits failed: {', '.join(failures)}")
 
-    run_cli(command, shared | stage.flags, inspect.getdoc(stage.run) or "")
+    run_cli(command, stage_flags(stage), inspect.getdoc(stage.run) or "")

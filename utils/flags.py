@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fire import docstrings
 
@@ -19,7 +19,7 @@ class Flag:
     """One command-line flag, which is also a key of an experiment's config.json."""
 
     name: str
-    kind: Any  # bool, int, float, str, or tuple[one of them, ...]
+    kind: Any  # bool, int, float, str, Literal[texts], or tuple[one of the first four, ...]
     default: Any
     help: str
     is_cosmetic: bool = False  # cannot change what is written: how fast, on which device
@@ -39,6 +39,8 @@ class Flag:
 
 
 def _coerce(kind: Any, value: Any) -> Any:
+    if get_origin(kind) is Literal:
+        return value if value in get_args(kind) else _refuse()
     item = getattr(kind, "__args__", (None,))[0]
     if item is not None:
         values = value if isinstance(value, list | tuple) else [v.strip() for v in str(value).split(",")] if value not in ("", None) else []
@@ -61,6 +63,8 @@ def _refuse() -> Any:
 
 def describe_kind(kind: Any) -> str:
     """Name a flag's type for a person."""
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(get_args(kind))
     names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
     return names.get(kind) or f"{names[kind.__args__[0]].removeprefix('a ')}s separated by commas"
 
@@ -74,16 +78,18 @@ def flags_of(function: Callable, cosmetic: tuple[str, ...] = ()) -> dict[str, Fl
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
         if dataclasses.is_dataclass(hints[name]):
-            flags |= _fields(hints[name])
+            flags |= option_flags(hints[name])
         else:
             flags[name] = Flag(name, hints[name], parameter.default, help_texts.get(name, ""), name in cosmetic)
     return flags
 
 
-def _fields(options: Any) -> dict[str, Flag]:
+def option_flags(options: Any) -> dict[str, Flag]:
+    """Return the flags of an options dataclass: a field without a default is a flag that must be given."""
     hints, help_texts = get_type_hints(options), _help(options)
     hidden = getattr(options, "cosmetic", ())
-    return {f.name: Flag(f.name, hints[f.name], f.default, help_texts.get(f.name, ""), f.name in hidden) for f in dataclasses.fields(options)}
+    fields = {f.name: REQUIRED if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(options)}
+    return {name: Flag(name, hints[name], default, help_texts.get(name, ""), name in hidden) for name, default in fields.items()}
 
 
 def _help(documented: Any) -> dict[str, str]:

@@ -13,6 +13,7 @@ from utils.batching import halve_on_oom, plan_batches
 from utils.hooks import Push, steer
 from utils.journal import Journal, key_of
 from utils.model import LM
+from utils.prefix import prefill_shared
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,16 @@ def _generate_batch(lm: LM, batch: Sequence[Row], sampling: Sampling, positions:
     ids, mask = pad_left([row.prompt_ids for row in batch], lm.tokenizer.pad_token_id)
     width = ids.shape[1]
     processors = LogitsProcessorList([GumbelNoise([row.seed for row in batch], sampling.temperature, width)] if sampling.temperature > 0 else [])
-    with steer(lm.model, [row.pushes for row in batch], positions):
+    plan = [row.pushes for row in batch]
+    shared = prefill_shared(lm, [row.prompt_ids for row in batch], plan, positions)
+    with steer(lm.model, plan, positions):
         output = lm.model.generate(
-            input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), do_sample=False, logits_processor=processors, max_new_tokens=sampling.max_new_tokens
+            past_key_values=shared,
+            input_ids=ids.to(lm.device),
+            attention_mask=mask.to(lm.device),
+            do_sample=False,
+            logits_processor=processors,
+            max_new_tokens=sampling.max_new_tokens,
         )
     ends = lm.model.generation_config.eos_token_id
     return [cut_at_end(row, set(ends) if isinstance(ends, list) else {ends}) for row in output[:, width:].tolist()]  # sliced at the padded width

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from utils.model import layers
 
-COMPONENTS = ("residual", "attn_out", "mlp_out")
-POSITIONS = ("all", "response")
+Component = Literal["residual", "attn_out", "mlp_out"]
+Positions = Literal["all", "response"]
+COMPONENTS, POSITIONS = get_args(Component), get_args(Positions)
 
 
 def hidden_of(output: Any) -> Tensor:
@@ -177,12 +178,16 @@ def _count_pass(check: SteerCheck) -> None:
 
 
 def _editor(slots: list[Slot], positions: str, before: list[Tensor]) -> Callable:
+    on_device: list[Slot] = []  # moved once, to wherever the layer turns out to be
+
     def edit(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         hidden = hidden_of(output)
-        before[:] = [hidden[:, -1].float()]
+        if not before:  # only the first pass is measured
+            before.append(hidden[:, -1].float())
+            on_device.extend((operation, v.to(hidden.device), c.to(hidden.device)) for operation, v, c in slots)
         steered = hidden if positions == "all" else hidden[:, -1:]
-        for operation, vectors, coefficients in slots:
-            steered = OPERATIONS[operation](steered, vectors.to(hidden.device), coefficients.to(hidden.device))
+        for operation, vectors, coefficients in on_device:
+            steered = OPERATIONS[operation](steered, vectors, coefficients)
         if positions == "response":
             steered = torch.cat([hidden[:, :-1], steered], dim=1)
         return _with_hidden(output, steered)
@@ -198,7 +203,7 @@ def _watcher(check: SteerCheck, layer: int, slots: list[Slot], before: list[Tens
         if layer not in check.measured:
             steered = hidden_of(output)[:, -1]
             moved = steered.float() - before[0]
-            total = torch.stack(additions).sum(0) if additions else torch.zeros_like(moved)
+            total = torch.stack(additions).sum(0) if additions else torch.zeros(moved.shape)
             check.rounding[layer] = 4 * torch.finfo(steered.dtype).eps * before[0].norm(dim=-1).cpu()
             check.measured[layer] = (moved * nn.functional.normalize(total.to(moved.device), dim=-1)).sum(-1).cpu()
 

@@ -4,7 +4,7 @@ import gc
 import importlib.util
 import os
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jinja2 import TemplateError
@@ -36,7 +36,7 @@ class ModelOptions:
 
     model: str = ""
     revision: str = ""
-    dtype: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     load_in_8bit: bool = False
     load_in_4bit: bool = False
@@ -158,8 +158,6 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """Return the torch dtype; "auto" is bfloat16 on a GPU and float32 elsewhere."""
     if wanted == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if wanted not in DTYPES:
-        raise UserError(f"unknown --dtype {wanted}; choose auto, {', '.join(DTYPES)}")
     return DTYPES[wanted]
 
 

@@ -1,12 +1,11 @@
 """Where every file lives. No other module spells a path under datasets/ or experiments/."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from utils.errors import UserError
 
-ROOT = Path(os.environ.get("TRAITSCOPE_ROOT") or Path(__file__).parents[1]).resolve()  # never the current directory
 SIDES = ("pos", "neg")
 WRITERS = {  # what a trait's folder holds, and the stage that writes it
     "vetting/scenario_scores.json": "0_vet_scenarios",
@@ -16,6 +15,11 @@ WRITERS = {  # what a trait's folder holds, and the stage that writes it
     "vectors/": "4_fit_vectors",
     "results.json": "5_steer_evaluate",
 }
+
+
+def root_dir() -> Path:
+    """Return the folder that holds datasets/ and experiments/: TRAITSCOPE_ROOT, else this checkout; never the current directory."""
+    return Path(os.environ.get("TRAITSCOPE_ROOT") or Path(__file__).parents[1]).resolve()
 
 
 def cache_dir() -> Path:
@@ -37,7 +41,7 @@ class ExperimentPaths:
     """The files of one experiment that belong to no single trait."""
 
     experiment: str
-    root: Path = ROOT
+    root: Path = field(default_factory=root_dir)
 
     def __post_init__(self) -> None:
         check_name("experiment", self.experiment, range(1, 2))
@@ -60,7 +64,7 @@ class TraitPaths:
 
     experiment: str
     trait: str
-    root: Path = ROOT
+    root: Path = field(default_factory=root_dir)
 
     def __post_init__(self) -> None:
         check_name("experiment", self.experiment, range(1, 2))

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from utils.artifacts import digest, write_json
+from utils.artifacts import digest, sweep_temporaries, write_json
 from utils.cli import explain_disk_error, is_disk_error
 from utils.errors import UserError
 from utils.flags import Flag, bind, flags_of
@@ -98,6 +98,8 @@ def execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], *, force: b
         raise UserError(f"{stage.name} needs {absent[0]}, which does not exist" + (f"; run {writer} first" if writer else ""))
     if force:
         paths.journal(stage.name).unlink(missing_ok=True)
+    for folder in (paths.dir, paths.steering):
+        sweep_temporaries(folder)
     paths.manifest(stage.name).unlink(missing_ok=True)
     start = time.monotonic()
     summary = stage.run(paths, **bind(stage.run, params))

@@ -11,6 +11,7 @@ from analysis.steering.verdict import Trial, median_example, reach_verdict
 from utils.capture import Reading, pool_activations, select_positions
 from utils.directions import draw_directions
 from utils.generation import Sampling, Work
+from utils.hooks import Positions
 from utils.judge import Judge
 from utils.judge.coherence import LikelihoodCoherence
 from utils.model import LM
@@ -28,10 +29,10 @@ class Protocol:
         null_seed: Seed of the random directions and of the shuffled labels.
     """
 
-    doses: tuple[float, ...] = (0.1, 0.15, 0.2, 0.3)
+    doses: tuple[float, ...] = (0.1, 0.2, 0.3)
     random_pairs: int = 20
     coherence_gate: float = 70.0
-    positions: str = "all"
+    positions: Positions = "all"
     null_seed: int = 0
 
 

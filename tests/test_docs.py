@@ -1,0 +1,63 @@
+"""Every command that README and docs show is one that the scripts understand."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from extraction import run_pipeline
+from utils.cli import parse_arguments
+from utils.experiment import stage_flags
+from utils.flags import Flag
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"(?:\.venv/bin/)?python (extraction/\w+\.py)([^\n`]*)")
+
+
+def flags_of_script(script: str) -> dict[str, Flag]:
+    name = Path(script).stem
+    return run_pipeline.all_flags() if name == "run_pipeline" else stage_flags(run_pipeline.load_stage(name))
+
+
+def commands() -> list[tuple[str, str, str]]:
+    return [(page.name, m[1], m[2].split("#")[0]) for page in PAGES for m in COMMAND.finditer(page.read_text())]
+
+
+def test_there_are_commands_to_check():
+    assert len(commands()) >= 8
+    assert {script for _, script, _ in commands()} >= {"extraction/run_pipeline.py", "extraction/2_vet_responses.py"}
+
+
+@pytest.mark.parametrize(("page", "script", "arguments"), commands())
+def test_a_documented_command_parses(page, script, arguments):
+    assert (ROOT / script).is_file()
+    parse_arguments(shlex.split(arguments), flags_of_script(script))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_flag_a_page_mentions_exists(page):
+    known = {name.replace("_", "-") for name in run_pipeline.all_flags()} | {"help", "no-deps"}
+    assert set(re.findall(r"--([a-z][a-z0-9-]*)", page.read_text())) <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_file_a_page_links_or_names_exists(page):
+    text = page.read_text()
+    named = re.findall(r"`((?:utils|extraction|analysis|docs|tests|datasets)/[\w./-]+\.(?:py|md|json|txt))`", text)
+    linked = [page.parent / m for m in re.findall(r"\]\(([^)#:]+)\)", text)]
+    assert not [p for p in [*(ROOT / n for n in named), *linked] if not p.exists()]
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"`make (\w+)`|^    make (\w+)", "\n".join(p.read_text() for p in PAGES), re.MULTILINE))))
+def test_every_make_target_exists(target):
+    assert re.search(rf"^{''.join(target)}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["run_pipeline", *run_pipeline.NAMES])
+def test_every_flag_has_help_and_a_default_of_its_own_type(name):
+    for flag in flags_of_script(f"extraction/{name}.py").values():
+        assert flag.help, flag.name
+        if flag.name != "experiment":
+            assert flag.coerce(flag.default) == flag.default

@@ -1,0 +1,210 @@
+"""Settings: default < config.json < flag, and the first run writes down what it meant."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils.errors import UserError
+from utils.experiment import MODELS, default_model, parse_traits, resolve_settings
+from utils.flags import flags_of
+from utils.paths import ExperimentPaths
+from utils.stage import Stage
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+SCRIPT = """
+from utils.artifacts import write_text
+from utils.errors import UserError
+from utils.experiment import stage_main
+from utils.stage import Stage
+
+def work(paths, *, model: str = "", seed: int = 0, batch_size: int = 8) -> dict:
+    if paths.trait.endswith("bad"):
+        raise UserError("mend the bad one")
+    write_text(paths.scenario_scores, f"{model} {seed} {batch_size}")
+    return {"texts": 1}
+
+stage_main(Stage("0_vet_scenarios", work, lambda p, v: [], lambda p, v: [p.scenario_scores], cosmetic=("batch_size",)))
+"""
+
+
+def work(paths, *, model: str = "", seed: int = 0, temperature: float = 0.5, methods: tuple[str, ...] = ("probe",), batch_size: int = 8) -> dict:
+    """A stage's parameters."""
+    return {}
+
+
+@pytest.fixture
+def paths(tmp_path) -> ExperimentPaths:
+    return ExperimentPaths("demo", tmp_path)
+
+
+@pytest.fixture
+def flags():
+    return flags_of(work, cosmetic=("batch_size",))
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage("9_work", work, lambda paths, params: [], lambda paths, params: [], cosmetic=("batch_size",))
+
+
+@pytest.fixture
+def resolve(paths, flags):
+    return lambda keep=True, **given: resolve_settings(paths, flags, given, keep=keep)
+
+
+@pytest.fixture
+def write_config(paths):
+    def write(content) -> None:
+        paths.dir.mkdir(parents=True, exist_ok=True)
+        paths.config.write_text(content if isinstance(content, str) else json.dumps(content))
+
+    return write
+
+
+def read_config(paths) -> dict:
+    return json.loads(paths.config.read_text())
+
+
+def run_script(tmp_path, *arguments):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    env = os.environ | {"PYTHONPATH": str(CHECKOUT), "TRAITSCOPE_ROOT": str(tmp_path)}
+    return subprocess.run([sys.executable, tmp_path / "script.py", *arguments], env=env, capture_output=True, text=True, check=False)
+
+
+def test_a_flag_wins_over_the_config_and_the_config_over_the_default(stage, resolve, write_config):
+    write_config({"model": "embedded", "seed": 1, "temperature": 1.0})
+    params = stage.params(resolve(seed=2))
+    assert params == {"model": "embedded", "seed": 2, "temperature": 1.0, "methods": ("probe",), "batch_size": 8}
+
+
+def test_a_flag_that_contradicts_the_config_says_so(resolve, write_config, paths, capsys):
+    write_config({"model": "embedded", "temperature": 1.0, "batch_size": 4})
+    assert resolve(temperature=0.25, batch_size=16)["batch_size"] == 16
+    notes = capsys.readouterr().out.splitlines()
+    assert notes == [f"note: --batch-size 16 overrides 4 of {paths.config}", f"note: --temperature 0.25 overrides 1.0 of {paths.config}"]
+
+
+@pytest.mark.parametrize(
+    ("written", "given"), [({"temperature": 1}, {"temperature": 1.0}), ({"methods": ["a", "b"]}, {"methods": ("a", "b")}), ({}, {"seed": 3})]
+)
+def test_a_flag_that_agrees_with_the_config_says_nothing(resolve, write_config, capsys, written, given):
+    write_config({"model": "embedded"} | written)
+    assert resolve(**given) == {"model": "embedded"} | given
+    assert capsys.readouterr().out == ""
+
+
+def test_the_first_run_writes_its_model_and_flags_but_none_that_is_cosmetic(resolve, paths):
+    resolve(seed=3, methods=("a", "b"), batch_size=2)
+    assert read_config(paths) == {"model": "embedded", "seed": 3, "methods": ["a", "b"]}
+
+
+def test_a_later_run_means_the_same_without_flags(resolve):
+    first = resolve(seed=3, methods=("a", "b"))
+    assert resolve() == first
+
+
+def test_a_config_that_is_there_is_never_rewritten(resolve, write_config, paths):
+    write_config('{"model": "embedded",\n"seed": 1, "note to self": "keep"}')
+    before = paths.config.read_bytes()
+    resolve(seed=2, temperature=0.1)
+    assert paths.config.read_bytes() == before
+
+
+def test_without_keep_nothing_is_written(resolve, paths):
+    assert resolve(keep=False, seed=3) == {"model": "embedded", "seed": 3}
+    assert list(paths.root.iterdir()) == []
+
+
+def test_a_stage_without_a_model_starts_no_config(paths, flags):
+    del flags["model"]
+    assert resolve_settings(paths, flags, {"seed": 1}, keep=True) == {"seed": 1}
+    assert not paths.config.exists()
+
+
+def test_an_experiment_named_after_no_model_says_what_to_pass_and_writes_nothing(tmp_path, flags):
+    paths = ExperimentPaths("my-test", tmp_path)
+    with pytest.raises(UserError, match=r"'my-test'.*--model"):
+        resolve_settings(paths, flags, {}, keep=True)
+    assert not paths.dir.exists()
+
+
+def test_an_experiment_named_after_no_model_takes_one_from_flag_or_config(tmp_path, flags):
+    paths = ExperimentPaths("my-test", tmp_path)
+    assert resolve_settings(paths, flags, {"model": "org/name"}, keep=True)["model"] == "org/name"
+    assert resolve_settings(paths, flags, {}, keep=True)["model"] == "org/name"
+
+
+@pytest.mark.parametrize("model", [None, ""])
+def test_an_empty_model_in_the_config_leaves_the_name_to_decide(resolve, write_config, model):
+    write_config({"model": model})
+    assert resolve()["model"] == "embedded"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_names_of_models_are_names_of_experiments(name, tmp_path):
+    assert ExperimentPaths(name, tmp_path)
+    assert default_model(name) == MODELS[name]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '"text"', "null", "3"])
+def test_a_config_that_is_no_object_is_a_user_error_that_names_it(resolve, write_config, paths, content):
+    write_config(content)
+    with pytest.raises(UserError) as caught:
+        resolve()
+    assert str(paths.config) in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", [{"seed": "x"}, {"seed": 1.5}, {"temperature": True}, {"seed": []}])
+def test_a_setting_of_the_wrong_kind_is_a_user_error_that_names_it(resolve, write_config, setting):
+    write_config({"model": "embedded"} | setting)
+    with pytest.raises(UserError, match=r"--(seed|temperature)"):
+        resolve()
+
+
+@pytest.mark.xfail(strict=True, reason="the error speaks of a flag that was not given, and does not name config.json")
+def test_a_setting_of_the_wrong_kind_is_found_by_the_name_of_its_file(resolve, write_config, paths):
+    write_config({"model": "embedded", "seed": "x"})
+    with pytest.raises(UserError, match=r"config\.json"):
+        resolve()
+
+
+def test_settings_in_a_config_take_their_flag_s_kind_and_others_stay(resolve, write_config):
+    write_config({"model": "embedded", "seed": "7", "methods": "a,b", "unknown": {"x": [1]}})
+    assert resolve() == {"model": "embedded", "seed": 7, "methods": ("a", "b"), "unknown": {"x": [1]}}
+
+
+@pytest.mark.parametrize(
+    ("trait", "traits", "expected"),
+    [("a/b", (), ["a/b"]), ("", ("a/b", "c/d"), ["a/b", "c/d"]), ("c/d", ("a/b", "c/d", "a/b"), ["c/d", "a/b"]), ("", ("z/z", "a/b"), ["z/z", "a/b"])],
+)
+def test_traits_are_taken_once_each_in_the_order_given(trait, traits, expected):
+    assert parse_traits(trait, traits) == expected
+
+
+def test_no_trait_is_a_user_error_that_says_how_to_name_one():
+    with pytest.raises(UserError, match="--traits category/name"):
+        parse_traits("", ())
+
+
+def test_a_script_of_one_stage_runs_every_trait_and_says_which_failed(tmp_path):
+    done = run_script(tmp_path, "--experiment", "demo", "--traits", "a/bad,a/good", "--seed", "3", "--batch-size", "2")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: 1 of 2 traits failed: a/bad"
+    assert "a/bad: failed: mend the bad one" in done.stderr
+    assert "Traceback" not in done.stderr
+    written = tmp_path / "experiments/demo/extraction/a/good/vetting/scenario_scores.json"
+    assert written.read_text() == "embedded 3 2"
+    assert read_config(ExperimentPaths("demo", tmp_path)) == {"model": "embedded", "seed": 3}
+
+
+def test_a_script_of_one_stage_goes_by_the_config_and_skips_what_is_done(tmp_path, write_config):
+    write_config({"model": "embedded", "seed": 5})
+    for words in ("no completed run", "up to date"):
+        done = run_script(tmp_path, "--experiment", "demo", "--trait", "a/good")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert words in done.stdout
+    assert (tmp_path / "experiments/demo/extraction/a/good/vetting/scenario_scores.json").read_text() == "embedded 5 8"

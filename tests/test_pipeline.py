@@ -1,0 +1,279 @@
+"""The pipeline as a user runs it: whole processes, on a tiny model for the mechanics and on the embedded one for the story."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import copy_trait
+
+from extraction import run_pipeline
+from utils.cli import run_cli
+from utils.experiment import stage_main
+
+CODE = Path(__file__).parents[1]
+OPTIMISM, FORMALITY = "epistemic/optimism", "behavioral/formality"
+SMALL = ["--max-new-tokens", "6", "--subset", "3", "--random-pairs", "2", "--doses", "0.1,0.3", "--min-usable", "2"]
+ALL_PASS = ["--pos-threshold", "0", "--neg-threshold", "100"]  # a random model's texts show no trait
+
+
+def start(root: Path, *args: str) -> subprocess.Popen:
+    environment = os.environ | {"TRAITSCOPE_ROOT": str(root)}
+    command = [sys.executable, str(CODE / "extraction/run_pipeline.py"), *args]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run_process(root: Path, *args: str, code: int = 0) -> str:
+    """Run the pipeline in a process of its own and return what it printed."""
+    process = start(root, *args)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, out + err
+    assert "Traceback" not in err
+    return out + err
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Run a script's command line in this process (which has its libraries loaded already), and return what it printed."""
+
+    def run_here(root: Path, *args: str, script: str = "run_pipeline", code: int = 0) -> str:
+        monkeypatch.setenv("TRAITSCOPE_ROOT", str(root))
+        monkeypatch.setattr(sys, "argv", [f"extraction/{script}.py", *args])
+        capfd.readouterr()
+        try:
+            if script == "run_pipeline":
+                run_cli(run_pipeline.main, run_pipeline.all_flags(), "")
+            else:
+                stage_main(run_pipeline.load_stage(script))
+            status = 0
+        except SystemExit as exit:
+            print(exit.code, file=sys.stderr)  # as the interpreter does
+            status = 1
+        printed = "".join(capfd.readouterr())
+        assert status == code, printed
+        assert "Traceback" not in printed
+        return printed
+
+    return run_here
+
+
+def stages(output: str, word: str) -> set[tuple[str, str]]:
+    """Return the (stage number, trait) of the lines that say `word`."""
+    return {(m[1], m[2]) for m in re.finditer(rf"^\[(\d)_\w+\] (\S+): .*{word}", output, re.MULTILINE)}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def home(tmp_path) -> Path:
+    copy_trait(tmp_path, OPTIMISM, 12)
+    copy_trait(tmp_path, FORMALITY, 12)
+    return tmp_path
+
+
+def test_the_story_on_the_embedded_model(home):
+    traits = ["--experiment", "demo", "--traits", f"{FORMALITY},{OPTIMISM}"]
+    settings = ["--layers", "14", "--method", "mean_diff", *SMALL, "--max-new-tokens", "12"]
+    first = run_process(home, *traits, *settings)
+    assert first.count("model: embedded on cpu") == 1  # loaded once, whatever the number of traits
+    assert len(stages(first, r"\d s \(no completed run\)")) == 12
+    base = home / "experiments" / "demo"
+
+    rows = json.loads((base / "summary.json").read_text())
+    assert [row["trait"] for row in rows] == [FORMALITY, OPTIMISM]
+    for row in rows:
+        assert row["verdict"] in ("works", "not proven", "breaks the text")
+        assert row["vectors"] == 150
+        assert row["effect"]["low"] <= row["effect"]["mean"] <= row["effect"]["high"]
+        assert row["p"] >= 1 / 3  # two random pairs cannot say more
+        assert row["coherence_before"] > 80
+        assert set(row["example"]) == {"question", "unsteered", "plus", "minus"}
+        assert row["trait"] in first
+    with open(base / "summary.csv") as file:
+        assert [row["verdict"] for row in csv.DictReader(file)] == [row["verdict"] for row in rows]
+    assert "unsteered" in first
+    assert "+vector" in first
+    assert not list(base.rglob("*.progress.jsonl"))
+    tests = json.loads((base / "steering" / OPTIMISM / "responses" / "test.json").read_text())["rows"]
+    assert len({row["arm"] for row in tests}) == 2 + 2 * (2 + 2)  # unsteered, system prompt, ± of vector, shuffled and 2 random
+    assert all(row["response_ids"] for row in tests)
+
+    second = run_process(home, *traits, *settings)
+    assert len(stages(second, "up to date")) == 12
+    assert "model:" not in second
+
+    definition = home / "datasets" / "traits" / OPTIMISM / "definition.txt"
+    definition.write_text(definition.read_text() + " more")
+    predicted = run_process(home, *traits, *settings, "--dry-run")
+    actual = run_process(home, *traits, *settings)
+    expected = {(number, OPTIMISM) for number in "025"}
+    assert stages(predicted, "would run") == expected
+    assert stages(actual, "input changed") == expected
+    assert len(stages(actual, "up to date")) == 9
+
+
+@pytest.fixture
+def tiny(tiny_folders) -> list[str]:
+    return ["--experiment", "tiny", "--traits", OPTIMISM, "--model", tiny_folders["llama"], "--layers", "1-2", *SMALL, *ALL_PASS]
+
+
+def test_killed_at_any_moment_it_resumes_and_ends_with_the_same_bytes(home, tiny, tmp_path_factory):
+    other = tmp_path_factory.mktemp("uninterrupted")
+    copy_trait(other, OPTIMISM, 12)
+    batches = ["--batch-size", "7"]
+    run_process(other, *tiny, *batches)
+    folder = Path("experiments") / "tiny" / "extraction" / OPTIMISM
+    moments = ["vetting/scenario_scores.json", "stages/1_generate_responses.progress.jsonl", "responses/pos.json", "activations/all_layers.pt"]
+    moments += ["vectors/mean_diff_layer2.pt", "stages/5_steer_evaluate.progress.jsonl"]
+    for moment in moments:
+        process = start(home, *tiny, *batches)
+        while process.poll() is None and not (home / folder / moment).exists():
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, moment
+    final = run_process(home, *tiny, *batches)
+    assert stages(final, "up to date") == {(n, OPTIMISM) for n in "01234"}
+    for part in ("vetting", "responses", "activations", "vectors"):
+        assert contents(home / folder / part) == contents(other / folder / part), part
+    assert contents(home / "experiments/tiny/steering") == contents(other / "experiments/tiny/steering")
+
+
+def test_one_bad_trait_does_not_stop_the_others_and_the_last_lines_say_what_to_do(run, home, tiny):
+    (home / "datasets" / "traits" / FORMALITY / "negative.txt").write_text("")
+    arguments = [a if a != OPTIMISM else f"{FORMALITY},no/such,{OPTIMISM}" for a in tiny]
+    output = run(home, *arguments, "--no-steering", code=1)
+    assert len(stages(output, r"\d s \(no completed run\)")) == 5
+    assert f"{FORMALITY}: failed at 0_vet_scenarios: {FORMALITY}: the neg side is empty" in output
+    assert "no/such: failed at 0_vet_scenarios: unknown trait no/such" in output
+    assert [row["trait"] for row in json.loads((home / "experiments/tiny/summary.json").read_text())] == [OPTIMISM]
+
+
+def test_a_numbered_stage_by_hand_uses_the_experiments_settings(run, home, tiny):
+    run(home, *tiny, "--no-steering")
+    by_hand = run(home, "--experiment", "tiny", "--trait", OPTIMISM, script="4_fit_vectors")
+    assert "up to date" in by_hand
+    changed = run(home, "--experiment", "tiny", "--trait", OPTIMISM, "--methods", "mean_diff", "--fit-layers", "1", script="4_fit_vectors")
+    assert re.search(r"1 vectors, .*methods \[.*\] → \['mean_diff'\]", changed)
+    forced = run(home, "--experiment", "tiny", "--trait", OPTIMISM, "--force", script="2_vet_responses")
+    assert "(--force)" in forced
+
+
+def test_moving_a_threshold_judges_nothing_again(run, home, tiny):
+    run(home, *tiny, "--no-steering")
+    moved = run(home, *tiny, "--no-steering", "--neg-threshold", "99.5")
+    assert stages(moved, "neg_threshold") == {("4", OPTIMISM)}
+    assert "note: --neg-threshold 99.5 overrides 100.0" in moved
+
+
+def test_vectors_of_one_model_steer_another(run, home, tiny_folders, tiny):
+    arguments = [a if a != tiny_folders["llama"] else tiny_folders["base"] for a in tiny]
+    output = run(home, *arguments, "--steer-experiment", "chat", "--steer-model", tiny_folders["sibling"])
+    results = json.loads((home / "experiments" / "chat" / "steering" / OPTIMISM / "results.json").read_text())
+    assert results["made_by"]["model"]["name"] == tiny_folders["sibling"]
+    assert results["made_by"]["vectors"]["experiment"] == "tiny"
+    assert results["made_by"]["vectors"]["model"]["name"] == tiny_folders["base"]
+    assert len(re.findall(r"^model: ", output, re.MULTILINE)) == 2
+    assert json.loads((home / "experiments/chat/config.json").read_text())["model"] == tiny_folders["sibling"]
+    refused = run(home, *arguments, "--steer-experiment", "shallow", "--steer-model", tiny_folders["shallow"], code=1)
+    assert "are for 4 layers of width 32" in refused
+
+
+def test_failed_scenarios_are_dropped_on_request(run, home, tiny):
+    strict = ["--stages", "0-1", "--drop-failed-scenarios", "--pos-threshold", "55", "--neg-threshold", "45"]
+    run(home, *tiny, *strict)
+    scores = json.loads((home / "experiments/tiny/extraction" / OPTIMISM / "vetting/scenario_scores.json").read_text())["rows"]
+    expected = {f"pos:{r['group']}:0" for r in scores if r["side"] == "pos" and r["value"] >= 55}
+    made = json.loads((home / "experiments/tiny/extraction" / OPTIMISM / "responses/pos.json").read_text())
+    assert {row["key"] for row in made["rows"]} == expected
+    assert 0 < len(expected) < 12
+    assert json.loads((home / "experiments/tiny/extraction" / OPTIMISM / "stages/1_generate_responses.json").read_text())["params"]["drop_failed_scenarios"]
+
+
+def test_no_vet_uses_every_response(run, home, tiny):
+    output = run(home, *tiny[:-4], "--no-vet", "--no-steering")
+    assert {number for number, _ in stages(output, "no completed run")} == {"1", "3", "4"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--traits", "../../etc"], "bad trait name"),
+        (["--traits", OPTIMISM, "--experiment", "a/b"], "bad experiment name"),
+        (["--traits", OPTIMISM, "--experiment", "my-own"], "pass --model"),
+        (["--traits", OPTIMISM, "--metods", "ica"], "unknown flag --metods; did you mean --methods?"),
+        (["--traits", OPTIMISM, "--random-pairs", "many"], "--random-pairs expects a whole number, not 'many'"),
+        (["--traits", OPTIMISM, "--stages", "4-9"], "stages go from 0 to 5"),
+        ([], "name a trait"),
+    ],
+)
+def test_a_wrong_command_is_one_line_and_loads_nothing(run, home, arguments, message):
+    output = run(home, *(["--experiment", "demo"] if "--experiment" not in arguments else []), *arguments, code=1)
+    assert message in output
+    assert len(output.strip().splitlines()) == 1
+    assert not (home / "experiments").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "pca", "--stages", "4"], "unknown method 'pca'; choose mean_diff, probe"),
+        (["--fit-layers", "77", "--stages", "4"], "no layer 77; the model has layers 0 to 3"),
+        (["--min-usable", "50", "--stages", "4"], "only 12 usable pos responses, 50 are needed"),
+        (["--layers", "77", "--stages", "5"], "no layer 77"),
+        (["--method", "pca", "--stages", "5"], "pca_layer1.pt, which does not exist; run 4_fit_vectors first"),
+        (["--position", "tail", "--stages", "3"], "unknown position 'tail'"),
+        (["--component", "heads", "--stages", "3"], "--component expects one of residual, attn_out, mlp_out, not 'heads'"),
+        (["--probe-scale", "std"], "expects one of norm, raw"),
+        (["--judge", "oracle", "--stages", "2"], "unknown judge 'oracle'"),
+    ],
+)
+def test_an_impossible_setting_is_one_clear_line_and_keeps_earlier_results(run, home, tiny, arguments, message, prepared):
+    experiments = prepared
+    before = contents(experiments / "experiments")
+    output = run(experiments, *tiny, *arguments, code=1)
+    assert message in output
+    after = contents(experiments / "experiments")
+    assert {k: v for k, v in before.items() if "/stages/" not in k and "summary" not in k} == {
+        k: v for k, v in after.items() if "/stages/" not in k and "summary" not in k
+    }
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, tiny_folders) -> Path:
+    """A finished tiny experiment that several tests fail to damage."""
+    root = tmp_path_factory.mktemp("prepared")
+    copy_trait(root, OPTIMISM, 12)
+    settings = ["--experiment", "tiny", "--traits", OPTIMISM, "--model", tiny_folders["llama"], "--layers", "1-2", *SMALL, *ALL_PASS]
+    run_process(root, *settings)
+    return root
+
+
+def test_a_disk_that_takes_no_more_is_one_line_and_loses_nothing(run, home, tiny):
+    import resource
+
+    run(home, *tiny, "--stages", "0")
+    scores = contents(home / "experiments/tiny/extraction" / OPTIMISM / "vetting")
+    environment = os.environ | {"TRAITSCOPE_ROOT": str(home)}
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))  # noqa: E731  # what a full quota looks like to a process
+    done = subprocess.run(
+        [sys.executable, str(CODE / "extraction/run_pipeline.py"), *tiny, "--no-steering"],
+        env=environment | {"PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "File too large; make room or make it writable, then run the same command again" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert contents(home / "experiments/tiny/extraction" / OPTIMISM / "vetting") == scores
+    assert len(stages(run(home, *tiny, "--no-steering"), "no completed run")) == 4

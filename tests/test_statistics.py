@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from analysis.separation import auroc_interval, auroc_of, cohens_d, separation
+from analysis.statistics import bootstrap_mean, compare_with_null, t_statistic
+from analysis.steering.questions import split_questions
+from utils.errors import UserError
+
+
+def test_auroc_counts_pairs_with_ties_as_half():
+    assert auroc_of(np.array([3.0, 1.0]), np.array([1.0, 0.0])) == pytest.approx((1 + 1 + 0.5 + 1) / 4)
+    assert auroc_of(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1.0
+
+
+def test_cohens_d_is_the_textbook_value():
+    assert cohens_d(np.array([2.0, 4.0, 6.0]), np.array([1.0, 3.0, 5.0])) == pytest.approx(0.5)
+
+
+def test_auroc_interval_is_honest_at_one_and_shrinks_with_n():
+    low, high = auroc_interval(1.0, 10, 10)
+    assert high == 1.0
+    assert 0.7 < low < 0.95
+    assert auroc_interval(1.0, 100, 100)[0] > low
+
+
+def test_auroc_interval_covers_the_truth():
+    rng = np.random.default_rng(0)
+    truth, covered = 0.7602, 0  # Φ(1/√2)
+    for _ in range(300):
+        value = auroc_of(rng.normal(1, 1, 20), rng.normal(0, 1, 20))
+        low, high = auroc_interval(value, 20, 20)
+        covered += low <= truth <= high
+    assert 0.91 <= covered / 300 <= 0.995
+
+
+def test_separation_of_too_few_is_none_and_not_a_number():
+    assert separation(np.array([1.0]), np.array([0.0, 0.1]), 0.5) is None
+
+
+def test_separation_reports_sizes_and_accuracy_at_the_centre():
+    result = separation(np.array([1.0, 2.0, 0.4]), np.array([0.0, 0.1]), 0.5)
+    assert (result["n_pos"], result["n_neg"], result["accuracy"]) == (3, 2, 0.8)
+
+
+def test_bootstrap_interval_covers_the_mean():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(200):
+        mean, low, high = bootstrap_mean(rng.normal(1.0, 2.0, 25), draws=1000, seed=seed)
+        assert low <= mean <= high
+        hits += low <= 1.0 <= high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_null_comparison_ranks_both_signs_and_never_reaches_zero():
+    null = np.array([1.0, -2.0, 0.5, -0.5])
+    assert compare_with_null(3.0, null)["p"] == pytest.approx(1 / 5)
+    assert compare_with_null(1.5, null)["p"] == pytest.approx(2 / 5)
+    assert compare_with_null(3.0, null)["range"] == [-2.0, 2.0]
+    assert compare_with_null(3.0, null)["z"] == pytest.approx(3 / np.sqrt((1 + 4 + 0.25 + 0.25) / 4))
+
+
+def test_t_statistic_of_one_value_or_no_spread_is_finite():
+    assert t_statistic(np.array([5.0])) == 0.0
+    assert np.isfinite(t_statistic(np.array([1.0, 1.0])))
+
+
+def test_questions_are_split_by_their_text_alone():
+    questions = [f"What about {i}?" for i in range(60)]
+    dev, test = split_questions(questions)
+    assert not set(dev) & set(test)
+    assert set(dev) | set(test) == set(questions)
+    assert 12 <= len(dev) <= 36
+    more_dev, more_test = split_questions([*reversed(questions), "One more?", "Two more?"])
+    assert set(dev) <= set(more_dev)
+    assert set(test) <= set(more_test)
+
+
+def test_a_repeated_question_counts_once_and_too_few_are_refused():
+    questions = [f"What about {i}?" for i in range(20)]
+    assert split_questions(questions + questions) == split_questions(questions)
+    with pytest.raises(UserError, match="add some"):
+        split_questions(questions[:3])
+
+
+def test_subset_keeps_the_first_of_each_part():
+    questions = [f"What about {i}?" for i in range(60)]
+    dev, test = split_questions(questions)
+    assert split_questions(questions, 5) == (dev[:5], test[:5])
