@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.artifacts import digest, load_tensor, read_json, save_tensor, write_bytes, write_json, write_text
+from utils.artifacts import digest, load_tensor, read_json, save_tensor, sweep_temporaries, write_bytes, write_json, write_text
 from utils.errors import UserError
 from utils.journal import Journal, key_of
 
@@ -107,6 +107,21 @@ def test_the_new_content_is_whole_and_synced_in_a_sibling_before_the_old_is_repl
     monkeypatch.setattr(os, "replace", checked_replace)
     write_text(file, "new")
     assert seen == ["fsync", "replace"]
+
+
+def test_what_a_killed_process_left_is_swept_and_nothing_else(file, monkeypatch):
+    kept = [".hidden", "notes.tmp", "older.json"]
+    for name in kept:
+        write_text(file.with_name(name), "kept")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_args, **_kwargs: None)  # a killed process does not tidy up
+        patch.setattr(os, "replace", failing(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            write_text(file, "half")
+    assert len(os.listdir(file.parent)) == len(kept) + 1
+    sweep_temporaries(file.parent.parent)
+    assert sorted(os.listdir(file.parent)) == kept
+    sweep_temporaries(file.parent / "no such folder")
 
 
 def test_json_survives_and_stays_readable_for_people(file):
@@ -329,7 +344,9 @@ def test_a_journal_line_is_json_that_people_can_read(journal_file):
 
 
 def test_keys_are_those_of_earlier_versions():
-    assert key_of("a", 1) == "2657442bb4a48d62f780ea60"  # another value would ask every journal's questions again
+    # another value would ask every journal's questions again
+    assert key_of("a", 1) == "2657442bb4a48d62f780ea60"
+    assert key_of({"prompt": "你好 — “é”"}, [0.5, None, True]) == "131e0e35c9456157748080ff"
 
 
 @pytest.mark.parametrize(

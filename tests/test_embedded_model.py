@@ -6,7 +6,8 @@ import torch
 from utils import gguf
 from utils.capture import Reading, pool_activations
 from utils.errors import UserError
-from utils.hooks import record
+from utils.generation import Row, Sampling, generate
+from utils.hooks import Push, record, steer
 from utils.model import encode
 
 
@@ -91,3 +92,33 @@ def test_the_default_system_message_and_no_bos(embedded):
     text = embedded.tokenizer.decode(encode(embedded, [{"role": "user", "content": "Hi"}]))
     assert text.startswith("<|im_start|>system\nYou are a helpful AI assistant")
     assert text.count("<|im_start|>") == 3
+
+
+def test_rows_of_a_mixed_sweep_batch_equal_solo_runs(embedded):
+    """Greedy tokens agree, row by row; where one differs, the solo run's two best tokens were a near tie (batches of other shapes round differently)."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.nn.functional.normalize(torch.randn(4, embedded.d_model, generator=generator), dim=-1)
+    rows = []
+    for i in range(16):
+        ids = encode(embedded, [{"role": "user", "content": ["Why is the sea salty?", "Hi", "Name a good book for a long journey.", "What is rain?"][i % 4]}])
+        rows.append(Row(ids, pushes=(Push(9 + 4 * (i % 3), vectors[i // 4], 12.0 * (i // 4)),)))
+    mixed = [c.ids for c in generate(embedded, rows, Sampling(max_new_tokens=16))]
+    solo = [generate(embedded, [row], Sampling(max_new_tokens=16))[0].ids for row in rows]
+    pairs = [(row, a, b) for row, a, b in zip(rows, mixed, solo, strict=True) if a != b]
+    for row, a, b in pairs:
+        first = next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+        with torch.inference_mode(), steer(embedded.model, [row.pushes]):
+            top = embedded.model(torch.tensor([row.prompt_ids + b[:first]])).logits[0, -1].topk(2).values
+        assert top[0] - top[1] < 1e-3
+    agree = sum(x == y for a, b in zip(mixed, solo, strict=True) for x, y in zip(a, b, strict=False))
+    print(f"greedy tokens that agree: {agree} of {sum(map(len, solo))}")
+    assert len({tuple(ids) for ids in mixed}) > 8  # the pushes did something
+
+
+def test_coefficient_zero_is_bit_identical_to_unsteered(embedded):
+    ids = torch.tensor([encode(embedded, [{"role": "user", "content": "What is rain?"}])])
+    vector = torch.randn(embedded.d_model, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        plain = embedded.model(ids).logits
+        with steer(embedded.model, [(Push(12, vector, 0.0),)]):
+            assert torch.equal(embedded.model(ids).logits, plain)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.experiment import MODELS, default_model, parse_traits, resolve_settings
-from utils.flags import flags_of
+from utils.experiment import MODELS, RunOptions, default_model, resolve_settings, stage_flags
+from utils.flags import REQUIRED, flags_of
 from utils.paths import ExperimentPaths
 from utils.stage import Stage
 
@@ -182,12 +182,27 @@ def test_settings_in_a_config_take_their_flag_s_kind_and_others_stay(resolve, wr
     [("a/b", (), ["a/b"]), ("", ("a/b", "c/d"), ["a/b", "c/d"]), ("c/d", ("a/b", "c/d", "a/b"), ["c/d", "a/b"]), ("", ("z/z", "a/b"), ["z/z", "a/b"])],
 )
 def test_traits_are_taken_once_each_in_the_order_given(trait, traits, expected):
-    assert parse_traits(trait, traits) == expected
+    targets = RunOptions("demo", trait, traits).targets
+    assert [paths.trait for paths in targets] == expected
+    assert {paths.experiment for paths in targets} == {"demo"}
 
 
 def test_no_trait_is_a_user_error_that_says_how_to_name_one():
     with pytest.raises(UserError, match="--traits category/name"):
-        parse_traits("", ())
+        _ = RunOptions("demo").targets
+
+
+def test_a_script_has_its_stage_s_flags_and_those_of_every_run(stage):
+    flags = stage_flags(stage)
+    assert set(flags) == set(stage.flags) | {"experiment", "trait", "traits", "force"}
+    assert [name for name, flag in flags.items() if flag.default is REQUIRED] == ["experiment"]
+
+
+def test_a_bad_trait_name_stops_before_anything_is_written(tmp_path):
+    done = run_script(tmp_path, "--experiment", "demo", "--traits", "a/good,../bad")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "bad trait name '../bad'" in done.stderr
+    assert not (tmp_path / "experiments").exists()
 
 
 def test_a_script_of_one_stage_runs_every_trait_and_says_which_failed(tmp_path):
@@ -203,8 +218,8 @@ def test_a_script_of_one_stage_runs_every_trait_and_says_which_failed(tmp_path):
 
 def test_a_script_of_one_stage_goes_by_the_config_and_skips_what_is_done(tmp_path, write_config):
     write_config({"model": "embedded", "seed": 5})
-    for words in ("no completed run", "up to date"):
-        done = run_script(tmp_path, "--experiment", "demo", "--trait", "a/good")
+    for words, force in (("no completed run", []), ("up to date", []), ("--force", ["--force"])):
+        done = run_script(tmp_path, "--experiment", "demo", "--trait", "a/good", *force)
         assert (done.returncode, done.stderr) == (0, "")
         assert words in done.stdout
     assert (tmp_path / "experiments/demo/extraction/a/good/vetting/scenario_scores.json").read_text() == "embedded 5 8"

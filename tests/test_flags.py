@@ -8,17 +8,18 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pytest
 
 from extraction.run_pipeline import NAMES, all_flags, load_stage
 from utils.cli import explain_disk_error, is_disk_error, parse_arguments, run_cli
 from utils.errors import UserError
-from utils.flags import REQUIRED, Flag, bind, describe_kind, flags_of
+from utils.flags import REQUIRED, Flag, bind, describe_kind, flags_of, option_flags
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TEXTS, INTS, FLOATS, BOOLS = tuple[str, ...], tuple[int, ...], tuple[float, ...], tuple[bool, ...]
+CHOICE = Literal["norm", "raw"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,14 @@ class Options:
     batch_size: int = 8
 
     cosmetic: ClassVar[tuple[str, ...]] = ("batch_size",)
+
+
+@dataclass(frozen=True)
+class Needy:
+    """Needs a name."""
+
+    name: str
+    limit: int = 3
 
 
 def work(
@@ -101,6 +110,7 @@ def raising(error):
         *[(str, "16", "16"), (str, 16, "16"), (str, "1_0", "1_0"), (str, "True", "True"), (str, "", ""), (str, "a,b", "a,b"), (str, "你 好", "你 好")],
         *[(TEXTS, "a,b", ("a", "b")), (TEXTS, "a, b", ("a", "b")), (TEXTS, "16", ("16",)), (TEXTS, ["a", "b"], ("a", "b")), (TEXTS, "", ()), (TEXTS, [], ())],
         *[(INTS, "1,-2", (1, -2)), (INTS, 5, (5,)), (INTS, (1, 2), (1, 2)), (FLOATS, "0.1,2", (0.1, 2.0)), (BOOLS, "true,False", (True, False))],
+        (CHOICE, "raw", "raw"),
     ],
 )
 def test_a_value_of_a_flag_s_kind_becomes_that_kind(kind, value, expected):
@@ -128,6 +138,7 @@ def test_a_value_of_a_flag_s_kind_becomes_that_kind(kind, value, expected):
             (float, [1.0]),
         ],
         *[(INTS, "1,x"), (INTS, "1,,2"), (INTS, "1.5"), (INTS, [1, True]), (FLOATS, [0.1, float("nan")]), (FLOATS, "0.1,inf"), (BOOLS, "true,maybe")],
+        *[(CHOICE, "Raw"), (CHOICE, ""), (CHOICE, 1), (CHOICE, ["raw"]), (CHOICE, "norm,raw")],
         pytest.param(float, 10**400, marks=pytest.mark.xfail(strict=True, reason="float(10**400) is an OverflowError, which coerce does not catch"), id="huge"),
         *[pytest.param(kind, {"a": 1}, marks=pytest.mark.xfail(strict=True, reason="a JSON object in config.json becomes a text")) for kind in (str, TEXTS)],
     ],
@@ -153,7 +164,14 @@ def test_null_in_a_config_is_the_default():
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [(bool, "True or False"), (int, "a whole number"), (FLOATS, "numbers separated by commas"), (TEXTS, "texts separated by commas")]
+    ("kind", "words"),
+    [
+        (bool, "True or False"),
+        (int, "a whole number"),
+        (FLOATS, "numbers separated by commas"),
+        (TEXTS, "texts separated by commas"),
+        (CHOICE, "one of norm, raw"),
+    ],
 )
 def test_kinds_have_names_for_people(kind, words):
     assert describe_kind(kind) == words
@@ -164,6 +182,15 @@ def test_keyword_only_parameters_and_the_fields_of_options_are_flags(flags):
     assert flags["temperature"] == Flag("temperature", float, 0.5, "How bold, where 0 is greedy.")
     assert flags["seeds"] == Flag("seeds", INTS, (1, 2), "Seeds, one run each.")
     assert flags["experiment"].default is REQUIRED
+
+
+def test_the_fields_of_options_are_the_same_flags_alone_as_in_a_function(flags):
+    alone = option_flags(Options)
+    assert alone == {name: flags[name] for name in ("temperature", "batch_size")}
+
+
+def test_a_field_without_default_must_be_given():
+    assert {name: flag.default for name, flag in option_flags(Needy).items()} == {"name": REQUIRED, "limit": 3}
 
 
 def test_cosmetic_flags_are_those_that_function_or_options_name(flags):

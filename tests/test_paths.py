@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.paths import ROOT, SIDES, WRITERS, ExperimentPaths, TraitPaths, cache_dir
+from utils.paths import SIDES, WRITERS, ExperimentPaths, TraitPaths, cache_dir, root_dir
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 BAD_FOLDERS = ["", ".", "..", ".hidden", " space", "space ", "line\n", "a\\b", "..\\b", "C:", "nul\0"]
@@ -46,9 +46,9 @@ def paths(tmp_path) -> TraitPaths:
 
 
 def imported_root(**environment) -> str:
-    """Return ROOT as a fresh process, started elsewhere, sees it."""
+    """Return the root as a fresh process, started elsewhere, sees it."""
     env = os.environ | {"PYTHONPATH": str(CHECKOUT)} | environment
-    return subprocess.check_output([sys.executable, "-c", "import utils.paths; print(utils.paths.ROOT)"], cwd="/", env=env, text=True).strip()
+    return subprocess.check_output([sys.executable, "-c", "from utils.paths import root_dir; print(root_dir())"], cwd="/", env=env, text=True).strip()
 
 
 @pytest.mark.parametrize("name", BAD_EXPERIMENTS, ids=repr)
@@ -142,8 +142,17 @@ def test_the_root_of_the_environment_is_honoured(tmp_path):
     assert imported_root(TRAITSCOPE_ROOT=str(tmp_path / "my data")) == str(tmp_path / "my data")
 
 
-def test_paths_start_at_the_root_by_default():
-    assert ExperimentPaths("demo").root == TraitPaths("demo", "a/b").root == ROOT
+def test_a_relative_root_stays_where_it_was_however_python_moves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRAITSCOPE_ROOT", "data")
+    paths = ExperimentPaths("demo")
+    monkeypatch.chdir("/")
+    assert paths.root.resolve() == tmp_path / "data"
+
+
+def test_paths_start_at_the_root_by_default(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAITSCOPE_ROOT", str(tmp_path))
+    assert ExperimentPaths("demo").root == TraitPaths("demo", "a/b").root == root_dir() == tmp_path
 
 
 @pytest.mark.parametrize(

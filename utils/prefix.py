@@ -23,8 +23,7 @@ def prefill_shared(lm: LM, prompts: Sequence[list[int]], plan: Sequence[Sequence
         plan: What is done to each row; rows with equal pushes share one computation. With positions "response" nothing is done to the
             prefix, so that all rows share one.
     """
-    shortest = min(map(len, prompts)) - 1  # the last prompt token is always fed: its output is the first new token
-    prefix = prompts[0][: next((i for i, column in enumerate(zip(*prompts, strict=False)) if len(set(column)) > 1 or i >= shortest), shortest)]
+    prefix = common_prefix(prompts)
     padding = torch.tensor([max(map(len, prompts)) - len(p) for p in prompts])
     pushes = [tuple(row) if positions == "all" else () for row in plan]
     keys = [tuple((p.layer, p.coefficient, p.operation, id(p.vector)) for p in row) for row in pushes]
@@ -37,6 +36,21 @@ def prefill_shared(lm: LM, prompts: Sequence[list[int]], plan: Sequence[Sequence
     source = torch.tensor([order[key] for key in keys])
     slots = (torch.arange(len(prefix)) - padding[:, None]).clamp(min=0)  # [row, slot] → token of the prefix; padded slots are masked
     return DynamicCache([(_lay_out(keys_, source, slots), _lay_out(values, source, slots)) for keys_, values, *_ in cache], config=lm.model.config)
+
+
+def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
+    """Return the tokens that all prompts begin with, short of any prompt's last one: that is always fed, its output is the first new token."""
+    shortest = min(map(len, prompts)) - 1
+    return prompts[0][: next((i for i, column in enumerate(zip(*prompts, strict=False)) if i >= shortest or len(set(column)) > 1), shortest)]
+
+
+def repeat_prefill(lm: LM, prefix: list[int], rows: int) -> DynamicCache | None:
+    """Return the unsteered cache of a prefix, computed once and repeated for every row of a right-padded batch; None for a short prefix."""
+    if len(prefix) < MIN_SHARED or rows < 2:
+        return None
+    cache = lm.model.base_model(input_ids=torch.tensor([prefix], device=lm.device), use_cache=True).past_key_values
+    cache.batch_repeat_interleave(rows)
+    return cache
 
 
 def _lay_out(states: Tensor, source: Tensor, slots: Tensor) -> Tensor:

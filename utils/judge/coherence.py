@@ -11,6 +11,7 @@ from scipy.special import expit
 from utils.batching import halve_on_oom, plan_batches
 from utils.judge import Score
 from utils.model import LM, encode_text
+from utils.prefix import common_prefix, repeat_prefill
 
 MODE = "embedded:likelihood-repetition"
 
@@ -75,13 +76,16 @@ def token_nll(lm: LM, texts: Sequence[TokenText], batch_tokens: int = 4096) -> l
 
 @torch.inference_mode()
 def _batch_nll(lm: LM, texts: Sequence[TokenText]) -> list[float]:
-    width = max(len(t.prompt_ids) + len(t.ids) for t in texts)
+    cache = repeat_prefill(lm, prefix := common_prefix([t.prompt_ids for t in texts]), len(texts))
+    skipped = len(prefix) if cache else 0
+    rows = [[*t.prompt_ids, *t.ids][skipped:] for t in texts]
+    width = max(map(len, rows))
     # right padding without a mask is exact for the real tokens of a causal model
-    ids = torch.tensor([[*t.prompt_ids, *t.ids, *[0] * (width - len(t.prompt_ids) - len(t.ids))] for t in texts], device=lm.device)
-    hidden = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=lm.device)
+    hidden = lm.model.base_model(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
     values = []
     for row, text in enumerate(texts):  # the vocabulary projection only where it is read
-        start, stop = len(text.prompt_ids), len(text.prompt_ids) + len(text.ids)
+        start, stop = len(text.prompt_ids) - skipped, len(text.prompt_ids) + len(text.ids) - skipped
         logits = lm.model.get_output_embeddings()(hidden[row, start - 1 : stop - 1]).float()
         values.append(float(torch.nn.functional.cross_entropy(logits, ids[row, start:stop])))
     return values
