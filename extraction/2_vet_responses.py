@@ -6,6 +6,8 @@ from pathlib import Path
 if not __package__:  # run as a script
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
+
 from extraction.responses import read_responses
 from extraction.traits import dataset_files, read_trait
 from extraction.vetting import rate_per_side, require_usable

@@ -6,6 +6,8 @@ from pathlib import Path
 if not __package__:  # run as a script
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
+
 from torch import Tensor, float16
 
 from extraction.activations import split_held_out

@@ -10,6 +10,8 @@ from typing import Any
 if not __package__:  # run as a script
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
+
 from extraction.summary import render_example, render_table, summarise, write_summary
 from utils.cli import run_cli
 from utils.errors import UserError
@@ -93,7 +95,10 @@ def plan_steps(options: PipelineOptions, given: dict[str, Any]) -> list[Step]:
     stages = [load_stage(name) for name in NAMES]
     stage_flags = {name: flag for stage in stages for name, flag in stage.flags.items()}
     chosen = parse_stages(options.only_stage or options.stages)
-    settings = resolve_settings(ExperimentPaths(options.experiment), stage_flags, given, keep=not options.dry_run)
+    paths = ExperimentPaths(options.experiment)
+    settings = resolve_settings(paths, stage_flags, given, keep=not options.dry_run)
+    if unknown := sorted(settings.keys() - stage_flags.keys()):
+        raise UserError(f"{paths.config}: unknown setting {unknown[0]!r}; the settings are the stages' flags, with underscores")
     if settings.get("no_vet"):
         chosen -= VETTING
     if options.no_steering:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from utils.artifacts import read_json
 from utils.errors import UserError
@@ -80,6 +80,8 @@ def read_trait(paths: TraitPaths) -> TraitDataset:
     direction, prefix = steering.get("direction", "positive"), steering.get("adversarial_prefix", "")
     if direction not in ("positive", "negative"):
         raise UserError(f"{folder / 'steering.json'}: direction is {direction!r}; it is positive or negative")
+    if not isinstance(prefix, str):
+        raise UserError(f"{folder / 'steering.json'}: adversarial_prefix must be a text")
     return TraitDataset(paths.trait, tuple(items), rubric, questions, direction, prefix)
 
 
@@ -167,7 +169,9 @@ def _read_answers(folder: Path) -> Parts:
 def _read_definition(folder: Path) -> str:
     for name in ("definition.txt", "trait_definition.txt"):
         if (folder / name).exists():
-            return _read_text(folder / name).strip()
+            if text := _read_text(folder / name).strip():
+                return text
+            raise UserError(f"{folder / name} is empty: say there what the trait is, for the judge")
     if (folder / "trait_definition.json").exists():
         return ""  # this form defines its trait by the eval prompt
     raise UserError(f"{folder} has no definition.txt: say there what the trait is, for the judge")
@@ -194,7 +198,7 @@ def _eval_prompt(steering: dict, folder: Path) -> str | None:
 
 def _question(value: Any, where: Path) -> str:
     text = value.get("question") if isinstance(value, dict) else value
-    if not isinstance(text, str) or not text.strip():
+    if not _is_text(text):
         raise UserError(f"{where}: a question must be a text, or an object with 'question'; found {str(value)[:60]!r}")
     return text
 
@@ -215,13 +219,20 @@ def _records(path: Path) -> Iterator[tuple[int, str, dict]]:
 
 def _string(record: Any, field: str, where: str) -> str:
     value = record.get(field) if isinstance(record, dict) else None
-    if not isinstance(value, str) or not value.strip():
+    if not _is_text(value):
         raise UserError(f"{where}: {field!r} must be a non-empty text")
     return value
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    """A text that a UTF-8 file can hold: JSON can escape half a character."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")  # newlines of other systems become \n
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; it must be a text file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None

@@ -8,14 +8,15 @@ from utils.capture import Reading, pool_activations
 from utils.errors import UserError
 from utils.generation import Row, Sampling, generate
 from utils.hooks import Push, record, steer
-from utils.model import encode
+from utils.model import ModelOptions, encode, wrap
 
 
 def test_converted_weights_reproduce_the_gguf_models_logits_exactly(embedded):
     original, tokenizer = gguf.load_gguf(gguf.embedded_gguf())
     ids = torch.tensor([encode(embedded, [{"role": "user", "content": "What is the capital of France?"}])])
+    same_path = wrap(original, tokenizer, ModelOptions(model="original"))  # oneDNN or MKL, as the machine has it, for both
     with torch.inference_mode():
-        assert torch.equal(original.eval()(ids).logits, embedded.model(ids).logits)
+        assert torch.equal(same_path.model(ids).logits, embedded.model(ids).logits)
     assert tokenizer("It's a test, 你好 🙂").input_ids == embedded.tokenizer("It's a test, 你好 🙂").input_ids
 
 

@@ -165,7 +165,6 @@ def test_a_setting_of_the_wrong_kind_is_a_user_error_that_names_it(resolve, writ
         resolve()
 
 
-@pytest.mark.xfail(strict=True, reason="the error speaks of a flag that was not given, and does not name config.json")
 def test_a_setting_of_the_wrong_kind_is_found_by_the_name_of_its_file(resolve, write_config, paths):
     write_config({"model": "embedded", "seed": "x"})
     with pytest.raises(UserError, match=r"config\.json"):

@@ -134,10 +134,7 @@ def test_the_tree_is_really_walked():
     assert list(imported("utils/stage.py", (CHECKOUT / "utils/stage.py").read_text())).count("utils.errors.UserError") == 1
 
 
-STANDARD = pytest.mark.xfail(strict=True, reason="named like the standard library's")
-
-
-@pytest.mark.parametrize("file", [pytest.param(f, marks=STANDARD) if f == "analysis/statistics.py" else f for f in modules()])
+@pytest.mark.parametrize("file", modules())
 def test_no_module_is_named_like_the_standard_library_s(file):
     assert set(Path(file).with_suffix("").parts) & sys.stdlib_module_names == set()
 
@@ -153,14 +150,7 @@ def test_datasets_holds_no_python():
     assert list((CHECKOUT / "datasets").rglob("*.py")) == []
 
 
-EARLY = {
-    *("extraction/3_capture_activations.py", "extraction/4_fit_vectors.py", "extraction/5_steer_evaluate.py", "extraction/activations.py"),
-    *("extraction/methods.py", *(f"analysis/steering/{name}.py" for name in ("arms", "evaluate", "search", "verdict"))),
-}
-TOO_EARLY = pytest.mark.xfail(strict=True, reason="imports torch before utils, so its threads spin")
-
-
-@pytest.mark.parametrize("file", [pytest.param(f, marks=TOO_EARLY) if f in EARLY else f for f in modules()])
+@pytest.mark.parametrize("file", modules())
 def test_whichever_file_comes_first_the_threads_are_passive_before_torch_starts_them(policies, file):
     assert policies.get(file, "PASSIVE") == "PASSIVE"
 

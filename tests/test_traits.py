@@ -174,10 +174,7 @@ def test_ends_of_lines_and_of_files_are_no_content_of_jsonl(read, content):
     assert prompts(read(SCENARIOS | {"positive.jsonl": content}), "pos") == {0: "one", 1: "two"}
 
 
-BOM = pytest.mark.xfail(strict=True, reason="read_json refuses a byte order mark, which .txt and .jsonl may have")
-
-
-@pytest.mark.parametrize("form", [*[pytest.param(form, marks=BOM) for form in ("scenarios", "instructions")], "answers"])
+@pytest.mark.parametrize("form", [*[pytest.param(form) for form in ("scenarios", "instructions")], "answers"])
 def test_a_byte_order_mark_changes_nothing_in_any_form(read, form):
     plain = read(FORMS[form])
     steering = {} if form == "answers" else {"steering.json": {"questions": []}}
@@ -307,15 +304,10 @@ SURROGATE = '{"prompt": "half a \\ud83d sign"}'
         pytest.param(ANSWERS | {"pairs.jsonl": [PAIR | {"positive": 5}]}, ["pairs.jsonl, line 1", "'positive'"], id="answer no text"),
         pytest.param(ANSWERS | {"pairs.jsonl": [PAIR | {"question": ""}]}, ["pairs.jsonl, line 1", "'question'"], id="empty question"),
         pytest.param(ANSWERS | {"pairs.jsonl": [["a", "b", "c"]]}, ["pairs.jsonl, line 1", "object"], id="pair no object"),
-        *[
-            pytest.param(files, words, id=name, marks=pytest.mark.xfail(strict=True, reason=reason))
-            for name, files, words, reason in [
-                ("empty definition", SCENARIOS | {"definition.txt": " \n"}, ["definition.txt"], "an empty definition passes for one"),
-                ("huge integer", SCENARIOS | {"steering.json": "1" * 5000}, ["steering.json", "JSON"], "read_json: int() limit, a ValueError"),
-                ("prefix no text", SCENARIOS | {"steering.json": {"adversarial_prefix": 5}}, ["adversarial_prefix"], "its type is not checked"),
-                ("half a character", SCENARIOS | {"positive.jsonl": SURROGATE}, ["positive.jsonl"], "a lone surrogate passes, and no file can hold it later"),
-            ]
-        ],
+        pytest.param(SCENARIOS | {"definition.txt": " \n"}, ["definition.txt"], id="empty definition"),
+        pytest.param(SCENARIOS | {"steering.json": "1" * 5000}, ["steering.json", "JSON"], id="huge integer"),
+        pytest.param(SCENARIOS | {"steering.json": {"adversarial_prefix": 5}}, ["adversarial_prefix"], id="prefix no text"),
+        pytest.param(SCENARIOS | {"positive.jsonl": SURROGATE}, ["positive.jsonl"], id="half a character"),
     ],
 )
 def test_a_malformed_dataset_is_one_line_that_says_where(read, files, words):
@@ -324,7 +316,6 @@ def test_a_malformed_dataset_is_one_line_that_says_where(read, files, words):
     assert "optimism" in message
 
 
-@pytest.mark.xfail(strict=True, reason="a folder named like a file of the dataset is an IsADirectoryError")
 @pytest.mark.parametrize("name", ["positive.txt", "positive.jsonl", "definition.txt", "steering.json"])
 def test_a_folder_in_the_place_of_a_file_is_a_user_error(read, paths, name):
     (paths.dataset / name).mkdir(parents=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from dotenv import load_dotenv
 
 load_dotenv(Path(__file__).parents[1] / ".env")  # the shell's own variables win
-for _name in ("HF_TOKEN", "TRAITSCOPE_CACHE", "TRAITSCOPE_ROOT", "OMP_NUM_THREADS"):
+for _name in ("HF_TOKEN", "TRAITSCOPE_CACHE", "TRAITSCOPE_ROOT", "TRAITSCOPE_ONEDNN", "OMP_NUM_THREADS"):
     if not os.environ.get(_name, "x"):
         del os.environ[_name]  # left empty in .env: not set
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,20 @@ def write_bytes(path: Path, data: bytes) -> None:
 def sweep_temporaries(folder: Path) -> None:
     """Delete what a killed process left half written; nothing ever reads such a file."""
     for stale in folder.rglob(".*.tmp"):
-        stale.unlink(missing_ok=True)
+        pid = stale.name.split(".")[-2]
+        if pid.isdigit() and (int(pid) == os.getpid() or not is_running(int(pid))):
+            stale.unlink(missing_ok=True)
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process of this machine is alive."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return pid > 0
 
 
 def write_text(path: Path, text: str) -> None:
@@ -45,10 +58,10 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON; a missing or broken file is a UserError that names it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError, IsADirectoryError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); mend it, or delete it and run its stage again") from None
 
 
@@ -57,7 +70,7 @@ def save_tensor(path: Path, tensor: "Tensor") -> str:
     import torch
 
     buffer = io.BytesIO()  # torch.save into a path would put the temporary file's name into the archive
-    torch.save(tensor.detach().cpu().contiguous(), buffer)
+    torch.save(tensor.detach().cpu().clone(memory_format=torch.contiguous_format), buffer)  # a clone: a view would bring its whole storage along
     write_bytes(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
@@ -68,8 +81,6 @@ def load_tensor(path: Path, shape: tuple[int | None, ...], sha256: str | None = 
     Raises:
         UserError: the file is missing, damaged, of another shape, not finite, or not the one `sha256` names.
     """
-    import pickle
-
     import torch
 
     if not path.exists():
@@ -78,8 +89,10 @@ def load_tensor(path: Path, shape: tuple[int | None, ...], sha256: str | None = 
         raise UserError(f"{path} is not the file its metadata describes; run its stage again with --force")
     try:
         tensor = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is not a readable tensor file ({str(error).splitlines()[0]}); run its stage again with --force") from None
+    except OSError:
+        raise
+    except Exception as error:  # an unpickler fed garbage may raise anything
+        raise UserError(f"{path} is not a readable tensor file ({first_line(error)}); run its stage again with --force") from None
     fits = isinstance(tensor, torch.Tensor) and tensor.dim() == len(shape) and all(w in (None, g) for w, g in zip(shape, tensor.shape, strict=True))
     if not fits:
         raise UserError(f"{path} holds {tuple(getattr(tensor, 'shape', ()))}, expected {shape}")

@@ -53,7 +53,10 @@ def resolve_settings(paths: ExperimentPaths, flags: dict[str, Flag], given: dict
     config = read_json(paths.config) if paths.config.exists() else {}
     if not isinstance(config, dict):
         raise UserError(f"{paths.config} must hold a JSON object of settings")
-    config = {name: flags[name].coerce(value) if name in flags else value for name, value in config.items()}
+    try:
+        config = {name: flags[name].coerce(value) if name in flags else value for name, value in config.items()}
+    except UserError as error:
+        raise UserError(f"{paths.config}: {error}") from None
     for name in sorted(given.keys() & config.keys()):
         if given[name] != config[name]:
             print(f"note: --{name.replace('_', '-')} {given[name]} overrides {config[name]} of {paths.config}")

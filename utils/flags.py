@@ -34,13 +34,15 @@ class Flag:
             return self.default
         try:
             return _coerce(self.kind, value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise UserError(f"--{self.name.replace('_', '-')} expects {describe_kind(self.kind)}, not {value!r}") from None
 
 
 def _coerce(kind: Any, value: Any) -> Any:
     if get_origin(kind) is Literal:
         return value if value in get_args(kind) else _refuse()
+    if isinstance(value, dict):
+        _refuse()
     item = getattr(kind, "__args__", (None,))[0]
     if item is not None:
         values = value if isinstance(value, list | tuple) else [v.strip() for v in str(value).split(",")] if value not in ("", None) else []
@@ -51,6 +53,8 @@ def _coerce(kind: Any, value: Any) -> Any:
         return {"true": True, "false": False}[str(value).lower()] if str(value).lower() in ("true", "false") else _refuse()
     if isinstance(value, bool):
         _refuse()
+    if kind is int and isinstance(value, int | str) and str(value).strip().lstrip("+-").isdigit():
+        return int(value)  # exact, however large
     number = float(value)
     if not math.isfinite(number) or (kind is int and number != int(number)):
         _refuse()

@@ -26,9 +26,9 @@ class Journal:
         for line in self.path.read_bytes().splitlines(keepends=True):
             try:
                 record = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
+            except (ValueError, RecursionError):
                 record = None
-            if not isinstance(record, dict) or not {"key", "answer"} <= record.keys():
+            if not isinstance(record, dict) or not isinstance(record.get("key"), str) or "answer" not in record:
                 break
             self.answers[record["key"]] = record["answer"]
             whole += len(line)

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from utils.errors import UserError
+from utils.cpu import speed_up_linear_layers
+from utils.errors import UserError, first_line
 from utils.gguf import EMBEDDED, converted, embedded_gguf
 
 Prompt = str | list[dict[str, str]]  # a text to continue, or chat messages to answer
@@ -103,7 +104,7 @@ def _load(options: ModelOptions) -> LM:
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **revision, **placement)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"cannot load model {options.model!r}: {_first_line(error)}. Pass --model with a local folder or a Hugging Face id "
+            f"cannot load model {options.model!r}: {first_line(error)}. Pass --model with a local folder or a Hugging Face id "
             "you have access to (gated models: accept the licence on its page, then set HF_TOKEN)"
         ) from None
     if not placement:
@@ -123,6 +124,7 @@ def wrap(model: Any, tokenizer: Any, options: ModelOptions) -> LM:
         tokenizer.pad_token = tokenizer.eos_token
     model.generation_config = GenerationConfig(eos_token_id=shipped.eos_token_id or tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.eval().requires_grad_(False)
+    speed_up_linear_layers(model)
     chats = bool(options.chat_template and tokenizer.chat_template)
     identity = {
         "name": options.model,
@@ -151,7 +153,7 @@ def choose_device(wanted: str) -> torch.device:
     try:
         return torch.empty(0, device=wanted).device
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {wanted}: {_first_line(error)}; use cuda, mps or cpu as this machine has it") from None
+        raise UserError(f"--device {wanted}: {first_line(error)}; use cuda, mps or cpu as this machine has it") from None
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
@@ -179,10 +181,6 @@ def _weight_bytes(source: str, revision: dict, dtype: torch.dtype) -> int:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, **revision), dtype=dtype)
     return sum(p.numel() * p.element_size() for p in model.parameters())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def layers(model: Any) -> nn.ModuleList:
@@ -231,7 +229,7 @@ def render_chat(lm: LM, messages: list[dict[str, str]]) -> str:
             return lm.tokenizer.apply_chat_template(candidate, tokenize=False, add_generation_prompt=True, enable_thinking=False)
         except TemplateError as error:  # the usual cause is a model without a system role (Gemma)
             failure = error
-    raise UserError(f"the chat template of {lm.identity['name']} refuses these messages: {_first_line(failure)}; try --chat-template False")
+    raise UserError(f"the chat template of {lm.identity['name']} refuses these messages: {first_line(failure)}; try --chat-template False")
 
 
 def _system_into_user(messages: list[dict[str, str]]) -> list[dict[str, str]]:

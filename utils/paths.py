@@ -7,13 +7,13 @@ from pathlib import Path
 from utils.errors import UserError
 
 SIDES = ("pos", "neg")
-WRITERS = {  # what a trait's folder holds, and the stage that writes it
-    "vetting/scenario_scores.json": "0_vet_scenarios",
-    "responses/": "1_generate_responses",
-    "vetting/response_scores.json": "2_vet_responses",
-    "activations/": "3_capture_activations",
-    "vectors/": "4_fit_vectors",
-    "results.json": "5_steer_evaluate",
+WRITERS = {  # places in an experiment, and the stage that writes there
+    "extraction/{trait}/vetting/scenario_scores.json": "0_vet_scenarios",
+    "extraction/{trait}/responses/": "1_generate_responses",
+    "extraction/{trait}/vetting/response_scores.json": "2_vet_responses",
+    "extraction/{trait}/activations/": "3_capture_activations",
+    "extraction/{trait}/vectors/": "4_fit_vectors",
+    "steering/{trait}/": "5_steer_evaluate",
 }
 
 
@@ -31,7 +31,9 @@ def cache_dir() -> Path:
 def check_name(kind: str, name: str, parts: range) -> None:
     """Refuse a name that would leave its folder or name no folder; `parts` is how many `/`-separated parts it may have."""
     pieces = name.split("/")
-    if len(pieces) not in parts or any(p.strip() != p or p in ("", ".", "..") or p.startswith(".") or set(p) & set("\\\0\n:") for p in pieces):
+    if len(pieces) not in parts or any(
+        p.strip() != p or p in ("", ".", "..") or p.startswith(".") or len(p.encode()) > 200 or set(p) & set("\\\0\n:") for p in pieces
+    ):
         shape = "category/name" if parts.start > 1 else "one folder name"
         raise UserError(f"bad {kind} name {name!r}: expected {shape}, without '..', leading dots or backslashes")
 
@@ -79,8 +81,9 @@ class TraitPaths:
 
     def writer(self, path: Path) -> str | None:
         """Return the stage that writes a file, or None for a file that people write."""
-        for part, stage in WRITERS.items():
-            if f"/{self.trait}/{part}" in path.as_posix() and "experiments" in path.relative_to(self.root).parts[:1]:
+        where = path.relative_to(self.root).as_posix()
+        for place, stage in WRITERS.items():
+            if where.startswith("experiments/") and f"/{place.format(trait=self.trait)}" in where:
                 return stage
         return None
 

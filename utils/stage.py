@@ -1,6 +1,7 @@
 """One rule for when a stage runs: its manifest must exist, and must still describe the parameters and the files on disk."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 from utils.artifacts import digest, sweep_temporaries, write_json
 from utils.cli import explain_disk_error, is_disk_error
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.flags import Flag, bind, flags_of
 from utils.paths import TraitPaths
 
@@ -56,7 +57,9 @@ def why_run(stage: Stage, paths: TraitPaths, params: dict[str, Any]) -> str | No
         recorded, inputs, outputs, done_version = done["params"], done["inputs"], done["outputs"], done["version"]
     except FileNotFoundError:
         return "no completed run"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "manifest unreadable"
+    if not (isinstance(recorded, dict) and isinstance(inputs, dict) and isinstance(outputs, list) and all(isinstance(o, str) for o in outputs)):
         return "manifest unreadable"
     if done_version != stage.version:
         return f"stage version {done_version} → {stage.version}"
@@ -125,16 +128,18 @@ def run_stage(stage: Stage, traits: Sequence[TraitPaths], values: dict[str, Any]
             execute(stage, paths, stage.params(values), force=force)
         except UserError as error:
             failures[paths.trait] = str(error)
-        except OSError as error:
-            if not is_disk_error(error):
-                raise
-            failures[paths.trait] = explain_disk_error(error)
         except Exception as error:  # a defect of ours in one trait must not cost the others their night
-            traceback.print_exc()
-            failures[paths.trait] = f"unexpected {type(error).__name__}: {error} (traceback above; please report it)"
+            failures[paths.trait] = _explain(error)
         if paths.trait in failures:
             print(f"[{stage.name}] {paths.trait}: failed: {failures[paths.trait]}", file=sys.stderr, flush=True)
     return failures
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, OSError) and is_disk_error(error):
+        return explain_disk_error(error)
+    traceback.print_exception(error)
+    return f"unexpected {type(error).__name__}: {first_line(error)} (traceback above; please report it)"
 
 
 def _line(summary: dict) -> str:
@@ -149,8 +154,11 @@ def _now() -> str:
 @cache
 def provenance() -> dict:
     """Return the git commit and the package versions of this process."""
-    git = subprocess.run(["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return {"git_commit": git.stdout.strip() or None, "packages": {name: v for name in PACKAGES if (v := _version(name))}}
+    commit = None
+    if shutil.which("git"):
+        git = subprocess.run(["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        commit = git.stdout.strip() or None
+    return {"git_commit": commit, "packages": {name: v for name in PACKAGES if (v := _version(name))}}
 
 
 def _version(package: str) -> str | None:

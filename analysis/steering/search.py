@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from analysis.statistics import t_statistic
+from analysis.intervals import t_statistic
 from analysis.steering.arms import Arm, ArmResult, push_dose
 
 FINALISTS = 6  # cells that also get the −vector on dev

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.statistics import bootstrap_mean, compare_with_null
+from analysis.intervals import bootstrap_mean, compare_with_null
 from analysis.steering.arms import ArmResult
 from analysis.steering.search import Cell, effect_of, odd_part
 

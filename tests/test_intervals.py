@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from analysis.separation import auroc_interval, auroc_of, cohens_d, separation
-from analysis.statistics import bootstrap_mean, compare_with_null, t_statistic
+from analysis.intervals import bootstrap_mean, compare_with_null, t_statistic
 from analysis.steering.questions import split_questions
 from utils.errors import UserError
 

@@ -1,0 +1,54 @@
+import pytest
+import torch
+from torch import nn
+
+from utils import cpu
+
+
+@pytest.fixture
+def on_amd(monkeypatch):
+    """As on a CPU that MKL does not serve well."""
+    cpu.prefers_onednn.cache_clear()
+    monkeypatch.setattr(cpu, "prefers_onednn", lambda: True)
+    yield
+    monkeypatch.undo()
+    cpu.prefers_onednn.cache_clear()
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (3, 5), (2, 4, 5)])
+def test_routed_layers_compute_the_same_products(on_amd, bias, shape):
+    layer, x = nn.Linear(5, 7, bias=bias).requires_grad_(False), torch.randn(shape)
+    expected = layer(x)
+    assert cpu.speed_up_linear_layers(nn.Sequential(layer)) == 1
+    assert torch.allclose(layer(x), expected, atol=1e-6)
+    assert layer(x).shape == expected.shape
+
+
+def test_gradients_still_flow_where_they_are_wanted(on_amd):
+    layer = nn.Linear(5, 7).requires_grad_(False)
+    cpu.speed_up_linear_layers(layer)
+    x = torch.randn(3, 5, requires_grad=True)
+    layer(x).sum().backward()
+    assert torch.allclose(x.grad, layer.weight.sum(0).expand(3, 5))
+
+
+def test_only_float32_layers_are_routed(on_amd):
+    assert cpu.speed_up_linear_layers(nn.Sequential(nn.Linear(2, 2).bfloat16(), nn.LayerNorm(2))) == 0
+
+
+@pytest.mark.parametrize(("vendor", "setting", "expected"), [("AuthenticAMD", "1", True), ("AuthenticAMD", "0", False), ("GenuineIntel", "1", False)])
+def test_the_choice_goes_by_the_maker_and_can_be_overridden(monkeypatch, tmp_path, vendor, setting, expected):
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"processor : 0\nvendor_id : {vendor}\n")
+    monkeypatch.setattr(cpu, "Path", lambda _: info)
+    monkeypatch.setenv("TRAITSCOPE_ONEDNN", setting)
+    cpu.prefers_onednn.cache_clear()
+    assert cpu.prefers_onednn() is (expected and torch.backends.mkldnn.is_available())
+    cpu.prefers_onednn.cache_clear()
+
+
+def test_no_speed_up_where_the_rule_says_no(monkeypatch):
+    monkeypatch.setattr(cpu, "prefers_onednn", lambda: False)
+    assert cpu.speed_up_linear_layers(nn.Linear(2, 2)) == 0
