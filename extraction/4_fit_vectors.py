@@ -15,9 +15,9 @@ from extraction.activations import Captured, read_captured
 from extraction.methods import FitOptions, fit_directions, fit_functions
 from extraction.vetting import require_usable, usable_responses
 from utils.artifacts import read_json, save_tensor, write_json
-from utils.directions import parse_layers
 from utils.errors import UserError
 from utils.experiment import stage_main
+from utils.layers import parse_layers
 from utils.paths import SIDES, TraitPaths
 from utils.stage import Stage
 

@@ -14,15 +14,15 @@ from torch import Tensor
 from analysis.steering.evaluate import Bench, Candidates, Protocol, evaluate
 from analysis.steering.questions import split_questions
 from extraction.activations import Captured, read_captured
-from extraction.methods import FitOptions, fit_directions, fit_functions
+from extraction.methods import Fit, FitOptions, fit_directions, fit_functions
 from extraction.traits import TraitDataset, dataset_files, read_trait
 from utils.artifacts import load_tensor, read_json, write_json
-from utils.directions import parse_layers
 from utils.errors import UserError
 from utils.experiment import stage_main
 from utils.generation import Sampling, Work
 from utils.journal import Journal
 from utils.judge import JudgeOptions, load_judge
+from utils.layers import parse_layers
 from utils.model import ModelOptions, load_lm
 from utils.paths import TraitPaths
 from utils.stage import Stage
@@ -37,6 +37,7 @@ def steer_evaluate(
     sampling: Sampling,
     judge: JudgeOptions,
     protocol: Protocol,
+    fit: FitOptions,
     vectors_from: str = "",
     layers: str = "30%-70%:4",
     method: tuple[str, ...] = ("mean_diff", "probe"),
@@ -63,7 +64,7 @@ def steer_evaluate(
             f"the vectors of {source.experiment} are for {ours}; {lm.model} has {model.n_layers} of width {model.d_model}: steer a sibling of that model"
         )
     journal = Journal(paths.journal(NAME))
-    candidates = _candidates(dataset, captured, vectors, protocol.null_seed)
+    candidates = _candidates(dataset, captured, vectors, fit_functions(fit), protocol.null_seed)
     bench = Bench(model, grader, sampling, protocol, Work(journal, f"{NAME} {paths.trait}"))
     results, rows = evaluate(bench, candidates, dev, test)
     for part, texts in rows.items():
@@ -83,14 +84,14 @@ def _cells(paths: TraitPaths, layers: str, methods: tuple[str, ...]) -> list[tup
     return [(m, layer) for m in methods for layer in parse_layers(layers, read_json(paths.activations_metadata)["shape"][1])]
 
 
-def _candidates(dataset: TraitDataset, captured: Captured, vectors: dict, seed: int) -> Candidates:
+def _candidates(dataset: TraitDataset, captured: Captured, vectors: dict, fits: dict[str, Fit], seed: int) -> Candidates:
     sides = {side: captured.select(side, "train", None) for side in ("pos", "neg")}
     both = torch.cat(list(sides.values()))
     order = torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))
 
     def shuffled(method: str, layer: int) -> Tensor:
         mixed = both[order][:, [layer]]
-        return fit_directions(fit_functions(FitOptions())[method], mixed[: len(sides["pos"])], mixed[len(sides["pos"]) :])[0]
+        return fit_directions(fits[method], mixed[: len(sides["pos"])], mixed[len(sides["pos"]) :])[0]
 
     wish = dataset.rubric.definition.split("\n\n")[0] or dataset.rubric.examples[0].text
     opposite = "the opposite of this" if dataset.direction == "negative" else "this"

@@ -5,8 +5,9 @@ from extraction.activations import split_held_out
 from extraction.responses import Response
 from utils import capture
 from utils.capture import Reading, pool_activations, select_positions
-from utils.directions import draw_directions, parse_layers
+from utils.directions import draw_directions
 from utils.errors import UserError
+from utils.layers import parse_layers
 from utils.model import encode
 
 TEXTS = ["Hello there", "A much longer text than the first one", "Mid-sized text", "x y z"]
