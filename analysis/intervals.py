@@ -23,6 +23,5 @@ def compare_with_null(value: float, null: np.ndarray) -> dict:
     square. The rank is two-sided, p = (1 + #{|null| ≥ |value|}) / (1 + n), and never below 1 / (1 + n).
     """
     spread = float(np.sqrt(np.mean(null**2)))
-    largest = float(np.abs(null).max())
     p = (1 + int((np.abs(null) >= abs(value)).sum())) / (1 + len(null))
-    return {"n": len(null), "spread": spread, "range": [-largest, largest], "z": value / max(spread, 1e-9), "p": p}
+    return {"n": len(null), "spread": spread, "range": [float(null.min()), float(null.max())], "z": value / max(spread, 1e-9), "p": p}

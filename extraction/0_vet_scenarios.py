@@ -9,7 +9,7 @@ if not __package__:  # run as a script
 import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
 from extraction.traits import dataset_files, read_trait
-from extraction.vetting import rate_per_side
+from extraction.vetting import Thresholds, rate_per_side
 from utils.artifacts import write_json
 from utils.experiment import stage_main
 from utils.judge import JudgeOptions, count_states, load_judge
@@ -17,13 +17,8 @@ from utils.paths import TraitPaths
 from utils.stage import Stage
 
 
-def vet_scenarios(paths: TraitPaths, *, judge: JudgeOptions, pos_threshold: float = 60.0, neg_threshold: float = 40.0) -> dict:
-    """Judge every scenario of both sides: will this prompt elicit the side it stands for?
-
-    Args:
-        pos_threshold: A positive text passes at this score or above; moving it judges nothing again.
-        neg_threshold: A negative text passes at this score or below.
-    """
+def vet_scenarios(paths: TraitPaths, *, judge: JudgeOptions, thresholds: Thresholds) -> dict:
+    """Judge every scenario of both sides: will this prompt elicit the side it stands for?"""
     dataset = read_trait(paths)
     grader = load_judge(judge, dataset.rubric)
     scores = grader.score_examples()
@@ -32,7 +27,7 @@ def vet_scenarios(paths: TraitPaths, *, judge: JudgeOptions, pos_threshold: floa
         for i, (e, s) in enumerate(zip(dataset.rubric.examples, scores, strict=True))
     ]
     write_json(paths.scenario_scores, {"judge": grader.identity, "states": count_states(scores), "rows": rows})
-    rates = rate_per_side([(e.side, s) for e, s in zip(dataset.rubric.examples, scores, strict=True)], pos_threshold, neg_threshold)
+    rates = rate_per_side([(e.side, s) for e, s in zip(dataset.rubric.examples, scores, strict=True)], thresholds)
     accuracy = {"judge accuracy": a} if (a := grader.identity.get("cross_validated_accuracy")) else {}
     return {"scenarios": len(rows), **rates, **accuracy}
 

@@ -10,7 +10,7 @@ import utils  # noqa: F401  # before torch: it sets the threads that torch start
 
 from extraction.responses import Response, write_responses
 from extraction.traits import Item, prompt_files, read_trait
-from extraction.vetting import failed_scenarios
+from extraction.vetting import Thresholds, failed_scenarios
 from utils.errors import UserError
 from utils.experiment import stage_main
 from utils.generation import Completion, Row, Sampling, Work, generate
@@ -27,11 +27,10 @@ def generate_responses(
     *,
     lm: ModelOptions,
     sampling: Sampling,
+    thresholds: Thresholds,
     rollouts: int = 1,
     seed: int = 0,
     drop_failed_scenarios: bool = False,
-    pos_threshold: float = 60.0,
-    neg_threshold: float = 40.0,
 ) -> dict:
     """Generate a response to every prompt of both sides; a trait that comes with its answers only has them tokenised.
 
@@ -39,13 +38,11 @@ def generate_responses(
         rollouts: Responses per prompt; more than one needs a temperature above 0.
         seed: With a temperature, fixes every row's text.
         drop_failed_scenarios: Leave out the scenarios that failed stage 0.
-        pos_threshold: With drop-failed-scenarios, the score from which a positive scenario passes.
-        neg_threshold: With drop-failed-scenarios, the score down to which a negative scenario passes.
     """
     if rollouts > 1 and sampling.temperature == 0:
         raise UserError("--rollouts above 1 needs --temperature above 0: greedy rollouts are all the same")
     items = read_trait(paths).items
-    dropped = failed_scenarios(paths, pos_threshold, neg_threshold) if drop_failed_scenarios else set()
+    dropped = failed_scenarios(paths, thresholds) if drop_failed_scenarios else set()
     asked = [(item, rollout) for item in items if item.example not in dropped for rollout in range(1 if item.response else rollouts)]
     model = load_lm(lm)
     journal = Journal(paths.journal(NAME))
@@ -56,7 +53,6 @@ def generate_responses(
         _response(model, item, rollout, row.prompt_ids, _given(model, item) or next(written)) for row, (item, rollout) in zip(rows, asked, strict=True)
     ]
     write_responses(paths, responses, {"stage": NAME, "model": model.identity, "scenarios_dropped": len(dropped)})
-    journal.close()
     sides = {f"{side} responses": sum(r.side == side for r in responses) for side in SIDES}
     return sides | {"finished": sum(r.is_finished for r in responses), "empty": sum(not r.response_ids for r in responses)}
 
@@ -76,7 +72,7 @@ STAGE = Stage(
     run=generate_responses,
     inputs=lambda paths, params: [*prompt_files(paths), *([paths.scenario_scores] if params["drop_failed_scenarios"] else [])],
     outputs=lambda paths, params: [paths.responses(side) for side in SIDES],
-    only_with={"pos_threshold": "drop_failed_scenarios", "neg_threshold": "drop_failed_scenarios"},
+    only_with={"seed": "temperature", "pos_threshold": "drop_failed_scenarios", "neg_threshold": "drop_failed_scenarios"},
 )
 
 if __name__ == "__main__":

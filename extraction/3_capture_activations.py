@@ -11,7 +11,7 @@ import utils  # noqa: F401  # before torch: it sets the threads that torch start
 from torch import Tensor, float16
 
 from extraction.activations import split_held_out
-from extraction.responses import read_responses
+from extraction.responses import read_origin, read_responses, response_digests
 from utils.artifacts import save_tensor, write_json
 from utils.capture import Reading, pool_activations, select_positions
 from utils.errors import UserError
@@ -51,12 +51,16 @@ def capture_activations(
     if not kept:
         raise UserError(f"{paths.trait}: position {position} names no token of any response")
     model = load_lm(lm)
+    wrote, reads = (identity.get("name") for identity in (read_origin(paths), model.identity))
+    if wrote != reads:
+        raise UserError(f"{paths.trait}: the responses are token ids of {wrote}, not of {reads}; run 1_generate_responses with the same model first")
     readings = [Reading(r.prompt_ids + r.response_ids, p) for r, p in kept]
     pooled = pool_activations(model, readings, component=component, batch_tokens=batch_tokens, label=f"{NAME} {paths.trait}")
     stored = as_stored(pooled.activations, model.identity["dtype"])
     splits = split_held_out([r for r, _ in kept], val_share, split_seed)
     metadata = {
         "made_by": {"stage": NAME, "model": model.identity},
+        "responses_sha256": response_digests(paths),
         "component": component,
         "position": position,
         "shape": list(stored.shape),

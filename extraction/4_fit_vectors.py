@@ -1,6 +1,8 @@
 """Stage 4: one trait vector per method and layer, judged on held-out responses."""
 
+import shutil
 import sys
+from itertools import product
 from pathlib import Path
 
 if not __package__:  # run as a script
@@ -12,8 +14,8 @@ from torch import Tensor
 
 from analysis.separation import separation
 from extraction.activations import Captured, read_captured
-from extraction.methods import FitOptions, fit_directions, fit_functions
-from extraction.vetting import require_usable, usable_responses
+from extraction.methods import Fit, FitOptions, fit_directions, fit_functions, require_known
+from extraction.vetting import Thresholds, require_usable, usable_responses
 from utils.artifacts import read_json, save_tensor, write_json
 from utils.errors import UserError
 from utils.experiment import stage_main
@@ -28,11 +30,10 @@ def fit_vectors(
     paths: TraitPaths,
     *,
     fit: FitOptions,
+    thresholds: Thresholds,
     methods: tuple[str, ...] = ("mean_diff", "probe", "ica", "gradient", "random"),
     fit_layers: str = "all",
     no_vet: bool = False,
-    pos_threshold: float = 60.0,
-    neg_threshold: float = 40.0,
     min_usable: int = 10,
 ) -> dict:
     """Fit vectors that point from neg to pos, and measure how they separate held-out responses.
@@ -41,31 +42,34 @@ def fit_vectors(
         methods: mean_diff, probe, ica, gradient, random.
         fit_layers: Layers to fit: all, 16, 5-20, 0-75:5, 30%-60%.
         no_vet: Use every response, whatever its score.
-        pos_threshold: A positive response is usable at this score or above.
-        neg_threshold: A negative response is usable at this score or below.
         min_usable: Usable responses per side below which the trait stops.
     """
     functions = fit_functions(fit)
-    unknown = [m for m in methods if m not in functions]
-    if unknown:
-        raise UserError(f"unknown method {unknown[0]!r}; choose {', '.join(functions)}")
+    require_known(methods, functions)
     captured = read_captured(paths)
     layers = parse_layers(fit_layers, captured.activations.shape[1])
-    keys = None if no_vet else usable_responses(paths, pos_threshold, neg_threshold)
-    require_usable(paths.trait, [r["side"] for r in captured.rows if keys is None or r["key"] in keys], min_usable)
+    keys = None if no_vet else usable_responses(paths, thresholds, captured.metadata["responses_sha256"])
+    rows = [r for r in captured.rows if keys is None or r["key"] in keys]
+    require_usable(paths.trait, [r["side"] for r in rows], min_usable)
     acts = {(side, split): captured.select(side, split, keys)[:, layers] for side in SIDES for split in ("train", "val")}
+    vectors = {method: _fit(paths, method, functions[method], acts) for method in methods}
+    shutil.rmtree(paths.vectors, ignore_errors=True)  # only now that all are fitted: vectors of an earlier run must not stay among them
     best = 0.0
-    for method in methods:
-        try:
-            vectors = fit_directions(functions[method], acts["pos", "train"], acts["neg", "train"])
-        except ValueError as error:
-            raise UserError(f"{paths.trait}, method {method}: {error}") from None
-        for i, layer in enumerate(layers):
-            metadata = describe(vectors[i], {k: a[:, i] for k, a in acts.items()})
-            save_tensor(paths.vector(method, layer), vectors[i])
-            write_json(paths.vector_metadata(method, layer), {"trait": paths.trait, "method": method, "layer": layer} | _origin(captured) | metadata)
-            best = max(best, (metadata["val"] or {"auroc": 0.0})["auroc"]) if method != "random" else best
+    for (method, fitted), (i, layer) in product(vectors.items(), enumerate(layers)):
+        metadata = describe(fitted[i], {k: a[:, i] for k, a in acts.items()})
+        save_tensor(paths.vector(method, layer), fitted[i])
+        write_json(paths.vector_metadata(method, layer), {"trait": paths.trait, "method": method, "layer": layer} | _origin(captured) | metadata)
+        best = max(best, (metadata["val"] or {"auroc": 0.0})["auroc"]) if method != "random" else best
+    fitted_on = {"activations_sha256": captured.metadata["sha256"], "train": [r["key"] for r in rows if r["split"] == "train"]}
+    write_json(paths.fitted_on, fitted_on)
     return {"vectors": len(methods) * len(layers), "best held-out AUROC": best}
+
+
+def _fit(paths: TraitPaths, method: str, function: Fit, acts: dict[tuple[str, str], Tensor]) -> Tensor:
+    try:
+        return fit_directions(function, acts["pos", "train"], acts["neg", "train"])
+    except ValueError as error:
+        raise UserError(f"{paths.trait}, method {method}: {error}") from None
 
 
 def describe(vector: Tensor, acts: dict[tuple[str, str], Tensor]) -> dict:
@@ -83,7 +87,7 @@ def _origin(captured: Captured) -> dict:
 
 def _vector_files(paths: TraitPaths, params: dict) -> list[Path]:
     layers = parse_layers(params["fit_layers"], read_json(paths.activations_metadata)["shape"][1])
-    return [file(m, layer) for m in params["methods"] for layer in layers for file in (paths.vector, paths.vector_metadata)]
+    return [paths.fitted_on] + [file(m, layer) for m in params["methods"] for layer in layers for file in (paths.vector, paths.vector_metadata)]
 
 
 STAGE = Stage(

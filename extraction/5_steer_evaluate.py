@@ -13,8 +13,8 @@ from torch import Tensor
 
 from analysis.steering.evaluate import Bench, Candidates, Protocol, evaluate
 from analysis.steering.questions import split_questions
-from extraction.activations import Captured, read_captured
-from extraction.methods import Fit, FitOptions, fit_directions, fit_functions
+from extraction.activations import read_captured
+from extraction.methods import Fit, FitOptions, fit_directions, fit_functions, require_known
 from extraction.traits import TraitDataset, dataset_files, read_trait
 from utils.artifacts import load_tensor, read_json, write_json
 from utils.errors import UserError
@@ -24,7 +24,7 @@ from utils.journal import Journal
 from utils.judge import JudgeOptions, load_judge
 from utils.layers import parse_layers
 from utils.model import ModelOptions, load_lm
-from utils.paths import TraitPaths
+from utils.paths import SIDES, TraitPaths
 from utils.stage import Stage
 
 NAME = "5_steer_evaluate"
@@ -55,6 +55,9 @@ def steer_evaluate(
     dev, test = split_questions(dataset.questions, subset)
     source = paths.within(vectors_from)
     captured = read_captured(source)
+    fitted_on = read_json(source.fitted_on)
+    if fitted_on.get("activations_sha256") != captured.metadata["sha256"]:
+        raise UserError(f"{paths.trait}: the vectors of {source.experiment} were not fitted on its activations; run 4_fit_vectors first")
     vectors = {key: load_tensor(source.vector(*key), (captured.activations.shape[2],)) for key in _cells(source, layers, method)}
     grader = load_judge(judge, dataset.rubric)
     model = load_lm(lm)
@@ -64,14 +67,14 @@ def steer_evaluate(
             f"the vectors of {source.experiment} are for {ours}; {lm.model} has {model.n_layers} of width {model.d_model}: steer a sibling of that model"
         )
     journal = Journal(paths.journal(NAME))
-    candidates = _candidates(dataset, captured, vectors, fit_functions(fit), protocol.null_seed)
+    sides = {side: captured.select(side, "train", set(fitted_on["train"])) for side in SIDES}
+    candidates = _candidates(dataset, sides, vectors, fit_functions(fit), protocol.null_seed)
     bench = Bench(model, grader, sampling, protocol, Work(journal, f"{NAME} {paths.trait}"))
     results, rows = evaluate(bench, candidates, dev, test)
     for part, texts in rows.items():
         write_json(paths.steering_responses(part), {"made_by": {"stage": NAME, "model": model.identity}, "rows": texts})
     vector = {"experiment": source.experiment, **captured.metadata["made_by"]}
     write_json(paths.steering_results, {"made_by": {"stage": NAME, "model": model.identity, "vectors": vector}, "trait": paths.trait} | results)
-    journal.close()
     chosen = results["chosen"]
     return {
         "texts": sum(map(len, rows.values())),
@@ -81,11 +84,12 @@ def steer_evaluate(
 
 
 def _cells(paths: TraitPaths, layers: str, methods: tuple[str, ...]) -> list[tuple[str, int]]:
+    require_known(methods, fit_functions(FitOptions()))
     return [(m, layer) for m in methods for layer in parse_layers(layers, read_json(paths.activations_metadata)["shape"][1])]
 
 
-def _candidates(dataset: TraitDataset, captured: Captured, vectors: dict, fits: dict[str, Fit], seed: int) -> Candidates:
-    sides = {side: captured.select(side, "train", None) for side in ("pos", "neg")}
+def _candidates(dataset: TraitDataset, sides: dict[str, Tensor], vectors: dict, fits: dict[str, Fit], seed: int) -> Candidates:
+    """Put the vectors and their nulls together; `sides` holds the activations that the vectors were fitted on."""
     both = torch.cat(list(sides.values()))
     order = torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))
 
@@ -103,7 +107,12 @@ def _inputs(paths: TraitPaths, params: dict) -> list[Path]:
     source = paths.within(params["vectors_from"])
     if not source.activations_metadata.exists():
         return [*dataset_files(paths), source.activations_metadata]
-    return [*dataset_files(paths), source.activations_metadata, *(source.vector(*key) for key in _cells(source, params["layers"], params["method"]))]
+    return [
+        *dataset_files(paths),
+        source.activations_metadata,
+        source.fitted_on,
+        *(source.vector(*key) for key in _cells(source, params["layers"], params["method"])),
+    ]
 
 
 STAGE = Stage(

@@ -34,7 +34,7 @@ def read_captured(paths: TraitPaths) -> Captured:
     """
     metadata = read_json(paths.activations_metadata)
     try:
-        rows, shape, sha256 = metadata["rows"], tuple(metadata["shape"]), metadata["sha256"]
+        rows, shape, sha256, _ = metadata["rows"], tuple(metadata["shape"]), metadata["sha256"], metadata["responses_sha256"]
     except (TypeError, KeyError) as error:
         raise UserError(f"{paths.activations_metadata} lacks {error}; run 3_capture_activations with --force") from None
     return Captured(load_tensor(paths.activations, shape, sha256), rows, metadata)

@@ -5,7 +5,7 @@ length has one meaning for all methods: how far apart the two means lie along it
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
 from utils.directions import draw_directions
+from utils.errors import UserError
 
 Fit = Callable[[Tensor, Tensor], Tensor]  # pos [n_pos, n_layers, d_model], neg [n_neg, …] → directions [n_layers, d_model], of any sign and length
 
@@ -50,6 +51,13 @@ def fit_functions(options: FitOptions) -> dict[str, Fit]:
         "gradient": partial(gradient, shrinkage=options.shrinkage),
         "random": partial(random, seed=options.fit_seed),
     }
+
+
+def require_known(methods: Iterable[str], known: Iterable[str]) -> None:
+    """Raise UserError for a name that is no method."""
+    for name in methods:
+        if name not in known:
+            raise UserError(f"unknown method {name!r}; choose {', '.join(known)}")
 
 
 def fit_directions(fit: Fit, pos: Tensor, neg: Tensor) -> Tensor:
@@ -92,7 +100,7 @@ def mean_diff(pos: Tensor, neg: Tensor) -> Tensor:
     return pos.mean(0) - neg.mean(0)
 
 
-def probe(pos: Tensor, neg: Tensor, *, c: float = 1.0, scale: str = "norm") -> Tensor:
+def probe(pos: Tensor, neg: Tensor, *, c: float, scale: str) -> Tensor:
     """Return the normal of L2-regularised logistic regression, solved to the optimum.
 
     Minimises ½‖w‖² + c·Σ log(1 + exp(−y(w·x + b))), scikit-learn's objective. It is invariant to rotation, so w = Xᵀa, and Newton's method
@@ -143,7 +151,7 @@ def _logistic_loss(gram: Tensor, a: Tensor, b: Tensor, targets: Tensor, c: float
     return 0.5 * (a * fitted).sum(-1) + c * softplus(-signs * (fitted + b)).sum(-1)
 
 
-def gradient(pos: Tensor, neg: Tensor, *, shrinkage: float = 0.5, max_steps: int = 100) -> Tensor:
+def gradient(pos: Tensor, neg: Tensor, *, shrinkage: float, max_steps: int = 100) -> Tensor:
     """Return the direction that maximises the effect size, by gradient ascent (L-BFGS) from the mean difference.
 
     d(v) = Δμ·v / √(vᵀ S v) with S the pooled within-side covariance shrunk towards isotropy, (1 − s)·S + s·(tr S / d)·I; without
@@ -166,7 +174,7 @@ def gradient(pos: Tensor, neg: Tensor, *, shrinkage: float = 0.5, max_steps: int
     return v.detach()
 
 
-def ica(pos: Tensor, neg: Tensor, *, n_components: int = 10, seed: int = 0) -> Tensor:
+def ica(pos: Tensor, neg: Tensor, *, n_components: int, seed: int) -> Tensor:
     """Return, per layer, the mixing direction of the independent component that separates the sides best.
 
     Components come in arbitrary order and sign, so the choice is by Cohen's d of the sources on the fitting data.
@@ -184,7 +192,7 @@ def ica(pos: Tensor, neg: Tensor, *, n_components: int = 10, seed: int = 0) -> T
     return torch.stack(directions)
 
 
-def random(pos: Tensor, neg: Tensor, *, seed: int = 0) -> Tensor:
+def random(pos: Tensor, neg: Tensor, *, seed: int) -> Tensor:
     """Return a direction drawn from the activations' covariance: a null for the other methods."""
     x = torch.cat([pos, neg])
     return torch.stack([draw_directions(x[:, layer], 1, seed)[0] for layer in range(x.shape[1])])

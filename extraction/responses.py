@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from utils.artifacts import read_json, write_json
+from utils.artifacts import digest, read_json, write_json
 from utils.errors import UserError
 from utils.model import Prompt
 from utils.paths import SIDES, TraitPaths
@@ -29,6 +29,16 @@ def write_responses(paths: TraitPaths, responses: Sequence[Response], made_by: d
     """Write both sides' files."""
     for side in SIDES:
         write_json(paths.responses(side), {"made_by": made_by, "rows": [asdict(r) for r in responses if r.side == side]})
+
+
+def response_digests(paths: TraitPaths) -> dict[str, str | None]:
+    """Return the digests of both files: what later data say they come from."""
+    return {side: digest(paths.responses(side)) for side in SIDES}
+
+
+def read_origin(paths: TraitPaths) -> dict:
+    """Return the identity of the model that wrote the responses."""
+    return read_json(paths.responses("pos")).get("made_by", {}).get("model", {})
 
 
 def read_responses(paths: TraitPaths) -> list[Response]:

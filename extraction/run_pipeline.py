@@ -13,9 +13,10 @@ if not __package__:  # run as a script
 import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
 from extraction.summary import render_example, render_table, summarise, write_summary
+from extraction.vetting import Thresholds
 from utils.cli import run_cli
 from utils.errors import UserError
-from utils.experiment import RunOptions, resolve_settings
+from utils.experiment import RunOptions, keep_settings, resolve_settings
 from utils.flags import Flag, option_flags
 from utils.paths import ExperimentPaths, TraitPaths
 from utils.stage import Stage, run_stage, why_run
@@ -44,10 +45,6 @@ class PipelineOptions(RunOptions):
     """Vet scenarios, generate, vet responses, capture activations, fit vectors and steer-evaluate, for every trait; what is up to date is skipped.
 
     Args:
-        experiment: Name of the folder under experiments/; names such as gemma-2-2b-it also choose the model.
-        trait: A trait, as category/name.
-        traits: Several traits, separated by commas.
-        force: Run even where everything is up to date, and forget partial progress.
         steer_experiment: Experiment whose model is steered with this one's vectors, and which receives the results.
         steer_model: Model to steer, where it is not the one that made the vectors.
         stages: Stages to run, such as 1-3 or 0,4.
@@ -66,8 +63,12 @@ class PipelineOptions(RunOptions):
 
 def all_flags() -> dict[str, Flag]:
     """Return the pipeline's own flags and every stage's."""
-    stage_flags = [load_stage(name).flags for name in reversed(NAMES)]
-    return option_flags(PipelineOptions) | {name: flag for flags in stage_flags for name, flag in flags.items()}
+    return option_flags(PipelineOptions) | setting_flags()
+
+
+def setting_flags() -> dict[str, Flag]:
+    """Return every stage's flags; where stages share one, the first stage's help."""
+    return {name: flag for stage in reversed(NAMES) for name, flag in load_stage(stage).flags.items()}
 
 
 def main(**given: Any) -> None:
@@ -84,20 +85,22 @@ def main(**given: Any) -> None:
         print_plan(steps, targets)
         return
     failures = run_steps(steps, targets, force=options.force)
-    report(steps, targets, options)
-    if failures:
-        lines = [f"  {name}: failed at {stage}: {message}" for name, (stage, message) in failures.items()]
-        raise UserError("\n".join([f"{len(failures)} of {len(targets)} traits failed; mend what is said, and run the same command again", *lines]))
+    problems = [f"  {name}: failed at {stage}: {message}" for name, (stage, message) in failures.items()]
+    try:
+        report(steps, [paths for paths in targets if paths.trait not in failures], options)
+    except UserError as error:
+        problems.append(f"  no summary: {error}")
+    if problems:
+        raise UserError("\n".join([f"{len(failures)} of {len(targets)} traits failed; mend what is said, and run the same command again", *problems]))
 
 
 def plan_steps(options: PipelineOptions, given: dict[str, Any]) -> list[Step]:
     """Return the stages to run, in order, each with its settings."""
     stages = [load_stage(name) for name in NAMES]
-    stage_flags = {name: flag for stage in stages for name, flag in stage.flags.items()}
     chosen = parse_stages(options.only_stage or options.stages)
     paths = ExperimentPaths(options.experiment)
-    settings = resolve_settings(paths, stage_flags, given, keep=not options.dry_run)
-    if unknown := sorted(settings.keys() - stage_flags.keys()):
+    settings = resolve_settings(paths, setting_flags(), given)
+    if unknown := sorted(settings.keys() - setting_flags().keys()):
         raise UserError(f"{paths.config}: unknown setting {unknown[0]!r}; the settings are the stages' flags, with underscores")
     if settings.get("no_vet"):
         chosen -= VETTING
@@ -111,11 +114,11 @@ def plan_steps(options: PipelineOptions, given: dict[str, Any]) -> list[Step]:
 
 def _steering_step(stage: Stage, options: PipelineOptions, given: dict[str, Any], settings: dict[str, Any]) -> Step:
     """Stage 5 may belong to another experiment, with a model and a config of its own."""
-    model = {"model": options.steer_model} if options.steer_model else {}
+    model = {"model": options.steer_model, "revision": ""} if options.steer_model else {}
     if not options.steer_experiment:
         return Step(stage, options.experiment, settings | model)
-    flags = {k: v for k, v in given.items() if k in stage.flags and k != "model"} | model
-    theirs = resolve_settings(ExperimentPaths(options.steer_experiment), stage.flags, flags, keep=not options.dry_run)
+    flags = {k: v for k, v in given.items() if k in stage.flags and k not in ("model", "revision")} | model
+    theirs = resolve_settings(ExperimentPaths(options.steer_experiment), stage.flags, flags)
     return Step(stage, options.steer_experiment, theirs | {"vectors_from": options.experiment})
 
 
@@ -137,18 +140,21 @@ def print_plan(steps: list[Step], targets: list[TraitPaths]) -> None:
     for paths in targets:
         rerun: set[str] = set()
         for step in steps:
-            here = paths.within(step.experiment)
-            params = step.stage.params(step.settings)
-            reason = why_run(step.stage, here, params)
-            upstream = sorted({w for path in step.stage.inputs(here, params) if (w := here.writer(path)) in rerun})
-            if reason:
-                print(f"[{step.stage.name}] {paths.trait}: would run ({reason})")
-            elif upstream:
-                print(f"[{step.stage.name}] {paths.trait}: downstream, runs if {', '.join(upstream)} changes what it reads")
-            else:
-                print(f"[{step.stage.name}] {paths.trait}: up to date")
-            if reason or upstream:
-                rerun.add(step.stage.name)
+            plan, runs = _foresee(step, paths.within(step.experiment), rerun)
+            print(f"[{step.stage.name}] {paths.trait}: {plan}")
+            rerun |= {step.stage.name} if runs else set()
+
+
+def _foresee(step: Step, paths: TraitPaths, rerun: set[str]) -> tuple[str, bool]:
+    """Return what a stage would do, in words, and whether it may write something new."""
+    try:
+        params = step.stage.params(step.settings)
+        if reason := why_run(step.stage, paths, params):
+            return f"would run ({reason})", True
+        upstream = sorted({w for path in step.stage.inputs(paths, params) if (w := paths.writer(path)) in rerun})
+    except UserError as error:
+        return f"would fail: {error}", False
+    return (f"downstream, runs if {', '.join(upstream)} changes what it reads", True) if upstream else ("up to date", False)
 
 
 def run_steps(steps: list[Step], targets: list[TraitPaths], *, force: bool) -> dict[str, tuple[str, str]]:
@@ -157,14 +163,15 @@ def run_steps(steps: list[Step], targets: list[TraitPaths], *, force: bool) -> d
     for step in steps:
         going = [paths.within(step.experiment) for paths in targets if paths.trait not in failures]
         failed = run_stage(step.stage, going, step.settings, force=force)
+        if targets:
+            keep_settings(ExperimentPaths(step.experiment, targets[0].root), setting_flags(), step.settings)
         failures |= {name: (step.stage.name, message) for name, message in failed.items()}
     return failures
 
 
 def report(steps: list[Step], targets: list[TraitPaths], options: PipelineOptions) -> None:
     """Print the table and the examples, and write the summary files."""
-    settings = load_stage("2_vet_responses").params(steps[0].settings if steps else {})
-    thresholds = (settings["pos_threshold"], settings["neg_threshold"])
+    thresholds = Thresholds(**{name: value for name, value in (steps[0].settings if steps else {}).items() if name in option_flags(Thresholds)})
     steered = options.steer_experiment or options.experiment
     rows = [summarise(paths, paths.within(steered), thresholds) for paths in targets if paths.dir.exists()]
     if not rows:

@@ -2,13 +2,13 @@
 
 import textwrap
 from itertools import zip_longest
+from pathlib import Path
 
 import pandas as pd
 
-from extraction.vetting import read_scores
+from extraction.vetting import Thresholds, read_scores
 from utils.artifacts import read_json, write_json, write_text
-from utils.judge import pass_rate
-from utils.paths import SIDES, ExperimentPaths, TraitPaths
+from utils.paths import ExperimentPaths, TraitPaths
 
 WIDTH = 46  # of one column of example text
 HEADINGS = {
@@ -16,31 +16,32 @@ HEADINGS = {
     "scenario_pass_rate": "scenarios pass",
     "response_pass_rate": "responses pass",
     "vectors": "vectors",
-    "held_out": "held-out AUROC",
+    "held_out": "best held-out AUROC",
     "chosen": "method × layer × dose",
     "effect": "effect [95 %]",
-    "random": "random ±",
+    "odd_part": "odd part",
+    "random": "random odd parts",
     "p": "p",
     "coherence": "coherence",
     "verdict": "verdict",
 }
 
 
-def summarise(paths: TraitPaths, steered: TraitPaths, thresholds: tuple[float, float]) -> dict:
-    """Return one trait's results as they stand on disk; None for what is not there.
+def summarise(paths: TraitPaths, steered: TraitPaths, thresholds: Thresholds) -> dict:
+    """Return one trait's results as they stand on disk; None for what no completed stage has left there.
 
     Args:
         paths: Where the vectors were made.
         steered: Where they were steered with; often the same.
-        thresholds: The pos and neg score from which a text passes.
+        thresholds: Which scores pass.
     """
     row = {
         "trait": paths.trait,
-        "scenario_pass_rate": _pass_rate(paths.scenario_scores, thresholds),
-        "response_pass_rate": _pass_rate(paths.response_scores, thresholds),
+        "scenario_pass_rate": _pass_rate(paths, "0_vet_scenarios", paths.scenario_scores, thresholds),
+        "response_pass_rate": _pass_rate(paths, "2_vet_responses", paths.response_scores, thresholds),
         **_fitted(paths),
     }
-    results = read_json(steered.steering_results) if steered.steering_results.exists() else {}
+    results = read_json(steered.steering_results) if _has_completed(steered, "5_steer_evaluate") else {}
     chosen, null, coherence = results.get("chosen") or {}, results.get("random") or {}, results.get("coherence") or {}
     return row | {
         "method": chosen.get("method"),
@@ -59,27 +60,27 @@ def summarise(paths: TraitPaths, steered: TraitPaths, thresholds: tuple[float, f
     }
 
 
-def _pass_rate(path, thresholds: tuple[float, float]) -> float | None:
-    if not path.exists():
+def _has_completed(paths: TraitPaths, stage: str) -> bool:
+    return paths.manifest(stage).exists()
+
+
+def _pass_rate(paths: TraitPaths, stage: str, path: Path, thresholds: Thresholds) -> float | None:
+    if not _has_completed(paths, stage):
         return None
     content = read_json(path)
-    scores = read_scores(content)
-    counts = [
-        (len(part), pass_rate(part, side, *thresholds))
-        for side in SIDES
-        if (part := [s for r, s in zip(content["rows"], scores, strict=True) if r["side"] == side])
-    ]
-    return round(sum(n * (rate or 0) for n, rate in counts) / max(len(scores), 1), 4)
+    rate = thresholds.pass_rate([(row["side"], score) for row, score in zip(content["rows"], read_scores(content), strict=True)])
+    return None if rate is None else round(rate, 4)
 
 
 def _fitted(paths: TraitPaths) -> dict:
     """The number of vectors, and the best held-out AUROC over all but the random ones."""
-    files = sorted(paths.vector("x", 0).parent.glob("*_metadata.json"))
-    vectors = [read_json(file) for file in files]
+    if not _has_completed(paths, "4_fit_vectors"):
+        return {"vectors": 0, "held_out": None}
+    vectors = [read_json(file) for file in sorted(paths.vectors.glob("*_metadata.json"))]
     real = [v for v in vectors if v["method"] != "random" and v["val"]]
     best = max(real, key=lambda v: (v["val"]["auroc"], v["val"]["cohens_d"]), default=None)
     keys = ("auroc", "auroc_low", "auroc_high", "cohens_d", "n_pos", "n_neg")
-    held_out = {"method": best["method"], "layer": best["layer"], **{k: best["val"][k] for k in keys}} if best else None
+    held_out = {"method": best["method"], "layer": best["layer"], "best_of": len(real), **{k: best["val"][k] for k in keys}} if best else None
     return {"vectors": len(vectors), "held_out": held_out}
 
 
@@ -103,12 +104,14 @@ def _cells(row: dict) -> dict[str, str]:
         "vectors": str(row["vectors"]),
         "held_out": f"{held['auroc']:.2f} [{held['auroc_low']:.2f}, {held['auroc_high']:.2f}]" if held else "–",
         "chosen": f"{row['method']} × {row['layer']} × {row['dose']:g}" if row["method"] else "–",
+        "odd_part": f"{row['odd_part']['mean']:+.1f}" if row["odd_part"] else "–",
         "effect": f"{effect['mean']:+.1f} [{effect['low']:+.1f}, {effect['high']:+.1f}]" if effect else "–",
         "random": f"{null[0]:+.1f} … {null[1]:+.1f}" if null else "–",
         "p": f"{row['p']:.3f}" if row["p"] is not None else "–",
         "coherence": f"{row['coherence_before']:.0f} → {row['coherence_after']:.0f}" if row["coherence_after"] is not None else "–",
     }
-    return cells | {"verdict": row["verdict"] or "–"}
+    cells["verdict"] = row["verdict"] or "–"
+    return {name: cells[name] for name in HEADINGS}
 
 
 def _percent(share: float | None) -> str:

@@ -43,7 +43,6 @@ class TraitDataset:
     rubric: Rubric
     questions: tuple[str, ...]  # for steering evaluation
     direction: str = "positive"  # "negative": the researcher wants less of it
-    adversarial_prefix: str = ""
 
 
 def dataset_files(paths: TraitPaths) -> list[Path]:
@@ -77,12 +76,10 @@ def read_trait(paths: TraitPaths) -> TraitDataset:
     steering = steering | _read_steering(folder)
     rubric = Rubric(paths.trait, _read_definition(folder), tuple(examples), _eval_prompt(steering, folder))
     questions = tuple(_question(q, folder) for q in steering.get("questions", []))
-    direction, prefix = steering.get("direction", "positive"), steering.get("adversarial_prefix", "")
+    direction = steering.get("direction", "positive")
     if direction not in ("positive", "negative"):
         raise UserError(f"{folder / 'steering.json'}: direction is {direction!r}; it is positive or negative")
-    if not isinstance(prefix, str):
-        raise UserError(f"{folder / 'steering.json'}: adversarial_prefix must be a text")
-    return TraitDataset(paths.trait, tuple(items), rubric, questions, direction, prefix)
+    return TraitDataset(paths.trait, tuple(items), rubric, questions, direction)
 
 
 def _suggestion(paths: TraitPaths) -> str:

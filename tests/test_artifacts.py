@@ -324,13 +324,6 @@ def test_garbage_is_cut_off_and_what_stood_before_it_is_kept(journal_file, garba
     assert journal_file.read_bytes() == whole
 
 
-def test_a_closed_journal_is_gone_and_may_be_closed_again(journal_file):
-    journal = Journal(journal_file)
-    journal.close()
-    journal.close()
-    assert not journal_file.exists()
-
-
 def test_a_journal_line_is_json_that_people_can_read(journal_file):
     assert "你好" in journal_file.read_text(encoding="utf-8")
     assert [json.loads(line)["key"] for line in journal_file.read_bytes().splitlines()] == list(ANSWERS)

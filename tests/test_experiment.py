@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from utils.artifacts import write_text
 from utils.errors import UserError
-from utils.experiment import MODELS, RunOptions, default_model, resolve_settings, stage_flags
+from utils.experiment import MODELS, RunOptions, default_model, keep_settings, resolve_settings, stage_flags
 from utils.flags import REQUIRED, flags_of
 from utils.paths import ExperimentPaths
 from utils.stage import Stage
@@ -53,7 +54,7 @@ def stage() -> Stage:
 
 @pytest.fixture
 def resolve(paths, flags):
-    return lambda keep=True, **given: resolve_settings(paths, flags, given, keep=keep)
+    return lambda **given: resolve_settings(paths, flags, given)
 
 
 @pytest.fixture
@@ -97,45 +98,68 @@ def test_a_flag_that_agrees_with_the_config_says_nothing(resolve, write_config, 
     assert capsys.readouterr().out == ""
 
 
-def test_the_first_run_writes_its_model_and_flags_but_none_that_is_cosmetic(resolve, paths):
-    resolve(seed=3, methods=("a", "b"), batch_size=2)
+@pytest.fixture
+def keep(paths, flags, resolve):
+    """Keep the settings of a run, as if a stage had completed in it."""
+
+    def keep_after(completed: bool = True, **given):
+        settings = resolve(**given)
+        if completed:
+            write_text(paths.dir / "extraction/a/b/stages/0_vet_scenarios.json", "{}")
+        keep_settings(paths, flags, settings)
+        return settings
+
+    return keep_after
+
+
+def test_the_first_run_keeps_its_model_and_flags_but_none_that_is_cosmetic(keep, paths):
+    keep(seed=3, methods=("a", "b"), batch_size=2)
     assert read_config(paths) == {"model": "embedded", "seed": 3, "methods": ["a", "b"]}
 
 
-def test_a_later_run_means_the_same_without_flags(resolve):
-    first = resolve(seed=3, methods=("a", "b"))
+def test_a_later_run_means_the_same_without_flags(keep, resolve):
+    first = keep(seed=3, methods=("a", "b"))
     assert resolve() == first
 
 
-def test_a_config_that_is_there_is_never_rewritten(resolve, write_config, paths):
+def test_nothing_is_kept_before_a_stage_has_completed(keep, paths):
+    keep(completed=False, model="a/typo")
+    assert not paths.config.exists()
+
+
+def test_a_config_that_is_there_is_never_rewritten(keep, write_config, paths):
     write_config('{"model": "embedded",\n"seed": 1, "note to self": "keep"}')
     before = paths.config.read_bytes()
-    resolve(seed=2, temperature=0.1)
+    keep(seed=2, temperature=0.1)
     assert paths.config.read_bytes() == before
 
 
-def test_without_keep_nothing_is_written(resolve, paths):
-    assert resolve(keep=False, seed=3) == {"model": "embedded", "seed": 3}
+def test_resolving_alone_writes_nothing(resolve, paths):
+    assert resolve(seed=3) == {"model": "embedded", "seed": 3}
     assert list(paths.root.iterdir()) == []
 
 
 def test_a_stage_without_a_model_starts_no_config(paths, flags):
     del flags["model"]
-    assert resolve_settings(paths, flags, {"seed": 1}, keep=True) == {"seed": 1}
+    settings = resolve_settings(paths, flags, {"seed": 1})
+    assert settings == {"seed": 1}
+    write_text(paths.dir / "extraction/a/b/stages/0_vet_scenarios.json", "{}")
+    keep_settings(paths, flags, settings)
     assert not paths.config.exists()
 
 
 def test_an_experiment_named_after_no_model_says_what_to_pass_and_writes_nothing(tmp_path, flags):
     paths = ExperimentPaths("my-test", tmp_path)
     with pytest.raises(UserError, match=r"'my-test'.*--model"):
-        resolve_settings(paths, flags, {}, keep=True)
+        resolve_settings(paths, flags, {})
     assert not paths.dir.exists()
 
 
 def test_an_experiment_named_after_no_model_takes_one_from_flag_or_config(tmp_path, flags):
     paths = ExperimentPaths("my-test", tmp_path)
-    assert resolve_settings(paths, flags, {"model": "org/name"}, keep=True)["model"] == "org/name"
-    assert resolve_settings(paths, flags, {}, keep=True)["model"] == "org/name"
+    assert resolve_settings(paths, flags, {"model": "org/name"})["model"] == "org/name"
+    write_text(paths.config, '{"model": "org/other"}')
+    assert resolve_settings(paths, flags, {})["model"] == "org/other"
 
 
 @pytest.mark.parametrize("model", [None, ""])

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from extraction.vetting import Thresholds
 from utils import prefix
 from utils.errors import UserError
 from utils.generation import Row, Sampling, generate
-from utils.judge import Answer, Example, JudgeOptions, Rubric, Score, count_states, load_judge, pass_rate, passes
+from utils.judge import Answer, Example, JudgeOptions, Rubric, Score, count_states, load_judge
 from utils.judge.coherence import LikelihoodCoherence, TokenText, distinct_bigrams, shuffle_words, token_nll
 from utils.model import encode, encode_text
 
@@ -43,9 +44,9 @@ def test_a_failure_is_a_state_and_never_a_number():
 
 def test_rates_divide_by_all_asked():
     scores = [Score(90.0), Score(None, "error"), Score(None, "unparsable"), Score(30.0)]
-    assert pass_rate(scores, "pos", 60, 40) == 0.25
-    assert pass_rate([], "pos", 60, 40) is None
-    assert not passes(Score(None, "error"), "neg", 60, 40)  # None is not a low score
+    assert Thresholds().pass_rate([("pos", s) for s in scores]) == 0.25
+    assert Thresholds().pass_rate([]) is None
+    assert not Thresholds().passes(Score(None, "error"), "neg")  # None is not a low score
     assert count_states(scores) == {"scored": 2, "unparsable": 1, "error": 1}
 
 
@@ -62,6 +63,13 @@ def test_examples_are_scored_out_of_fold():
     right = np.mean([(s.value > 50) == (e.side == "pos") for s, e in zip(judge.score_examples(), noise.examples, strict=True)])
     assert right < 0.8  # in the fold it would be 1.0: the regression can memorise 16 texts
     assert judge.identity["cross_validated_accuracy"] == pytest.approx(right, abs=1e-4)
+
+
+def test_a_response_to_the_rubrics_own_prompt_is_scored_by_a_model_that_has_not_seen_it(judge):
+    texts = [Answer("", e.text, e.group) for e in RUBRIC.examples]
+    assert [s.value for s in judge.score_responses(texts)] == pytest.approx([s.value for s in judge.score_examples()])
+    seen = judge.score_responses([Answer("", e.text) for e in RUBRIC.examples])
+    assert seen[0].value > judge.score_examples()[0].value
 
 
 def test_a_judge_near_chance_warns(capsys):
@@ -139,9 +147,9 @@ def test_word_salad_and_loops_are_not(corpus):
     assert max(graded(corpus, salad) + graded(corpus, loops) + graded(corpus, shuffled)) <= 30
 
 
-def test_an_empty_text_cannot_be_graded(corpus):
+def test_an_empty_text_holds_nothing_together(corpus):
     coherence, own = corpus
-    assert coherence.score([TokenText(own[0].prompt_ids, [])])[0].state == "unparsable"
+    assert coherence.score([TokenText(own[0].prompt_ids, [])])[0].value == 0
 
 
 @pytest.mark.parametrize("shared", [2, 10**6])

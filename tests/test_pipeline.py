@@ -229,7 +229,7 @@ def test_a_wrong_command_is_one_line_and_loads_nothing(run, home, arguments, mes
         (["--fit-layers", "77", "--stages", "4"], "no layer 77; the model has layers 0 to 3"),
         (["--min-usable", "50", "--stages", "4"], "only 12 usable pos responses, 50 are needed"),
         (["--layers", "77", "--stages", "5"], "no layer 77"),
-        (["--method", "pca", "--stages", "5"], "pca_layer1.pt, which does not exist; run 4_fit_vectors first"),
+        (["--method", "pca", "--stages", "5"], "unknown method 'pca'; choose mean_diff, probe"),
         (["--position", "tail", "--stages", "3"], "unknown position 'tail'"),
         (["--component", "heads", "--stages", "3"], "--component expects one of residual, attn_out, mlp_out, not 'heads'"),
         (["--probe-scale", "std"], "expects one of norm, raw"),

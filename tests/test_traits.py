@@ -84,7 +84,7 @@ def test_scenarios_are_prompts_that_pair_by_line(read):
     ]
     assert dataset.rubric.definition == "hope"
     assert dataset.rubric.examples == (Example("pos", 0, "sunny"), Example("pos", 1, "bright"), Example("neg", 0, "rainy"), Example("neg", 1, "dark"))
-    assert (dataset.questions, dataset.direction, dataset.adversarial_prefix, dataset.rubric.eval_prompt) == ((), "positive", "", None)
+    assert (dataset.questions, dataset.direction, dataset.rubric.eval_prompt) == ((), "positive", None)
 
 
 def test_instructions_meet_every_question(read):
@@ -129,9 +129,9 @@ def test_every_item_points_at_the_example_behind_it(read, form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_steering_settings_are_read_in_every_form(read, form):
-    steering = {"questions": ["Q1?", {"question": "Q2?", "id": 7}], "eval_prompt": EVAL, "direction": "negative", "adversarial_prefix": "Never "}
+    steering = {"questions": ["Q1?", {"question": "Q2?", "id": 7}], "eval_prompt": EVAL, "direction": "negative"}
     dataset = read(FORMS[form] | {"steering.json": steering})
-    assert (dataset.questions, dataset.direction, dataset.adversarial_prefix) == (("Q1?", "Q2?"), "negative", "Never ")
+    assert (dataset.questions, dataset.direction) == (("Q1?", "Q2?"), "negative")
     assert dataset.rubric.eval_prompt == EVAL
 
 
@@ -306,7 +306,6 @@ SURROGATE = '{"prompt": "half a \\ud83d sign"}'
         pytest.param(ANSWERS | {"pairs.jsonl": [["a", "b", "c"]]}, ["pairs.jsonl, line 1", "object"], id="pair no object"),
         pytest.param(SCENARIOS | {"definition.txt": " \n"}, ["definition.txt"], id="empty definition"),
         pytest.param(SCENARIOS | {"steering.json": "1" * 5000}, ["steering.json", "JSON"], id="huge integer"),
-        pytest.param(SCENARIOS | {"steering.json": {"adversarial_prefix": 5}}, ["adversarial_prefix"], id="prefix no text"),
         pytest.param(SCENARIOS | {"positive.jsonl": SURROGATE}, ["positive.jsonl"], id="half a character"),
     ],
 )

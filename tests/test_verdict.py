@@ -76,6 +76,7 @@ def test_unjudged_answers_are_left_out_of_effects_and_counted():
     values[:4] = np.nan
     result = reach_verdict(CELL, Trial(good.unsteered, (arm(values), good.vector[1]), good.randoms, good.shuffled, good.system_prompt), 70)
     assert result["effect"]["n"] == result["n_questions"] == N - 4
+    assert result["unjudged"] == {"unsteered": 0, "plus": 4, "minus": 0, "system_prompt": 0}
     assert result["verdict"] == "works"
 
 
@@ -112,8 +113,33 @@ def test_the_search_prefers_clear_and_coherent_cells():
     assert finalists[0] == cells[1]
     assert cells[3] not in finalists
     minus = {cells[0].name: arm(base - 1), cells[1].name: arm(base + 24), cells[2].name: arm(base - 12 + rng.normal(0, 4, N))}
-    chosen = pick_cell(finalists, [plus[cells.index(c)] for c in finalists], [minus[c.name] for c in finalists])
+    chosen = pick_cell(finalists, [plus[cells.index(c)] for c in finalists], [minus[c.name] for c in finalists], 70)
     assert chosen == cells[2]  # cell 1 does the same in both directions: damage
+
+
+def test_a_cell_whose_opposite_breaks_the_text_comes_last():
+    cells = [Cell("mean_diff", 1, dose, torch.ones(4), 10.0) for dose in (0.1, 0.4)]
+    base = np.linspace(30, 60, N)
+    noise = np.random.default_rng(0).normal(0, 3, N)
+    plus, minus = [arm(base + 10 + noise), arm(base + 30 + noise)], [arm(base - 10), arm(base - 30, coherence=40)]
+    assert pick_cell(cells, plus, minus, 70) == cells[0]
+    assert pick_cell(cells[1:], plus[1:], minus[1:], 70) == cells[1]  # if there is no other
+
+
+def test_an_odd_part_made_of_a_broken_opposite_is_not_proven():
+    good = trial()
+    broken = arm(good.vector[1].trait_values, coherence=50)
+    result = reach_verdict(CELL, Trial(good.unsteered, (good.vector[0], broken), good.randoms, good.shuffled, good.system_prompt), 70)
+    assert result["verdict"] == "not proven"
+    assert "opposite vector breaks the text" in result["why"]
+
+
+def test_one_sided_random_pushes_that_do_as_much_are_told():
+    result = reach_verdict(CELL, trial(effect=20.0, damage=30.0, spread=8.0), 70)
+    one_sided = result["random_one_sided"]
+    assert one_sided["n"] == 40
+    assert one_sided["highest"] > 30
+    assert one_sided["reach_it"] == 0 or "one-sided random pushes reach the effect" in result["why"]
 
 
 def test_where_nothing_is_coherent_the_least_broken_cell_is_tried():

@@ -40,15 +40,12 @@ def default_model(experiment: str) -> str:
     return MODELS[experiment]
 
 
-def resolve_settings(paths: ExperimentPaths, flags: dict[str, Flag], given: dict[str, Any], *, keep: bool) -> dict[str, Any]:
+def resolve_settings(paths: ExperimentPaths, flags: dict[str, Flag], given: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a run: what config.json says, overridden by the flags given (a contradiction is printed).
-
-    The first run of an experiment writes its model and its flags into config.json, so that a stage re-run by hand means the same.
 
     Args:
         flags: Every flag there is, to know which settings may change a result.
         given: The flags of this command line.
-        keep: Write config.json if there is none.
     """
     config = read_json(paths.config) if paths.config.exists() else {}
     if not isinstance(config, dict):
@@ -63,9 +60,16 @@ def resolve_settings(paths: ExperimentPaths, flags: dict[str, Flag], given: dict
     settings = config | given
     if "model" in flags and not settings.get("model"):
         settings["model"] = default_model(paths.experiment)
-    if keep and not paths.config.exists() and "model" in flags:
-        write_json(paths.config, {name: settings[name] for name in settings if name in flags and not flags[name].is_cosmetic})
     return settings
+
+
+def keep_settings(paths: ExperimentPaths, flags: dict[str, Flag], settings: dict[str, Any]) -> None:
+    """Write an experiment's settings into config.json, once, so that a stage re-run by hand means the same.
+
+    Not before a stage has completed: a mistyped model must not stick. Never over a file that is there.
+    """
+    if "model" in flags and paths.has_results and not paths.config.exists():
+        write_json(paths.config, {name: settings[name] for name in settings if name in flags and not flags[name].is_cosmetic})
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,10 @@ def stage_main(stage: Stage) -> None:
         run = RunOptions(**{name: value for name, value in given.items() if name not in stage.flags})
         own = {name: value for name, value in given.items() if name in stage.flags}
         targets = run.targets
-        settings = resolve_settings(ExperimentPaths(run.experiment), stage.flags, own, keep=True)
+        paths = ExperimentPaths(run.experiment)
+        settings = resolve_settings(paths, stage.flags, own)
         failures = run_stage(stage, targets, settings, force=run.force)
+        keep_settings(paths, stage.flags, settings)
         if failures:
             raise UserError(f"{len(failures)} of {len(targets)} traits failed: {', '.join(failures)}")
 

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fire import docstrings
@@ -82,7 +82,7 @@ def flags_of(function: Callable, cosmetic: tuple[str, ...] = ()) -> dict[str, Fl
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
         if dataclasses.is_dataclass(hints[name]):
-            flags |= option_flags(hints[name])
+            flags |= {n: replace(f, is_cosmetic=f.is_cosmetic or n in cosmetic) for n, f in option_flags(hints[name]).items()}
         else:
             flags[name] = Flag(name, hints[name], parameter.default, help_texts.get(name, ""), name in cosmetic)
     return flags
@@ -97,7 +97,9 @@ def option_flags(options: Any) -> dict[str, Flag]:
 
 
 def _help(documented: Any) -> dict[str, str]:
-    return {arg.name: " ".join((arg.description or "").split()) for arg in docstrings.parse(inspect.getdoc(documented)).args or ()}
+    # a dataclass inherits its parent's fields, with their help
+    inherited = _help(documented.__mro__[1]) if isinstance(documented, type) and len(documented.__mro__) > 2 else {}
+    return inherited | {arg.name: " ".join((arg.description or "").split()) for arg in docstrings.parse(inspect.getdoc(documented)).args or ()}
 
 
 def bind(function: Callable, values: dict[str, Any]) -> dict[str, Any]:

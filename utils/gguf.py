@@ -56,7 +56,7 @@ def _is_complete(folder: Path) -> bool:
 
 def _convert(source: Path, folder: Path) -> None:
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
-    for stale in (scratch, folder):
+    for stale in (folder, *folder.parent.glob(f".{folder.name}.*")):  # under the lock, any scratch folder is a killed process's
         shutil.rmtree(stale, ignore_errors=True)
     try:
         model, tokenizer = load_gguf(source)

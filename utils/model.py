@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from jinja2 import TemplateError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
@@ -69,6 +71,7 @@ class LM:
 
 
 _loaded: dict[ModelOptions, LM] = {}  # at most one: stages go one after the other, and two models may not fit
+_refused: dict[ModelOptions, UserError] = {}  # the other traits of a run need not wait for the same failure
 
 
 def load_lm(options: ModelOptions) -> LM:
@@ -81,7 +84,13 @@ def load_lm(options: ModelOptions) -> LM:
         _loaded.clear()
         gc.collect()
         free_memory()
-        _loaded[options] = _load(options)
+        if options in _refused:
+            raise _refused[options]
+        try:
+            _loaded[options] = _load(options)
+        except UserError as error:
+            _refused[options] = error
+            raise
     return _loaded[options]
 
 
@@ -94,6 +103,7 @@ def free_memory() -> None:
 def _load(options: ModelOptions) -> LM:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()
     source = resolve_source(options.model)
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device)
@@ -102,7 +112,7 @@ def _load(options: ModelOptions) -> LM:
         tokenizer = AutoTokenizer.from_pretrained(source, **revision)
         placement = _placement(source, revision, options, device, dtype)
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **revision, **placement)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"cannot load model {options.model!r}: {first_line(error)}. Pass --model with a local folder or a Hugging Face id "
             "you have access to (gated models: accept the licence on its page, then set HF_TOKEN)"
@@ -171,7 +181,7 @@ def _placement(source: str, revision: dict, options: ModelOptions, device: torch
         if options.load_in_4bit:
             print("warning: 4-bit weights are known to break trait directions; compare with bfloat16 before trusting a result")
         quantized = BitsAndBytesConfig(load_in_8bit=options.load_in_8bit and not options.load_in_4bit, load_in_4bit=options.load_in_4bit)
-        return {"quantization_config": quantized, "device_map": {"": device}}
+        return {"quantization_config": quantized, "device_map": "auto" if device.type == "cuda" else {"": device}}
     if device.type == "cuda" and _weight_bytes(source, revision, dtype) > 0.9 * torch.cuda.mem_get_info(device)[0]:
         return {"device_map": "auto"}
     return {}

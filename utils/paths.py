@@ -56,6 +56,11 @@ class ExperimentPaths:
     def config(self) -> Path:
         return self.dir / "config.json"
 
+    @property
+    def has_results(self) -> bool:
+        """Whether any stage has completed."""
+        return next(self.dir.glob("extraction/**/stages/*.json"), None) is not None
+
     def summary(self, ending: str) -> Path:
         return self.dir / f"summary.{ending}"
 
@@ -114,11 +119,19 @@ class TraitPaths:
     def activations_metadata(self) -> Path:
         return self.dir / "activations" / "metadata.json"
 
+    @property
+    def vectors(self) -> Path:
+        return self.dir / "vectors"
+
+    @property
+    def fitted_on(self) -> Path:
+        return self.vectors / "fitted_on.json"
+
     def vector(self, method: str, layer: int) -> Path:
-        return self.dir / "vectors" / f"{method}_layer{layer}.pt"
+        return self.vectors / f"{method}_layer{layer}.pt"
 
     def vector_metadata(self, method: str, layer: int) -> Path:
-        return self.dir / "vectors" / f"{method}_layer{layer}_metadata.json"
+        return self.vectors / f"{method}_layer{layer}_metadata.json"
 
     def manifest(self, stage: str) -> Path:
         return self.dir / "stages" / f"{stage}.json"

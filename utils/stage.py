@@ -6,12 +6,15 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from utils.artifacts import digest, sweep_temporaries, write_json
 from utils.cli import explain_disk_error, is_disk_error
@@ -19,6 +22,7 @@ from utils.errors import UserError, first_line
 from utils.flags import Flag, bind, flags_of
 from utils.paths import TraitPaths
 
+FORCED = "--force"
 PACKAGES = ("torch", "transformers", "scikit-learn", "sentence-transformers", "numpy")
 
 
@@ -90,7 +94,7 @@ def execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], *, force: b
     Raises:
         UserError: an input is missing, or the stage says what the user must mend.
     """
-    reason = "--force" if force else why_run(stage, paths, params)
+    reason = FORCED if force else why_run(stage, paths, params)
     if reason is None:
         print(f"[{stage.name}] {paths.trait}: up to date", flush=True)
         return False
@@ -99,7 +103,24 @@ def execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], *, force: b
     if absent:
         writer = paths.writer(paths.root / absent[0])
         raise UserError(f"{stage.name} needs {absent[0]}, which does not exist" + (f"; run {writer} first" if writer else ""))
-    if force:
+    with _only_one(stage, paths):
+        return _execute(stage, paths, params, inputs, reason)
+
+
+@contextmanager
+def _only_one(stage: Stage, paths: TraitPaths) -> Iterator[None]:
+    """Keep a second process off the same stage of the same trait; the lock dies with its process."""
+    lock = paths.manifest(stage.name).with_name(f".{stage.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"another process is running {stage.name} for {paths.trait} in {paths.experiment}; wait for it, or stop it") from None
+
+
+def _execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], inputs: dict[str, str | None], reason: str) -> bool:
+    if reason == FORCED:
         paths.journal(stage.name).unlink(missing_ok=True)
     for folder in (paths.dir, paths.steering):
         sweep_temporaries(folder)
@@ -112,6 +133,7 @@ def execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], *, force: b
     assert not unwritten, f"{stage.name} did not write {unwritten}"
     record = {"stage": stage.name, "version": stage.version, "reason": reason, "params": stage.tracked(params), "inputs": inputs, "outputs": outputs}
     write_json(paths.manifest(stage.name), record | {"summary": summary, "seconds": round(seconds, 2), "finished": _now(), **provenance()})
+    paths.journal(stage.name).unlink(missing_ok=True)  # not before the manifest: a kill in between must cost nothing
     print(f"[{stage.name}] {paths.trait}: {_line(summary)}, {seconds:.0f} s ({reason})", flush=True)
     return True
 

@@ -42,8 +42,14 @@ class ArmResult:
 
     @property
     def mean_coherence(self) -> float:
-        """Mean coherence over all questions; an empty or unjudged text holds nothing together and counts as 0."""
-        return float(np.mean([s.value or 0.0 for s in self.coherence]))
+        """Mean coherence over the texts that were graded, 0 where none was."""
+        values = [s.value for s in self.coherence if s.value is not None]
+        return float(np.mean(values)) if values else 0.0
+
+    @property
+    def unjudged(self) -> int:
+        """How many texts the judge could not score for the trait."""
+        return sum(s.value is None for s in self.trait)
 
     @property
     def texts(self) -> list[TokenText]:

@@ -23,7 +23,7 @@ class Protocol:
 
     Args:
         doses: Push lengths tried, as fractions of the layer's mean residual norm in the steered model.
-        random_pairs: ± pairs of random directions that the vector must beat; with fewer than 20, p cannot fall below 0.05.
+        random_pairs: ± pairs of random directions that the vector must beat; p cannot fall below 1 / (1 + pairs), so fewer than 19 prove nothing.
         coherence_gate: Mean coherence below which a text counts as broken.
         positions: all, or response (from the last prompt token on).
         null_seed: Seed of the random directions and of the shuffled labels.
@@ -74,6 +74,7 @@ def evaluate(bench: Bench, candidates: Candidates, dev: Sequence[str], test: Seq
     cell, curve, dev_arms = _search(bench, candidates, unsteered, coherence, norms, dev)
     trial, test_arms = _try(bench, candidates, cell, coherence, test)
     chosen = {"method": cell.method, "layer": cell.layer, "dose": cell.dose, "coefficient": cell.coefficient, "positions": bench.protocol.positions}
+    chosen["is_largest_dose"] = cell.dose == max(bench.protocol.doses)  # then a larger one might have done more
     results = {"chosen": chosen, **reach_verdict(cell, trial, bench.protocol.coherence_gate), "example": median_example(trial, test, cell.sign)}
     measured_by = {"judge": bench.judge.identity, "coherence_judge": coherence.identity, "residual_norms": norms}
     rows = {"dev": arm_rows([unsteered, *dev_arms], dev), "test": arm_rows(test_arms, test)}
@@ -96,7 +97,7 @@ def _search(
     finalists = pick_finalists(cells, plus, unsteered, bench.protocol.coherence_gate)
     minus = bench.run([cell.arm("minus", -1) for cell in finalists], dev)
     judge_arms(minus, dev, bench.judge, coherence)
-    chosen = pick_cell(finalists, [plus[cells.index(c)] for c in finalists], minus)
+    chosen = pick_cell(finalists, [plus[cells.index(c)] for c in finalists], minus, bench.protocol.coherence_gate)
     opposite = {c.name: m for c, m in zip(finalists, minus, strict=True)}
     curve = [_curve_point(c, p, opposite.get(c.name), unsteered) for c, p in zip(cells, plus, strict=True)]
     return chosen, curve, [*plus, *minus]

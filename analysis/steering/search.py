@@ -8,6 +8,7 @@ from torch import Tensor
 
 from analysis.intervals import t_statistic
 from analysis.steering.arms import Arm, ArmResult, push_dose
+from utils.hooks import Push
 
 FINALISTS = 6  # cells that also get the −vector on dev
 
@@ -29,11 +30,14 @@ class Cell:
 
     @property
     def coefficient(self) -> float:
-        return self.sign * self.dose * self.residual_norm / float(self.vector.norm())
+        return self.push().coefficient
+
+    def push(self, sign: int = 1) -> Push:
+        """Return the push that adds `sign` times the vector."""
+        return push_dose(self.vector, self.layer, self.sign * sign * self.dose, self.residual_norm)
 
     def arm(self, prefix: str, sign: int = 1) -> Arm:
-        """Return the arm that adds `sign` times the vector."""
-        return Arm(f"{prefix} {self.name}", (push_dose(self.vector, self.layer, self.sign * sign * self.dose, self.residual_norm),))
+        return Arm(f"{prefix} {self.name}", (self.push(sign),))
 
 
 def effect_of(result: ArmResult, unsteered: ArmResult, sign: int) -> np.ndarray:
@@ -56,7 +60,10 @@ def pick_finalists(cells: Sequence[Cell], results: Sequence[ArmResult], unsteere
     return [cells[i] for _, i in sorted(coherent, key=lambda pair: (-pair[0], pair[1]))[:FINALISTS]]
 
 
-def pick_cell(finalists: Sequence[Cell], plus: Sequence[ArmResult], minus: Sequence[ArmResult]) -> Cell:
-    """Return the finalist whose odd part is clearest: the largest t over the dev questions."""
-    scores = [t_statistic(odd_part(p, m, c.sign)) for c, p, m in zip(finalists, plus, minus, strict=True)]
-    return finalists[int(np.argmax(scores))]
+def pick_cell(finalists: Sequence[Cell], plus: Sequence[ArmResult], minus: Sequence[ArmResult], gate: float) -> Cell:
+    """Return the finalist whose odd part is clearest: the largest t over the dev questions.
+
+    Finalists whose −vector breaks the text come last: an odd part made of one broken side says little.
+    """
+    scores = [(m.mean_coherence >= gate, t_statistic(odd_part(p, m, c.sign))) for c, p, m in zip(finalists, plus, minus, strict=True)]
+    return finalists[max(range(len(scores)), key=lambda i: scores[i])]

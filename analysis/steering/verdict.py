@@ -45,8 +45,11 @@ def reach_verdict(cell: Cell, trial: Trial, gate: float) -> dict:
         "odd_part": _interval(odd),
         "wrong_way_share": _round(float((odd < 0).mean())) if len(odd) else None,
         "random": _null(odd, trial.randoms, cell.sign),
+        "random_one_sided": _one_sided(effect, trial, cell.sign),
         "shuffled_labels_odd_part": _interval(odd_part(*trial.shuffled, cell.sign)),
         "system_prompt_effect": _interval(effect_of(trial.system_prompt, trial.unsteered, cell.sign)),
+        "unsteered_score": _mean(trial.unsteered.trait_values),
+        "unjudged": {name: r.unjudged for name, r in _named_arms(trial).items()},
         "coherence": {"unsteered": _round(trial.unsteered.mean_coherence), "plus": _round(plus.mean_coherence), "minus": _round(minus.mean_coherence)},
     }
     verdict, why = conclude(numbers, gate)
@@ -64,12 +67,16 @@ def conclude(numbers: dict, gate: float) -> tuple[str, str]:
         return NOT_PROVEN, f"the effect's interval {effect['low']:+.1f} to {effect['high']:+.1f} includes no change"
     if odd["low"] <= 0:
         return NOT_PROVEN, f"the vector and its opposite do the same: odd part {odd['mean']:+.1f}, interval {odd['low']:+.1f} to {odd['high']:+.1f}"
+    if coherence["minus"] < gate:
+        return NOT_PROVEN, f"the opposite vector breaks the text (coherence {coherence['minus']:.0f}), so that the odd part may be damage"
     if null["z"] < Z_MIN or null["p"] > P_MAX:
         return NOT_PROVEN, f"random directions do as much: z = {null['z']:.1f}, p = {null['p']:.3f} against {null['n']} ± pairs"
     if shuffled is not None and abs(shuffled["mean"]) >= odd["mean"]:
         return NOT_PROVEN, f"a vector fitted on shuffled labels does as much: odd part {shuffled['mean']:+.1f} against {odd['mean']:+.1f}"
     beats = f"z = {null['z']:.1f} against {null['n']} ± random pairs"
-    return WORKS, f"effect {effect['mean']:+.1f} points, odd part {odd['mean']:+.1f}, {beats}, coherence {coherence['plus']:.0f}"
+    one_sided = numbers["random_one_sided"]
+    also = f"; {one_sided['reach_it']} of {one_sided['n']} one-sided random pushes reach the effect" if one_sided["reach_it"] else ""
+    return WORKS, f"effect {effect['mean']:+.1f} points, odd part {odd['mean']:+.1f}, {beats}, coherence {coherence['plus']:.0f}{also}"
 
 
 def median_example(trial: Trial, questions: Sequence[str], sign: int) -> dict:
@@ -93,6 +100,24 @@ def _null(odd: np.ndarray, randoms: Sequence[Pair], sign: int) -> dict | None:
     }
 
 
+def _one_sided(effect: np.ndarray, trial: Trial, sign: int) -> dict | None:
+    """How many single random pushes, either way, move the score as much as the vector: damage included, so this proves nothing by itself."""
+    pushes = [part.mean() for pair in trial.randoms for arm in pair if len(part := effect_of(arm, trial.unsteered, sign))]
+    if not len(effect) or not pushes:
+        return None
+    return {"n": len(pushes), "lowest": _round(min(pushes)), "highest": _round(max(pushes)), "reach_it": int(sum(p >= effect.mean() for p in pushes))}
+
+
+def _named_arms(trial: Trial) -> dict[str, ArmResult]:
+    plus, minus = trial.vector
+    return {"unsteered": trial.unsteered, "plus": plus, "minus": minus, "system_prompt": trial.system_prompt}
+
+
+def _mean(values: np.ndarray) -> float | None:
+    known = values[~np.isnan(values)]
+    return _round(float(known.mean())) if len(known) else None
+
+
 def _interval(values: np.ndarray) -> dict | None:
     if len(values) < 2:
         return None
@@ -101,4 +126,4 @@ def _interval(values: np.ndarray) -> dict | None:
 
 
 def _round(value: float) -> float:
-    return round(value, 4)
+    return round(float(value), 4)

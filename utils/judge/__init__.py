@@ -55,6 +55,7 @@ class Answer:
 
     prompt: str
     response: str
+    group: int | None = None  # the group of the rubric's examples that the prompt belongs to; None for a prompt of its own
 
 
 class Judge(Protocol):
@@ -97,15 +98,3 @@ def load_judge(options: JudgeOptions, rubric: Rubric) -> Judge:
 def count_states(scores: Sequence[Score]) -> dict[str, int]:
     """Count the scores in each state that occurs."""
     return {state: n for state in STATES if (n := sum(s.state == state for s in scores))}
-
-
-def pass_rate(scores: Sequence[Score], side: str, pos_threshold: float, neg_threshold: float) -> float | None:
-    """Return passed / all asked: a text that could not be judged has not passed. None when nothing was asked."""
-    return sum(passes(s, side, pos_threshold, neg_threshold) for s in scores) / len(scores) if scores else None
-
-
-def passes(score: Score, side: str, pos_threshold: float, neg_threshold: float) -> bool:
-    """Tell whether a score is on its side's part of the scale."""
-    if score.value is None:
-        return False
-    return score.value >= pos_threshold if side == "pos" else score.value <= neg_threshold

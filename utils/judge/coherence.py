@@ -42,9 +42,9 @@ class LikelihoodCoherence:
         self.identity = {"judge": "embedded", "mode": MODE, "own_nll": self.own, "shuffled_nll": self.shuffled}
 
     def score(self, texts: Sequence[TokenText]) -> list[Score]:
-        """Score texts, in order; an empty one cannot be judged."""
+        """Score texts, in order; an empty one holds nothing together and scores 0."""
         readable = [i for i, t in enumerate(texts) if t.ids]
-        scores = [Score(None, "unparsable", MODE)] * len(texts)
+        scores = [Score(0.0, mode=MODE)] * len(texts)
         for i, nll in zip(readable, token_nll(self.lm, [texts[i] for i in readable]), strict=True):
             distance = (nll - self.own) / max(self.shuffled - self.own, 1e-6)
             scores[i] = Score(float(100 * expit(8 * (0.4 - distance)) * expit(20 * (distinct_bigrams(texts[i].ids) - 0.45))), mode=MODE)
@@ -64,7 +64,7 @@ def distinct_bigrams(ids: Sequence[int]) -> float:
     return len(set(bigrams)) / len(bigrams) if bigrams else 1.0
 
 
-def token_nll(lm: LM, texts: Sequence[TokenText], batch_tokens: int = 4096) -> list[float]:
+def token_nll(lm: LM, texts: Sequence[TokenText], batch_tokens: int = 1024) -> list[float]:
     """Return each text's mean negative log-likelihood per token (nats) under the unsteered model, given its prompt."""
     lengths = [len(t.prompt_ids) + len(t.ids) for t in texts]
     values: dict[int, float] = {}
@@ -82,10 +82,13 @@ def _batch_nll(lm: LM, texts: Sequence[TokenText]) -> list[float]:
     width = max(map(len, rows))
     # right padding without a mask is exact for the real tokens of a causal model
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=lm.device)
-    hidden = lm.model.base_model(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+    first = min(len(t.prompt_ids) for t in texts) - skipped - 1
+    # the vocabulary projection only where it is read, and by the model's own forward: some models cap or scale their logits
+    kept = torch.arange(first, width, device=lm.device)
+    logits = lm.model(input_ids=ids, past_key_values=cache, use_cache=cache is not None, logits_to_keep=kept).logits
     values = []
-    for row, text in enumerate(texts):  # the vocabulary projection only where it is read
+    for row, text in enumerate(texts):
         start, stop = len(text.prompt_ids) - skipped, len(text.prompt_ids) + len(text.ids) - skipped
-        logits = lm.model.get_output_embeddings()(hidden[row, start - 1 : stop - 1]).float()
-        values.append(float(torch.nn.functional.cross_entropy(logits, ids[row, start:stop])))
+        predicted = logits[row, start - 1 - first : stop - 1 - first].float()
+        values.append(float(torch.nn.functional.cross_entropy(predicted, ids[row, start:stop])))
     return values

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.model_selection import GroupKFold
 from transformers.utils import logging as transformers_logging
 
 from utils.cpu import speed_up_linear_layers
@@ -60,10 +61,13 @@ class EmbeddedJudge:
         if min(sides.sum(), (~sides).sum()) < 4 or len(set(groups)) < 2:
             raise UserError(f"{rubric.trait}: the embedded judge needs at least 4 contrasting texts per side in at least 2 pairs; add some to the dataset")
         vectors = embed([e.text for e in self.examples])
-        model = LogisticRegression(C=10.0, max_iter=2000)
-        folds = GroupKFold(min(FOLDS, len(set(groups))))
-        self._out_of_fold = cross_val_predict(model, vectors, sides, groups=groups, cv=folds, method="predict_proba")[:, 1]
-        self._model = model.fit(vectors, sides)
+        self._model = LogisticRegression(C=10.0, max_iter=2000).fit(vectors, sides)
+        self._blind: dict[int, LogisticRegression] = {}  # group → the model that has not seen it
+        self._out_of_fold = np.empty(len(sides))
+        for train, test in GroupKFold(min(FOLDS, len(set(groups)))).split(vectors, sides, groups):
+            model = clone(self._model).fit(vectors[train], sides[train])
+            self._out_of_fold[test] = model.predict_proba(vectors[test])[:, 1]
+            self._blind |= dict.fromkeys(groups[test].tolist(), model)
         accuracy = float(((self._out_of_fold > 0.5) == sides).mean())
         self.identity = {
             "judge": "embedded",
@@ -80,11 +84,14 @@ class EmbeddedJudge:
         return [Score(100 * float(p), mode=MODE) for p in self._out_of_fold]
 
     def score_responses(self, answers: Sequence[Answer]) -> list[Score]:
-        """Score responses by their text alone: a prompt carries its side's words and would give it away."""
-        readable = [i for i, answer in enumerate(answers) if answer.response.strip()]
-        scores = [Score(None, "unparsable", MODE)] * len(answers)
-        if readable:
-            probabilities = self._model.predict_proba(embed([answers[i].response for i in readable]))[:, 1]
-            for i, p in zip(readable, probabilities, strict=True):
-                scores[i] = Score(100 * float(p), mode=MODE)
-        return scores
+        """Score responses by their text alone: a prompt carries its side's words and would give it away.
+
+        A response to a prompt of the rubric's own is scored by the model that has not seen that prompt's group.
+        """
+        return [self._score(answer) for answer in answers]
+
+    def _score(self, answer: Answer) -> Score:
+        if not answer.response.strip():
+            return Score(None, "unparsable", MODE)
+        model = self._model if answer.group is None else self._blind.get(answer.group, self._model)
+        return Score(100 * float(model.predict_proba(embed([answer.response]))[0, 1]), mode=MODE)
