@@ -51,7 +51,7 @@ def capture_activations(
     if not kept:
         raise UserError(f"{paths.trait}: position {position} names no token of any response")
     model = load_lm(lm)
-    wrote, reads = (identity.get("name") for identity in (read_origin(paths), model.identity))
+    wrote, reads = (origin.get("identity") for origin in (read_origin(paths), model.identity))
     if wrote != reads:
         raise UserError(f"{paths.trait}: the responses are token ids of {wrote}, not of {reads}; run 1_generate_responses with the same model first")
     readings = [Reading(r.prompt_ids + r.response_ids, p) for r, p in kept]

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,11 @@ def all_flags() -> dict[str, Flag]:
 
 
 def setting_flags() -> dict[str, Flag]:
-    """Return every stage's flags; where stages share one, the first stage's help."""
-    return {name: flag for stage in reversed(NAMES) for name, flag in load_stage(stage).flags.items()}
+    """Return every stage's flags; one that several share is cosmetic only if it is so in all of them."""
+    flags: dict[str, Flag] = {}
+    for name, flag in ((name, flag) for stage in NAMES for name, flag in load_stage(stage).flags.items()):
+        flags[name] = replace(flag, is_cosmetic=flag.is_cosmetic and flags.get(name, flag).is_cosmetic)
+    return flags
 
 
 def main(**given: Any) -> None:

@@ -277,3 +277,55 @@ def test_a_disk_that_takes_no_more_is_one_line_and_loses_nothing(run, home, tiny
     assert "Traceback" not in done.stderr
     assert contents(home / "experiments/tiny/extraction" / OPTIMISM / "vetting") == scores
     assert len(stages(run(home, *tiny, "--no-steering"), "no completed run")) == 4
+
+
+def test_a_refit_leaves_no_vector_of_an_earlier_one(run, home, tiny):
+    run(home, *tiny, "--no-steering")
+    vectors = home / "experiments/tiny/extraction" / OPTIMISM / "vectors"
+    assert len(list(vectors.glob("*.pt"))) == 5 * 4
+    output = run(home, *tiny, "--no-steering", "--methods", "mean_diff", "--fit-layers", "1,2")
+    assert sorted(p.name for p in vectors.glob("*.pt")) == ["mean_diff_layer1.pt", "mean_diff_layer2.pt"]
+    assert json.loads((home / "experiments/tiny/summary.json").read_text())[0]["vectors"] == 2
+    assert "2 vectors" in output
+
+
+def test_scores_and_activations_of_different_responses_are_not_mixed(run, home, tiny):
+    run(home, *tiny, "--no-steering")
+    longer = [*tiny, "--max-new-tokens", "7"]
+    output = run(home, *longer, "--stages", "1,3-4", code=1)
+    assert "scores and activations are of different responses; run 2_vet_responses" in output
+    run(home, *longer, "--no-steering")
+
+
+def test_activations_are_captured_by_the_model_that_wrote_the_ids(run, home, tiny, tiny_folders):
+    run(home, *tiny, "--no-steering")
+    other = [a if a != tiny_folders["llama"] else tiny_folders["sibling"] for a in tiny]
+    assert "the responses are token ids of" in run(home, *other, "--stages", "3", code=1)
+
+
+def test_a_fine_tune_saved_over_a_model_is_another_model(run, home, tiny, tiny_folders, tmp_path):
+    import shutil
+
+    folder = tmp_path / "my-model"
+    shutil.copytree(tiny_folders["llama"], folder)
+    mine = [a if a != tiny_folders["llama"] else str(folder) for a in tiny]
+    run(home, *mine, "--stages", "1")
+    assert "up to date" in run(home, *mine, "--stages", "1")
+    shutil.copy(Path(tiny_folders["sibling"]) / "model.safetensors", folder)
+    assert re.search(r"model \S+#\w+ → \S+#\w+", run(home, *mine, "--stages", "1"))
+
+
+def test_results_of_a_stage_that_has_not_completed_are_not_reported(run, home, tiny):
+    run(home, *tiny)
+    assert json.loads((home / "experiments/tiny/summary.json").read_text())[0]["verdict"]
+    (home / "experiments/tiny/extraction" / OPTIMISM / "stages/5_steer_evaluate.json").unlink()  # as a killed re-run leaves it
+    run(home, *tiny, "--no-steering")
+    assert json.loads((home / "experiments/tiny/summary.json").read_text())[0]["verdict"] is None
+
+
+def test_a_plan_is_printed_for_every_trait_whatever_its_state(run, home, tiny):
+    run(home, *tiny, "--no-steering")
+    both = [a if a != OPTIMISM else f"{OPTIMISM},{FORMALITY}" for a in tiny]
+    assert len(stages(run(home, *both, "--dry-run"), "would run")) == 1 + 6
+    downstream = run(home, *tiny, "--methods", "mean_diff", "--dry-run")
+    assert stages(downstream, "would run") == {("4", OPTIMISM), ("5", OPTIMISM)}

@@ -389,3 +389,24 @@ def test_a_machine_without_git_has_no_commit_and_keeps_its_work(tmp_path, monkey
         assert provenance()["git_commit"] is None
     finally:
         provenance.cache_clear()
+
+
+def test_progress_outlives_the_manifest_so_that_a_kill_between_them_costs_nothing(stage, paths, monkeypatch):
+    write_text(paths.journal(stage.name), "progress")
+    seen = []
+    monkeypatch.setattr("utils.stage.write_json", lambda path, _: seen.append((path == paths.manifest(stage.name), paths.journal(stage.name).exists())))
+    execute(stage, paths, stage.params({}))
+    assert seen == [(True, True)]
+    assert not paths.journal(stage.name).exists()
+
+
+def test_a_second_process_is_kept_off_a_running_stage(stage, paths):
+    import fcntl
+
+    lock = paths.manifest(stage.name).with_name(f".{stage.name}.lock")
+    lock.parent.mkdir(parents=True)
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is running"):
+            execute(stage, paths, stage.params({}))
+    assert execute(stage, paths, stage.params({}))

@@ -1,9 +1,11 @@
 """Models: where they come from, how they are loaded, and the one way text becomes token ids."""
 
 import gc
+import hashlib
 import importlib.util
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,10 +19,31 @@ from transformers.utils import logging as transformers_logging
 from utils.cpu import speed_up_linear_layers
 from utils.errors import UserError, first_line
 from utils.gguf import EMBEDDED, converted, embedded_gguf
+from utils.journal import key_of
 
 Prompt = str | list[dict[str, str]]  # a text to continue, or chat messages to answer
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PLAIN_ROLES = {"system": "", "user": "Question: ", "assistant": "Answer: "}  # for a model without a chat template
+
+
+def identify_model(name: str) -> str:
+    """Return a model's name, with a digest of its files where they lie on this disk: a fine-tune saved over another is another model.
+
+    The digest is of every file's name, size, and first and last 64 KiB, so that it costs milliseconds however large the weights are.
+    """
+    try:
+        path = Path(embedded_gguf() if name == EMBEDDED else name).expanduser()
+    except UserError:
+        return name
+    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file()) if name and path.is_dir() else []
+    return f"{name}#{key_of([(f.name, f.stat().st_size, _ends(f)) for f in files])}" if files else name
+
+
+def _ends(file: Path) -> str:
+    with open(file, "rb") as handle:
+        head = handle.read(65536)
+        handle.seek(max(0, file.stat().st_size - 65536))
+        return hashlib.sha256(head + handle.read()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -46,6 +69,7 @@ class ModelOptions:
     chat_template: bool = True
 
     cosmetic: ClassVar[tuple[str, ...]] = ("device",)
+    identify: ClassVar[dict[str, Any]] = {"model": identify_model}
 
 
 @dataclass(frozen=True)
@@ -138,6 +162,7 @@ def wrap(model: Any, tokenizer: Any, options: ModelOptions) -> LM:
     chats = bool(options.chat_template and tokenizer.chat_template)
     identity = {
         "name": options.model,
+        "identity": identify_model(options.model),
         "revision": getattr(model.config, "_commit_hash", None) or options.revision or None,
         "architecture": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),

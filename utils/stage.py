@@ -51,7 +51,7 @@ class Stage:
         """Return the parameters that can change the outputs, as JSON gives them back."""
         flags = self.flags
         kept = {n: v for n, v in params.items() if not flags[n].is_cosmetic and (n not in self.only_with or params[self.only_with[n]])}
-        return json.loads(json.dumps(kept))
+        return json.loads(json.dumps({n: identify(v) if (identify := flags[n].identify) else v for n, v in kept.items()}))
 
 
 def why_run(stage: Stage, paths: TraitPaths, params: dict[str, Any]) -> str | None:
