@@ -1,6 +1,7 @@
 """Stage 5: does adding the vector change what the model writes, more than chance would, and at what cost?"""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 if not __package__:  # run as a script
@@ -67,8 +68,11 @@ def steer_evaluate(
             f"the vectors of {source.experiment} are for {ours}; {lm.model} has {model.n_layers} of width {model.d_model}: steer a sibling of that model"
         )
     journal = Journal(paths.journal(NAME))
-    sides = {side: captured.select(side, "train", set(fitted_on["train"])) for side in SIDES}
-    candidates = _candidates(dataset, sides, vectors, fit_functions(fit), protocol.null_seed)
+    fitted = {side: captured.select(side, "train", set(fitted_on["train"])) for side in SIDES}
+    shuffled = partial(_fit_shuffled, fitted, fit_functions(fit), protocol.null_seed)
+    # all responses, passed or not: those chosen because they show the trait would put it into every "random" direction
+    sign = -1 if dataset.direction == "negative" else 1
+    candidates = Candidates(vectors, lambda layer: captured.activations[:, layer].float(), shuffled, sign, _system_prompt(dataset))
     bench = Bench(model, grader, sampling, protocol, Work(journal, f"{NAME} {paths.trait}"))
     results, rows = evaluate(bench, candidates, dev, test)
     for part, texts in rows.items():
@@ -88,19 +92,18 @@ def _cells(paths: TraitPaths, layers: str, methods: tuple[str, ...]) -> list[tup
     return [(m, layer) for m in methods for layer in parse_layers(layers, read_json(paths.activations_metadata)["shape"][1])]
 
 
-def _candidates(dataset: TraitDataset, sides: dict[str, Tensor], vectors: dict, fits: dict[str, Fit], seed: int) -> Candidates:
-    """Put the vectors and their nulls together; `sides` holds the activations that the vectors were fitted on."""
-    both = torch.cat(list(sides.values()))
-    order = torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))
+def _fit_shuffled(fitted: dict[str, Tensor], fits: dict[str, Fit], seed: int, method: str, layer: int) -> Tensor:
+    """Fit a method to the same responses with their sides shuffled."""
+    both = torch.cat([fitted[side][:, [layer]] for side in SIDES])
+    mixed = both[torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))]
+    n_pos = len(fitted["pos"])
+    return fit_directions(fits[method], mixed[:n_pos], mixed[n_pos:])[0]
 
-    def shuffled(method: str, layer: int) -> Tensor:
-        mixed = both[order][:, [layer]]
-        return fit_directions(fits[method], mixed[: len(sides["pos"])], mixed[len(sides["pos"]) :])[0]
 
+def _system_prompt(dataset: TraitDataset) -> str:
     wish = dataset.rubric.definition.split("\n\n")[0] or dataset.rubric.examples[0].text
-    opposite = "the opposite of this" if dataset.direction == "negative" else "this"
-    prompt = f"Write every answer so that it clearly shows {opposite}. {wish}"
-    return Candidates(vectors, lambda layer: both[:, layer], shuffled, -1 if dataset.direction == "negative" else 1, prompt)
+    target = "the opposite of this" if dataset.direction == "negative" else "this"
+    return f"Write every answer so that it clearly shows {target}. {wish}"
 
 
 def _inputs(paths: TraitPaths, params: dict) -> list[Path]:

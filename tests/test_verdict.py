@@ -126,6 +126,16 @@ def test_a_cell_whose_opposite_breaks_the_text_comes_last():
     assert pick_cell(cells[1:], plus[1:], minus[1:], 70) == cells[1]  # if there is no other
 
 
+def test_the_smallest_dose_that_shows_the_effect_is_chosen():
+    cells = [Cell("mean_diff", 1, dose, torch.ones(4), 10.0) for dose in (0.1, 0.2, 0.4)]
+    rng = np.random.default_rng(0)
+    base = np.linspace(30, 60, N)
+    gains, spreads = [2, 10, 25], [8, 4, 1]  # unclear, clear, and clearest because the score saturates
+    plus, minus = ([arm(base + sign * g + rng.normal(0, s, N)) for g, s in zip(gains, spreads, strict=True)] for sign in (1, -1))
+    assert pick_cell(cells, plus, minus, 70) == cells[1]
+    assert pick_cell(cells[:1], plus[:1], minus[:1], 70) == cells[0]
+
+
 def test_an_odd_part_made_of_a_broken_opposite_is_not_proven():
     good = trial()
     broken = arm(good.vector[1].trait_values, coherence=50)

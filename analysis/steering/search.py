@@ -10,6 +10,7 @@ from analysis.intervals import t_statistic
 from analysis.steering.arms import Arm, ArmResult, push_dose
 from utils.hooks import Push
 
+CLEAR_T = 5.0  # an odd part this many standard errors from zero, over the dev questions, is clear
 FINALISTS = 6  # cells that also get the −vector on dev
 
 
@@ -61,9 +62,16 @@ def pick_finalists(cells: Sequence[Cell], results: Sequence[ArmResult], unsteere
 
 
 def pick_cell(finalists: Sequence[Cell], plus: Sequence[ArmResult], minus: Sequence[ArmResult], gate: float) -> Cell:
-    """Return the finalist whose odd part is clearest: the largest t over the dev questions.
+    """Return the smallest dose whose odd part is clear on dev, or where none is, the clearest one.
 
-    Finalists whose −vector breaks the text come last: an odd part made of one broken side says little.
+    What random directions do grows faster with the dose than what a trait vector does, and at large doses the score saturates: so the
+    smallest dose that shows the effect is the most convincing. Finalists whose −vector breaks the text come last: an odd part made of one
+    broken side says little.
     """
-    scores = [(m.mean_coherence >= gate, t_statistic(odd_part(p, m, c.sign))) for c, p, m in zip(finalists, plus, minus, strict=True)]
-    return finalists[max(range(len(scores)), key=lambda i: scores[i])]
+
+    def rank(candidate: tuple[Cell, ArmResult, ArmResult]) -> tuple:
+        cell, up, down = candidate
+        t = t_statistic(odd_part(up, down, cell.sign))
+        return down.mean_coherence >= gate, t >= CLEAR_T, -cell.dose if t >= CLEAR_T else 0.0, t
+
+    return max(zip(finalists, plus, minus, strict=True), key=rank)[0]
