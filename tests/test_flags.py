@@ -349,3 +349,12 @@ def test_a_flag_that_stages_share_has_one_kind_and_one_default():
     names = {name for name, _, _ in declared}
     assert len(set(declared)) == len(names)
     assert names <= set(all_flags())
+
+
+def test_a_reader_that_goes_away_ends_the_run_quietly():
+    script = "import sys; sys.path[0] = '.'\nfrom utils.cli import run_cli\nrun_cli(lambda: [print('x' * 100, flush=True) for _ in range(10_000)], {}, '')"
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[1])
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141

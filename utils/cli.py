@@ -3,6 +3,7 @@
 import difflib
 import errno
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ def run_cli(main: Callable[..., None], flags: dict[str, Flag], doc: str) -> None
     """Parse sys.argv into `flags` and call `main(**values)` with those given, each of its declared type.
 
     An unknown flag, a stray argument or a value of the wrong type stops before `main` runs. Exit status: 0, 1 for a UserError or a
-    failing disk (one line, no traceback), 130 when interrupted.
+    failing disk (one line, no traceback), 130 when interrupted, 141 when nobody reads the output any more.
     """
     try:
         given = parse_arguments(sys.argv[1:], flags)
@@ -28,6 +29,9 @@ def run_cli(main: Callable[..., None], flags: dict[str, Flag], doc: str) -> None
             main(**given)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's last flush does not complain
+        sys.exit(141)
     except OSError as error:
         if not is_disk_error(error):
             raise

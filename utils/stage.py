@@ -150,6 +150,8 @@ def run_stage(stage: Stage, traits: Sequence[TraitPaths], values: dict[str, Any]
             execute(stage, paths, stage.params(values), force=force)
         except UserError as error:
             failures[paths.trait] = str(error)
+        except BrokenPipeError:
+            raise  # nobody reads our output any more: that is the run's end, not the trait's
         except Exception as error:  # a defect of ours in one trait must not cost the others their night
             failures[paths.trait] = _explain(error)
         if paths.trait in failures:
