@@ -14,7 +14,7 @@ from torch import Tensor
 
 from analysis.separation import separation
 from extraction.activations import Captured, read_captured
-from extraction.methods import Fit, FitOptions, fit_directions, fit_functions, require_known
+from extraction.methods import DegenerateError, Fit, FitOptions, fit_directions, fit_functions, require_known
 from extraction.vetting import Thresholds, require_usable, usable_responses
 from utils.artifacts import read_json, save_tensor, write_json
 from utils.errors import UserError
@@ -52,7 +52,7 @@ def fit_vectors(
     rows = [r for r in captured.rows if keys is None or r["key"] in keys]
     require_usable(paths.trait, [r["side"] for r in rows], min_usable)
     acts = {(side, split): captured.select(side, split, keys)[:, layers] for side in SIDES for split in ("train", "val")}
-    vectors = {method: _fit(paths, method, functions[method], acts) for method in methods}
+    vectors = {method: _fit(f"{paths.trait}, method {method}", layers, functions[method], acts) for method in methods}
     shutil.rmtree(paths.vectors, ignore_errors=True)  # only now that all are fitted: vectors of an earlier run must not stay among them
     best = 0.0
     for (method, fitted), (i, layer) in product(vectors.items(), enumerate(layers)):
@@ -65,11 +65,13 @@ def fit_vectors(
     return {"vectors": len(methods) * len(layers), "best held-out AUROC": best}
 
 
-def _fit(paths: TraitPaths, method: str, function: Fit, acts: dict[tuple[str, str], Tensor]) -> Tensor:
+def _fit(what: str, layers: list[int], function: Fit, acts: dict[tuple[str, str], Tensor]) -> Tensor:
     try:
         return fit_directions(function, acts["pos", "train"], acts["neg", "train"])
+    except DegenerateError as error:
+        raise UserError(f"{what}, layer {layers[error.index]}: {error.cause}") from None
     except ValueError as error:
-        raise UserError(f"{paths.trait}, method {method}: {error}") from None
+        raise UserError(f"{what}: {error}") from None
 
 
 def describe(vector: Tensor, acts: dict[tuple[str, str], Tensor]) -> dict:

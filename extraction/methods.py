@@ -53,6 +53,15 @@ def fit_functions(options: FitOptions) -> dict[str, Fit]:
     }
 
 
+class DegenerateError(ValueError):
+    """Activations from which no direction follows, at one layer."""
+
+    def __init__(self, index: int, cause: str) -> None:
+        super().__init__(f"layer {index}: {cause}")
+        self.index = index  # among the layers that were given
+        self.cause = cause
+
+
 def require_known(methods: Iterable[str], known: Iterable[str]) -> None:
     """Raise UserError for a name that is no method."""
     for name in methods:
@@ -70,7 +79,8 @@ def fit_directions(fit: Fit, pos: Tensor, neg: Tensor) -> Tensor:
         [n_layers, d_model], float32, pointing from neg to pos, of length |Δμ·v̂|.
 
     Raises:
-        ValueError: an input or result is degenerate; the message names the layer (its index among those given) and the cause.
+        DegenerateError: an input or result is degenerate at a layer.
+        ValueError: a side has too few examples.
     """
     check_activations(pos, neg)
     unit = normalize(fit(pos.float(), neg.float()).double(), dim=-1)
@@ -78,7 +88,7 @@ def fit_directions(fit: Fit, pos: Tensor, neg: Tensor) -> Tensor:
     vectors = unit * (unit * difference).sum(-1, keepdim=True)
     degenerate = (~torch.isfinite(vectors).all(-1) | (vectors.norm(dim=-1) == 0)).nonzero()
     if len(degenerate):
-        raise ValueError(f"layer {int(degenerate[0])}: the fitted direction is zero or not finite")
+        raise DegenerateError(int(degenerate[0]), "the fitted direction is zero or not finite")
     return vectors.float()
 
 
@@ -89,10 +99,10 @@ def check_activations(pos: Tensor, neg: Tensor) -> None:
             raise ValueError(f"the {side} side has {len(acts)} examples; at least 2 are needed")
         bad = (~torch.isfinite(acts)).any(-1).any(0).nonzero()
         if len(bad):
-            raise ValueError(f"layer {int(bad[0])}: the {side} activations hold NaN or infinite values")
+            raise DegenerateError(int(bad[0]), f"the {side} activations hold NaN or infinite values")
     spread = torch.cat([pos, neg]).float().std(0).amax(-1)
     if (spread == 0).any():
-        raise ValueError(f"layer {int((spread == 0).nonzero()[0])}: the activations are constant")
+        raise DegenerateError(int((spread == 0).nonzero()[0]), "the activations are constant")
 
 
 def mean_diff(pos: Tensor, neg: Tensor) -> Tensor:

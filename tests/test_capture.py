@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 import torch
 
@@ -146,3 +148,15 @@ def test_random_directions_follow_the_covariance():
     assert directions[:, 0].abs().mean() > 0.8
     assert directions[:, 3].abs().max() < 1e-6
     assert torch.equal(directions, draw_directions(activations, 400, 0))
+
+
+@pytest.mark.parametrize(
+    ("peak", "model_dtype", "stored"),
+    [(100.0, "float32", torch.float32), (100.0, "bfloat16", torch.float16), (103_795.0, "bfloat16", torch.float32), (100.0, "float16", torch.float16)],
+)
+def test_activations_are_stored_in_16_bits_only_where_every_value_fits(peak, model_dtype, stored):
+    capture_stage = importlib.import_module("extraction.3_capture_activations")
+    activations = torch.tensor([[[1.0, peak]]])
+    kept = capture_stage.as_stored(activations, model_dtype)
+    assert kept.dtype is stored
+    assert kept.isfinite().all()

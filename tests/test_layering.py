@@ -167,3 +167,9 @@ def test_importing_utils_sets_the_threads_unless_they_are_set(setting, expected)
     assert (policy, has_torch) == (expected, "False")
     assert threads == setting.get("OMP_NUM_THREADS", threads)
     assert int(threads) >= 1
+
+
+@pytest.mark.parametrize("file", modules())
+def test_nothing_asks_a_question(file):
+    calls = [node for node in ast.walk(ast.parse((CHECKOUT / file).read_text())) if isinstance(node, ast.Call)]
+    assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "input"]  # it would stop a run overnight

@@ -329,3 +329,31 @@ def test_a_plan_is_printed_for_every_trait_whatever_its_state(run, home, tiny):
     assert len(stages(run(home, *both, "--dry-run"), "would run")) == 1 + 6
     downstream = run(home, *tiny, "--methods", "mean_diff", "--dry-run")
     assert stages(downstream, "would run") == {("4", OPTIMISM), ("5", OPTIMISM)}
+
+
+def test_degenerate_activations_name_trait_method_layer_and_cause(run, home, tiny):
+    import torch
+
+    from utils.artifacts import save_tensor, write_json
+
+    run(home, *tiny, "--no-steering")
+    folder = home / "experiments/tiny/extraction" / OPTIMISM / "activations"
+    activations, metadata = torch.load(folder / "all_layers.pt", weights_only=True), json.loads((folder / "metadata.json").read_text())
+    activations[:, 2] = 1.0
+    write_json(folder / "metadata.json", metadata | {"sha256": save_tensor(folder / "all_layers.pt", activations)})
+    output = run(home, *tiny, "--only-stage", "4", "--fit-layers", "1-3", code=1)
+    assert f"{OPTIMISM}, method mean_diff, layer 2: the activations are constant" in output
+    save_tensor(folder / "all_layers.pt", activations * float("nan"))
+    assert "is not the file its metadata describes" in run(home, *tiny, "--only-stage", "4", "--fit-layers", "1-3", code=1)
+
+
+def test_ids_are_the_record_and_text_is_for_people(run, home, tiny):
+    run(home, *tiny, "--no-steering")
+    folder = home / "experiments/tiny/extraction" / OPTIMISM
+    before = (folder / "activations/all_layers.pt").read_bytes()
+    responses = json.loads((folder / "responses/pos.json").read_text())
+    for row in responses["rows"]:
+        row["response"] = row["response"].strip() + " edited"
+    (folder / "responses/pos.json").write_text(json.dumps(responses))
+    assert "input changed" in run(home, *tiny, "--only-stage", "3")
+    assert (folder / "activations/all_layers.pt").read_bytes() == before
