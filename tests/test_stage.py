@@ -227,9 +227,7 @@ def test_the_manifest_is_deleted_before_the_run(done, run, recorder):
     assert seen == [False]
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("defect"), KeyboardInterrupt(), UserError("mend this"), OSError(errno.ENOSPC, "full")], ids=lambda e: type(e).__name__
-)
+@pytest.mark.parametrize("error", [RuntimeError("defect"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")], ids=lambda e: type(e).__name__)
 def test_a_crash_in_the_middle_leaves_no_completed_run(done, run, why, recorder, error):
     recorder.on_run = raising(error)
     with pytest.raises(type(error)):
@@ -410,3 +408,15 @@ def test_a_second_process_is_kept_off_a_running_stage(stage, paths):
         with pytest.raises(UserError, match="another process is running"):
             execute(stage, paths, stage.params({}))
     assert execute(stage, paths, stage.params({}))
+
+
+def test_a_refused_setting_leaves_the_earlier_results_complete(stage, paths, recorder):
+    execute(stage, paths, stage.params({}))
+    recorder.on_run = raising(UserError("no such layer"))
+    with pytest.raises(UserError, match="no such layer"):
+        execute(stage, paths, stage.params({}), force=True)
+    assert why_run(stage, paths, stage.params({})) is None
+    recorder.on_run = raising(RuntimeError("crashed"))
+    with pytest.raises(RuntimeError, match="crashed"):
+        execute(stage, paths, stage.params({}), force=True)
+    assert why_run(stage, paths, stage.params({})) == "no completed run"

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from utils.artifacts import digest, sweep_temporaries, write_json
+from utils.artifacts import digest, sweep_temporaries, write_bytes, write_json
 from utils.cli import explain_disk_error, is_disk_error
 from utils.errors import UserError, first_line
 from utils.flags import Flag, bind, flags_of
@@ -89,7 +89,8 @@ def take_digests(stage: Stage, paths: TraitPaths, params: dict[str, Any]) -> dic
 def execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], *, force: bool = False) -> bool:
     """Run the stage for one trait if it has a reason to, and return whether it ran.
 
-    The manifest is deleted first and written last: whatever interrupts the run leaves "no completed run".
+    The manifest is deleted first and written last: whatever interrupts the run leaves "no completed run". A stage raises UserError only
+    before it writes, and then its earlier results stay complete.
 
     Raises:
         UserError: an input is missing, or the stage says what the user must mend.
@@ -124,9 +125,9 @@ def _execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], inputs: di
         paths.journal(stage.name).unlink(missing_ok=True)
     for folder in (paths.dir, paths.steering):
         sweep_temporaries(folder)
-    paths.manifest(stage.name).unlink(missing_ok=True)
     start = time.monotonic()
-    summary = stage.run(paths, **bind(stage.run, params))
+    with _manifest_gone(paths.manifest(stage.name)):
+        summary = stage.run(paths, **bind(stage.run, params))
     seconds = time.monotonic() - start
     outputs = [paths.relative(path) for path in stage.outputs(paths, params)]
     unwritten = [name for name in outputs if not (paths.root / name).exists()]
@@ -136,6 +137,19 @@ def _execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], inputs: di
     paths.journal(stage.name).unlink(missing_ok=True)  # not before the manifest: a kill in between must cost nothing
     print(f"[{stage.name}] {paths.trait}: {_line(summary)}, {seconds:.0f} s ({reason})", flush=True)
     return True
+
+
+@contextmanager
+def _manifest_gone(manifest: Path) -> Iterator[None]:
+    """Delete a manifest; put it back if the stage refuses to work, which it does before it writes: a mistyped flag must not cost old results."""
+    before = manifest.read_bytes() if manifest.exists() else None
+    manifest.unlink(missing_ok=True)
+    try:
+        yield
+    except UserError:
+        if before is not None:
+            write_bytes(manifest, before)
+        raise
 
 
 def run_stage(stage: Stage, traits: Sequence[TraitPaths], values: dict[str, Any], *, force: bool = False) -> dict[str, str]:
