@@ -1,6 +1,7 @@
 """Stage 0: will each scenario elicit the side it stands for?"""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 if not __package__:  # run as a script
@@ -13,7 +14,7 @@ from extraction.vetting import Thresholds, rate_per_side
 from utils.artifacts import write_json
 from utils.experiment import stage_main
 from utils.judge import JudgeOptions, count_states, load_judge
-from utils.paths import TraitPaths
+from utils.paths import SIDES, TraitPaths
 from utils.stage import Stage
 
 
@@ -26,10 +27,16 @@ def vet_scenarios(paths: TraitPaths, *, judge: JudgeOptions, thresholds: Thresho
         {"side": e.side, "index": i, "group": e.group, "text": e.text, **s.as_json()}
         for i, (e, s) in enumerate(zip(dataset.rubric.examples, scores, strict=True))
     ]
-    write_json(paths.scenario_scores, {"judge": grader.identity, "states": count_states(scores), "rows": rows})
+    failed = {side: [r["group"] + 1 for r, s in zip(rows, scores, strict=True) if r["side"] == side and not thresholds.passes(s, side)] for side in SIDES}
+    vetted_at = {**asdict(thresholds), "failed_lines": failed}  # as of these thresholds; whoever uses the scores applies its own
+    write_json(paths.scenario_scores, {"judge": grader.identity, "states": count_states(scores), "vetted_at": vetted_at, "rows": rows})
     rates = rate_per_side([(e.side, s) for e, s in zip(dataset.rubric.examples, scores, strict=True)], thresholds)
     accuracy = {"judge accuracy": a} if (a := grader.identity.get("cross_validated_accuracy")) else {}
-    return {"scenarios": len(rows), **rates, **accuracy}
+    return {"scenarios": len(rows), **rates, **accuracy, **{f"failed {side} lines": _shorten(lines) for side, lines in failed.items()}}
+
+
+def _shorten(lines: list[int]) -> str:
+    return " ".join(map(str, lines[:6])) + (f" … ({len(lines)}, all in scenario_scores.json)" if len(lines) > 6 else "") or "none"
 
 
 STAGE = Stage(

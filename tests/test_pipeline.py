@@ -189,8 +189,11 @@ def test_vectors_of_one_model_steer_another(run, home, tiny_folders, tiny):
 
 def test_failed_scenarios_are_dropped_on_request(run, home, tiny):
     strict = ["--stages", "0-1", "--drop-failed-scenarios", "--pos-threshold", "55", "--neg-threshold", "45"]
-    run(home, *tiny, *strict)
-    scores = json.loads((home / "experiments/tiny/extraction" / OPTIMISM / "vetting/scenario_scores.json").read_text())["rows"]
+    output = run(home, *tiny, *strict)
+    vetting = json.loads((home / "experiments/tiny/extraction" / OPTIMISM / "vetting/scenario_scores.json").read_text())
+    scores, failed = vetting["rows"], vetting["vetted_at"]["failed_lines"]
+    assert failed["pos"] == [r["group"] + 1 for r in scores if r["side"] == "pos" and r["value"] < 55]
+    assert f"failed pos lines {' '.join(map(str, failed['pos'][:6]))}" in output
     expected = {f"pos:{r['group']}:0" for r in scores if r["side"] == "pos" and r["value"] >= 55}
     made = json.loads((home / "experiments/tiny/extraction" / OPTIMISM / "responses/pos.json").read_text())
     assert {row["key"] for row in made["rows"]} == expected
