@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 demo: .venv/installed
-	$(BIN)/python extraction/run_pipeline.py --experiment demo --traits behavioral/formality,epistemic/optimism --subset 16
+	$(BIN)/python extraction/run_pipeline.py --experiment demo --traits behavioral/formality,epistemic/optimism --subset 16 --judge embedded
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest

@@ -10,10 +10,9 @@ if not __package__:  # run as a script
 import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
 from extraction.traits import dataset_files, read_trait
-from extraction.vetting import Thresholds, rate_per_side
-from utils.artifacts import write_json
+from extraction.vetting import Thresholds, rate_per_side, store_scores
 from utils.experiment import stage_main
-from utils.judge import JudgeOptions, count_states, load_judge
+from utils.judge import JudgeOptions, load_judge
 from utils.paths import SIDES, TraitPaths
 from utils.stage import Stage
 
@@ -23,16 +22,14 @@ def vet_scenarios(paths: TraitPaths, *, judge: JudgeOptions, thresholds: Thresho
     dataset = read_trait(paths)
     grader = load_judge(judge, dataset.rubric)
     scores = grader.score_examples()
-    rows = [
-        {"side": e.side, "index": i, "group": e.group, "text": e.text, **s.as_json()}
-        for i, (e, s) in enumerate(zip(dataset.rubric.examples, scores, strict=True))
-    ]
-    failed = {side: [r["group"] + 1 for r, s in zip(rows, scores, strict=True) if r["side"] == side and not thresholds.passes(s, side)] for side in SIDES}
+    rows = [{"side": e.side, "index": i, "group": e.group, "text": e.text} for i, e in enumerate(dataset.rubric.examples)]
+    pairs = list(zip(dataset.rubric.examples, scores, strict=True))
+    failed = {side: [e.group + 1 for e, s in pairs if e.side == side and not thresholds.passes(s, side)] for side in SIDES}
     vetted_at = {**asdict(thresholds), "failed_lines": failed}  # as of these thresholds; whoever uses the scores applies its own
-    write_json(paths.scenario_scores, {"judge": grader.identity, "states": count_states(scores), "vetted_at": vetted_at, "rows": rows})
-    rates = rate_per_side([(e.side, s) for e, s in zip(dataset.rubric.examples, scores, strict=True)], thresholds)
+    used = store_scores(paths.scenario_scores, {"vetted_at": vetted_at, "rows": rows}, scores, grader, judge.max_unjudged)
+    rates = rate_per_side([(e.side, s) for e, s in pairs], thresholds)
     accuracy = {"judge accuracy": a} if (a := grader.identity.get("cross_validated_accuracy")) else {}
-    return {"scenarios": len(rows), **rates, **accuracy, **{f"failed {side} lines": _shorten(lines) for side, lines in failed.items()}}
+    return {"scenarios": len(rows), **rates, **accuracy, **{f"failed {side} lines": _shorten(lines) for side, lines in failed.items()}, **used}
 
 
 def _shorten(lines: list[int]) -> str:

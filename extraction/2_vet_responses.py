@@ -7,12 +7,11 @@ if not __package__:  # run as a script
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
-from extraction.responses import Response, read_responses, response_digests
-from extraction.traits import TraitDataset, dataset_files, read_trait
-from extraction.vetting import Thresholds, rate_per_side
-from utils.artifacts import write_json
+from extraction.responses import answers_of, read_responses, response_digests
+from extraction.traits import dataset_files, read_trait
+from extraction.vetting import Thresholds, rate_per_side, store_scores
 from utils.experiment import stage_main
-from utils.judge import Answer, JudgeOptions, count_states, load_judge
+from utils.judge import JudgeOptions, load_judge
 from utils.paths import SIDES, TraitPaths
 from utils.stage import Stage
 
@@ -21,17 +20,12 @@ def vet_responses(paths: TraitPaths, *, judge: JudgeOptions, thresholds: Thresho
     """Judge every response for the trait. Scores are stored; thresholds are applied where scores are used."""
     dataset, responses = read_trait(paths), read_responses(paths)
     grader = load_judge(judge, dataset.rubric)
-    scores = grader.score_responses(_answers(dataset, responses))
-    rows = [{"key": r.key, "side": r.side, **s.as_json()} for r, s in zip(responses, scores, strict=True)]
-    header = {"judge": grader.identity, "responses_sha256": response_digests(paths), "states": count_states(scores)}
-    write_json(paths.response_scores, header | {"rows": rows})
+    scores = grader.score_responses(answers_of(dataset, responses))
+    rows = [{"key": r.key, "side": r.side} for r in responses]
+    content = {"responses_sha256": response_digests(paths), "rows": rows}
+    used = store_scores(paths.response_scores, content, scores, grader, judge.max_unjudged)
     rates = rate_per_side([(r.side, s) for r, s in zip(responses, scores, strict=True)], thresholds)
-    return {"responses": len(rows), **rates, "unscored": sum(s.value is None for s in scores)}
-
-
-def _answers(dataset: TraitDataset, responses: list[Response]) -> list[Answer]:
-    groups = {(item.side, item.pair): dataset.rubric.examples[item.example].group for item in dataset.items}
-    return [Answer(r.prompt if isinstance(r.prompt, str) else r.prompt[-1]["content"], r.response, groups.get((r.side, r.pair))) for r in responses]
+    return {"responses": len(rows), **rates, "unscored": sum(s.value is None for s in scores), **used}
 
 
 STAGE = Stage(

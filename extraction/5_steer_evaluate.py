@@ -73,7 +73,7 @@ def steer_evaluate(
     # all responses, passed or not: those chosen because they show the trait would put it into every "random" direction
     sign = -1 if dataset.direction == "negative" else 1
     candidates = Candidates(vectors, lambda layer: captured.activations[:, layer].float(), shuffled, sign, _system_prompt(dataset))
-    bench = Bench(model, grader, sampling, protocol, Work(journal, f"{NAME} {paths.trait}"))
+    bench = Bench(model, grader, sampling, protocol, Work(journal, f"{NAME} {paths.trait}"), judge.max_unjudged)
     results, rows = evaluate(bench, candidates, dev, test)
     for part, texts in rows.items():
         write_json(paths.steering_responses(part), {"made_by": {"stage": NAME, "model": model.identity}, "rows": texts})
@@ -84,6 +84,7 @@ def steer_evaluate(
         "texts": sum(map(len, rows.values())),
         "chosen": f"{chosen['method']} layer {chosen['layer']} dose {chosen['dose']:g}",
         "verdict": results["verdict"],
+        **(grader.usage.as_line() if grader.usage else {}),
     }
 
 

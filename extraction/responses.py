@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from extraction.traits import TraitDataset
 from utils.artifacts import digest, read_json, write_json
 from utils.errors import UserError
+from utils.judge import Answer
 from utils.model import Prompt
 from utils.paths import SIDES, TraitPaths
 
@@ -58,3 +60,9 @@ def read_responses(paths: TraitPaths) -> list[Response]:
             raise UserError(f"{paths.responses(side)} has no responses; check the {side} side of {paths.trait}, then run 1_generate_responses")
         responses += rows
     return responses
+
+
+def answers_of(dataset: TraitDataset, responses: list[Response]) -> list[Answer]:
+    """Return responses as a judge sees them, each with the group of the dataset's text that its prompt belongs to."""
+    groups = {(item.side, item.pair): dataset.rubric.examples[item.example].group for item in dataset.items}
+    return [Answer(r.prompt if isinstance(r.prompt, str) else r.prompt[-1]["content"], r.response, groups.get((r.side, r.pair))) for r in responses]

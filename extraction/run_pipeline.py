@@ -17,7 +17,8 @@ from extraction.vetting import Thresholds
 from utils.cli import run_cli
 from utils.errors import UserError
 from utils.experiment import RunOptions, keep_settings, resolve_settings
-from utils.flags import Flag, option_flags
+from utils.flags import Flag, option_flags, pick
+from utils.judge import JudgeOptions, prepare_judge
 from utils.paths import ExperimentPaths, TraitPaths
 from utils.stage import Stage, run_stage, why_run
 
@@ -81,7 +82,7 @@ def main(**given: Any) -> None:
         UserError: a flag is wrong, or a trait failed (after the others went on to the end).
     """
     own = option_flags(PipelineOptions)
-    options = PipelineOptions(**{k: v for k, v in given.items() if k in own})
+    options = pick(PipelineOptions, given)
     targets = options.targets
     steps = plan_steps(options, {k: v for k, v in given.items() if k not in own})
     if options.dry_run:
@@ -163,6 +164,7 @@ def _foresee(step: Step, paths: TraitPaths, rerun: set[str]) -> tuple[str, bool]
 def run_steps(steps: list[Step], targets: list[TraitPaths], *, force: bool) -> dict[str, tuple[str, str]]:
     """Run stage by stage; a trait that fails is left out of later stages. Returns {trait: (stage, message)} of those."""
     failures: dict[str, tuple[str, str]] = {}
+    _meet_judges(steps, targets, force)
     for step in steps:
         going = [paths.within(step.experiment) for paths in targets if paths.trait not in failures]
         failed = run_stage(step.stage, going, step.settings, force=force)
@@ -172,9 +174,25 @@ def run_steps(steps: list[Step], targets: list[TraitPaths], *, force: bool) -> d
     return failures
 
 
+def _meet_judges(steps: list[Step], targets: list[TraitPaths], force: bool) -> None:
+    """Find out before any model is loaded whether the judges that will be needed can be asked."""
+    for step in steps:
+        if "judge" in step.stage.flags:
+            params = step.stage.params(step.settings)
+            if force or any(_has_reason(step.stage, paths.within(step.experiment), params) for paths in targets):
+                prepare_judge(pick(JudgeOptions, params))
+
+
+def _has_reason(stage: Stage, paths: TraitPaths, params: dict[str, Any]) -> bool:
+    try:
+        return why_run(stage, paths, params) is not None
+    except UserError:  # the trait's own failure, told when its turn comes
+        return False
+
+
 def report(steps: list[Step], targets: list[TraitPaths], options: PipelineOptions) -> None:
     """Print the table and the examples, and write the summary files."""
-    thresholds = Thresholds(**{name: value for name, value in (steps[0].settings if steps else {}).items() if name in option_flags(Thresholds)})
+    thresholds = pick(Thresholds, steps[0].settings if steps else {})
     steered = options.steer_experiment or options.experiment
     rows = [summarise(paths, paths.within(steered), thresholds) for paths in targets if paths.dir.exists()]
     if not rows:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from utils.artifacts import read_json
+from utils.artifacts import read_json, write_json
 from utils.errors import UserError
-from utils.judge import Score
+from utils.judge import Judge, Score, count_states, explain_gaps
 from utils.paths import SIDES, TraitPaths
 
 
@@ -30,6 +31,29 @@ class Thresholds:
     def pass_rate(self, scores: Sequence[tuple[str, Score]]) -> float | None:
         """Return passed / all asked for (side, score) pairs; None when nothing was asked."""
         return sum(self.passes(score, side) for side, score in scores) / len(scores) if scores else None
+
+
+def store_scores(path: Path, content: dict, scores: Sequence[Score], grader: Judge, max_unjudged: float) -> dict:
+    """Write a vetting file: every score, and the states counted per side. Returns what the judge used, for the stage's closing line.
+
+    Args:
+        content: What the file says beside, with `rows` of one dictionary per score, its side among them.
+
+    Raises:
+        UserError: too many texts could not be judged. What could be is written beside, with the reasons, and the judge remembers it.
+    """
+    rows = content["rows"]
+    states = {side: count_states([s for row, s in zip(rows, scores, strict=True) if row["side"] == side]) for side in SIDES}
+    used = {"usage": grader.usage.as_json()} if grader.usage else {}
+    content = {"judge": grader.identity, "states": states, **used, **content}
+    content["rows"] = [row | score.as_json() for row, score in zip(rows, scores, strict=True)]
+    partial = TraitPaths.partial(path)
+    if gaps := explain_gaps(scores, max_unjudged):
+        write_json(partial, content)
+        raise UserError(f"{gaps} (scores and reasons so far: {partial.name})")
+    write_json(path, content)
+    partial.unlink(missing_ok=True)
+    return grader.usage.as_line() if grader.usage else {}
 
 
 def read_scores(path_content: dict) -> list[Score]:

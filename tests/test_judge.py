@@ -28,7 +28,7 @@ RUBRIC = Rubric("weather/warmth", "warm weather", tuple(Example(s, i, t) for s, 
 
 @pytest.fixture(scope="module")
 def judge():
-    return load_judge(JudgeOptions(), RUBRIC)
+    return load_judge(JudgeOptions("embedded"), RUBRIC)
 
 
 def value(judge, text: str, prompt: str = "") -> float:
@@ -59,7 +59,7 @@ def test_examples_are_scored_out_of_fold():
     labels = random.Random(0)
     texts = [f"{a} {b} {labels.random()}" for a in WARM for b in ("today", "again")]
     noise = Rubric("x/noise", "", tuple(Example(labels.choice(["pos", "neg"]), i, t) for i, t in enumerate(texts)))
-    judge = load_judge(JudgeOptions(), noise)
+    judge = load_judge(JudgeOptions("embedded"), noise)
     right = np.mean([(s.value > 50) == (e.side == "pos") for s, e in zip(judge.score_examples(), noise.examples, strict=True)])
     assert right < 0.8  # in the fold it would be 1.0: the regression can memorise 16 texts
     assert judge.identity["cross_validated_accuracy"] == pytest.approx(right, abs=1e-4)
@@ -74,7 +74,7 @@ def test_a_response_to_the_rubrics_own_prompt_is_scored_by_a_model_that_has_not_
 
 def test_a_judge_near_chance_warns(capsys):
     same = Rubric("x/same", "", tuple(Example(side, i, t) for side in ("pos", "neg") for i, t in enumerate(WARM)))
-    load_judge(JudgeOptions(), same)
+    load_judge(JudgeOptions("embedded"), same)
     assert "near chance" in capsys.readouterr().out
 
 
@@ -96,10 +96,10 @@ def test_an_empty_response_cannot_be_judged(judge):
 
 
 def test_an_unknown_judge_or_too_little_text_is_one_line():
-    with pytest.raises(UserError, match="choose embedded"):
+    with pytest.raises(UserError, match="choose auto, embedded, local:MODEL"):
         load_judge(JudgeOptions("oracle"), RUBRIC)
     with pytest.raises(UserError, match="at least 4 contrasting texts per side"):
-        load_judge(JudgeOptions(), Rubric("x/y", "", RUBRIC.examples[:3]))
+        load_judge(JudgeOptions("embedded"), Rubric("x/y", "", RUBRIC.examples[:3]))
 
 
 # Coherence, on the embedded model with a fixed corpus.

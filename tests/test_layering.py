@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,11 @@ def is_stage(file: str) -> bool:
     return Path(file).name[0].isdigit()
 
 
+def is_script(source: str) -> bool:
+    """Tell a command-line script of a wing: it stands above the wings, so nothing may import it."""
+    return "if not __package__:" in source
+
+
 def imported(file: str, source: str) -> Iterator[str]:
     """Yield the dotted names that a module imports anywhere in it, and those it loads by a text."""
     package = file.split("/")[:-1]
@@ -61,7 +67,7 @@ def imported(file: str, source: str) -> Iterator[str]:
 
 def wrong_arrows(file: str, source: str) -> list[str]:
     """Return what a module imports though it may not."""
-    if file in ROOF or file.startswith("visualization/"):
+    if file in ROOF or file.startswith("visualization/") or is_script(source):
         return []
     package = file.split("/")[0]
     allowed = {"utils"} if package == "utils" else {"utils", *WINGS} if is_stage(file) else {"utils", package}
@@ -72,15 +78,23 @@ def wrong_arrows(file: str, source: str) -> list[str]:
 def is_closed(name: str) -> bool:
     """Tell a stage or the roof, which nothing below the roof may import."""
     parts = name.split(".")
-    return parts[0] == "extraction" and len(parts) > 1 and (parts[1] == "" or parts[1][:1].isdigit() or parts[1] == "run_pipeline")
+    is_stage_or_roof = parts[0] == "extraction" and len(parts) > 1 and (parts[1] == "" or parts[1][:1].isdigit() or parts[1] == "run_pipeline")
+    return is_stage_or_roof or any(name == script or name.startswith(f"{script}.") for script in scripts())
+
+
+@cache
+def scripts() -> list[str]:
+    """Return the dotted names of the command-line scripts that wings hold."""
+    files = [file for file in modules() if not file.startswith("extraction/") and is_script((CHECKOUT / file).read_text(encoding="utf-8"))]
+    return [file.removesuffix(".py").replace("/", ".") for file in files]
 
 
 @pytest.fixture(scope="module")
 def policies() -> dict[str, str | None]:
     """Return {file: OMP_WAIT_POLICY when it first wants torch}, for the files that do."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
-    scripts = [file for file in modules() if file in ROOF or is_stage(file)]
-    out = subprocess.check_output([sys.executable, "-c", PROBE, json.dumps(scripts), json.dumps(modules())], cwd=CHECKOUT, env=env, text=True)
+    runnable = [file for file in modules() if file in ROOF or is_script((CHECKOUT / file).read_text(encoding="utf-8"))]
+    out = subprocess.check_output([sys.executable, "-c", PROBE, json.dumps(runnable), json.dumps(modules())], cwd=CHECKOUT, env=env, text=True)
     return json.loads(out.splitlines()[-1])
 
 
@@ -109,6 +123,7 @@ def test_imports_point_down(file):
         ("extraction/traits.py", "__import__('extraction.1_generate_responses')"),
         ("extraction/4_fit_vectors.py", "from visualization.serve import app"),
         ("utils/stage.py", "import visualization"),
+        ("analysis/steering/arms.py", "from analysis.judge_agreement import render"),
     ],
 )
 def test_a_wrong_arrow_is_found(file, source):

@@ -15,7 +15,7 @@ def arm(values, coherence: float = 90.0, name: str = "arm") -> ArmResult:
     """An arm whose texts a simulated judge has scored."""
     scores = [Score(None, "error") if np.isnan(v) else Score(float(np.clip(v, 0, 100))) for v in values]
     n = len(scores)
-    return ArmResult(Arm(name), [[1]] * n, [[2]] * n, [f"{name} {i}" for i in range(n)], scores, [Score(coherence)] * n)
+    return ArmResult(Arm(name), [f"q{i}" for i in range(n)], [[1]] * n, [[2]] * n, [f"{name} {i}" for i in range(n)], scores, [Score(coherence)] * n)
 
 
 def trial(effect: float = 20.0, damage: float = 0.0, spread: float = 3.0, seed: int = 0, n_random: int = 20, coherence: float = 90.0) -> Trial:
@@ -76,7 +76,8 @@ def test_unjudged_answers_are_left_out_of_effects_and_counted():
     values[:4] = np.nan
     result = reach_verdict(CELL, Trial(good.unsteered, (arm(values), good.vector[1]), good.randoms, good.shuffled, good.system_prompt), 70)
     assert result["effect"]["n"] == result["n_questions"] == N - 4
-    assert result["unjudged"] == {"unsteered": 0, "plus": 4, "minus": 0, "system_prompt": 0}
+    assert result["states"]["plus"]["trait"] == {"scored": N - 4, "error": 4}
+    assert all(states["trait"] == {"scored": N} for name, states in result["states"].items() if name != "plus")
     assert result["verdict"] == "works"
 
 

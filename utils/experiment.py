@@ -8,6 +8,7 @@ from utils.artifacts import read_json, write_json
 from utils.cli import run_cli
 from utils.errors import UserError
 from utils.flags import Flag, option_flags
+from utils.judge import choose_judge
 from utils.paths import ExperimentPaths, TraitPaths
 from utils.stage import Stage, run_stage
 
@@ -27,6 +28,9 @@ MODELS = {  # experiment name → model, for those who name an experiment after 
     "qwen3-8b": "Qwen/Qwen3-8B",
     "smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct",
 }
+
+
+LASTING = ("model", "judge")  # what an experiment begins with, it keeps
 
 
 def default_model(experiment: str) -> str:
@@ -60,16 +64,24 @@ def resolve_settings(paths: ExperimentPaths, flags: dict[str, Flag], given: dict
     settings = config | given
     if "model" in flags and not settings.get("model"):
         settings["model"] = default_model(paths.experiment)
+    if "judge" in flags and settings.get("judge", "auto") == "auto":
+        settings["judge"] = choose_judge()  # from now on the experiment's judge, whatever keys come and go
     return settings
 
 
 def keep_settings(paths: ExperimentPaths, flags: dict[str, Flag], settings: dict[str, Any]) -> None:
     """Write an experiment's settings into config.json, once, so that a stage re-run by hand means the same.
 
-    Not before a stage has completed: a mistyped model must not stick. Never over a file that is there.
+    Not before a stage has completed: a mistyped model must not stick. A file that is there only gains the model or the judge, where the
+    first stage that ran knew none.
     """
-    if "model" in flags and paths.has_results and not paths.config.exists():
-        write_json(paths.config, {name: settings[name] for name in settings if name in flags and not flags[name].is_cosmetic})
+    if not paths.has_results:
+        return
+    kept = read_json(paths.config) if paths.config.exists() else None
+    new = {name: settings[name] for name in settings if name in flags and not flags[name].is_cosmetic}
+    added = new if kept is None else {name: new[name] for name in LASTING if name in new and name not in kept}
+    if added:
+        write_json(paths.config, (kept or {}) | added)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from fire import docstrings
 
 from utils.errors import UserError
 
+Options = TypeVar("Options")
 REQUIRED = inspect.Parameter.empty
 
 
@@ -101,6 +102,11 @@ def _help(documented: Any) -> dict[str, str]:
     # a dataclass inherits its parent's fields, with their help
     inherited = _help(documented.__mro__[1]) if isinstance(documented, type) and len(documented.__mro__) > 2 else {}
     return inherited | {arg.name: " ".join((arg.description or "").split()) for arg in docstrings.parse(inspect.getdoc(documented)).args or ()}
+
+
+def pick(options: type[Options], values: dict[str, Any]) -> Options:
+    """Return an options dataclass filled from the values that are its fields; the others keep their defaults."""
+    return options(**{name: flag.coerce(values[name]) for name, flag in option_flags(options).items() if name in values})
 
 
 def bind(function: Callable, values: dict[str, Any]) -> dict[str, Any]:

@@ -94,28 +94,33 @@ class LM:
         return self.model.get_input_embeddings().weight.device
 
 
-_loaded: dict[ModelOptions, LM] = {}  # at most one: stages go one after the other, and two models may not fit
+_loaded: dict[str, tuple[ModelOptions, LM]] = {}  # at most one a role: stages go one after the other, and more models may not fit
 _refused: dict[ModelOptions, UserError] = {}  # the other traits of a run need not wait for the same failure
 
 
-def load_lm(options: ModelOptions) -> LM:
-    """Load a model, or return it when it is the one already loaded.
+def load_lm(options: ModelOptions, role: str = "studied") -> LM:
+    """Load a model, or return it when it is already loaded for this role or another.
+
+    Args:
+        role: "studied", or "judge": a model that grades stays loaded beside the one that is studied.
 
     Raises:
         UserError: the model cannot be had, or an option does not fit this machine.
     """
-    if options not in _loaded:
-        _loaded.clear()
+    held = next((lm for known, lm in _loaded.values() if known == options), None)
+    if held is None:
+        _loaded.pop(role, None)
         gc.collect()
         free_memory()
         if options in _refused:
             raise _refused[options]
         try:
-            _loaded[options] = _load(options)
+            held = _load(options)
         except UserError as error:
             _refused[options] = error
             raise
-    return _loaded[options]
+    _loaded[role] = (options, held)
+    return held
 
 
 def free_memory() -> None:

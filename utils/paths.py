@@ -1,6 +1,7 @@
 """Where every file lives. No other module spells a path under datasets/ or experiments/."""
 
 import os
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -64,6 +65,10 @@ class ExperimentPaths:
     def summary(self, ending: str) -> Path:
         return self.dir / f"summary.{ending}"
 
+    def judge_agreement(self, trait: str, first: str, second: str) -> Path:
+        names = (re.sub(r"[^\w.-]+", "_", name) for name in (first, second))
+        return self.dir / "analysis" / "judge_agreement" / trait / f"{'__vs__'.join(names)}.json"
+
 
 @dataclass(frozen=True)
 class TraitPaths:
@@ -107,6 +112,11 @@ class TraitPaths:
     @property
     def response_scores(self) -> Path:
         return self.dir / "vetting" / "response_scores.json"
+
+    @staticmethod
+    def partial(path: Path) -> Path:
+        """Return where a vetting file goes that lacks too many scores."""
+        return path.with_suffix(".partial.json")
 
     def responses(self, side: str) -> Path:
         return self.dir / "responses" / f"{side}.json"

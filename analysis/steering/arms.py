@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
+from utils.errors import UserError
 from utils.generation import Row, Sampling, Work, generate
 from utils.hooks import Push
 from utils.journal import key_of
-from utils.judge import Answer, Judge, Score
-from utils.judge.coherence import LikelihoodCoherence, TokenText
+from utils.judge import Answer, Coherence, Judge, Score, count_states, explain_gaps
+from utils.judge.coherence import TokenText
 from utils.model import LM, encode
 
 
@@ -29,6 +30,7 @@ class ArmResult:
     """An arm's texts and scores, in the order of the questions."""
 
     arm: Arm
+    questions: list[str]
     prompt_ids: list[list[int]]
     response_ids: list[list[int]]
     responses: list[str]
@@ -47,13 +49,14 @@ class ArmResult:
         return float(np.mean(values)) if values else 0.0
 
     @property
-    def unjudged(self) -> int:
-        """How many texts the judge could not score for the trait."""
-        return sum(s.value is None for s in self.trait)
+    def states(self) -> dict:
+        """How many texts are in which state, for the trait and for coherence."""
+        return {"trait": count_states(self.trait), "coherence": count_states(self.coherence)}
 
     @property
     def texts(self) -> list[TokenText]:
-        return [TokenText(p, r) for p, r in zip(self.prompt_ids, self.response_ids, strict=True)]
+        rows = zip(self.prompt_ids, self.response_ids, self.questions, self.responses, strict=True)
+        return [TokenText(*row) for row in rows]
 
 
 def push_dose(vector: Tensor, layer: int, dose: float, residual_norm: float) -> Push:
@@ -73,16 +76,25 @@ def generate_arms(lm: LM, arms: Sequence[Arm], questions: Sequence[str], samplin
     for i, arm in enumerate(arms):
         part = slice(i * len(questions), (i + 1) * len(questions))
         ids = [c.ids for c in completions[part]]
-        results.append(ArmResult(arm, [r.prompt_ids for r in rows[part]], ids, [lm.tokenizer.decode(x, skip_special_tokens=True) for x in ids]))
+        results.append(
+            ArmResult(arm, list(questions), [r.prompt_ids for r in rows[part]], ids, [lm.tokenizer.decode(x, skip_special_tokens=True) for x in ids])
+        )
     return results
 
 
-def judge_arms(results: Sequence[ArmResult], questions: Sequence[str], judge: Judge, coherence: LikelihoodCoherence) -> None:
-    """Score all texts of all arms, trait and coherence, in one call each."""
+def judge_arms(results: Sequence[ArmResult], questions: Sequence[str], judge: Judge, coherence: Coherence, max_unjudged: float = 1.0) -> None:
+    """Score all texts of all arms, trait and coherence, in one call each.
+
+    Raises:
+        UserError: more than `max_unjudged` of the texts could not be judged; the texts and the scores there are stay on disk.
+    """
     answers = [Answer(q, text) for r in results for q, text in zip(questions, r.responses, strict=True)]
-    trait = iter(judge.score_responses(answers))
     graded = [r for r in results if r.arm.grades_coherence]
-    fluency = iter(coherence.score([t for r in graded for t in r.texts]))
+    scores = judge.score_responses(answers), coherence.score([t for r in graded for t in r.texts])
+    for part in scores:
+        if gaps := explain_gaps(part, max_unjudged):
+            raise UserError(gaps)
+    trait, fluency = map(iter, scores)
     for result in results:
         result.trait = [next(trait) for _ in questions]
         result.coherence = [next(fluency) for _ in questions] if result.arm.grades_coherence else []

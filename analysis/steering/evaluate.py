@@ -12,8 +12,7 @@ from utils.capture import Reading, pool_activations, select_positions
 from utils.directions import draw_directions
 from utils.generation import Sampling, Work
 from utils.hooks import Positions
-from utils.judge import Judge
-from utils.judge.coherence import LikelihoodCoherence
+from utils.judge import Coherence, Judge
 from utils.model import LM
 
 
@@ -56,6 +55,7 @@ class Bench:
     sampling: Sampling
     protocol: Protocol
     work: Work
+    max_unjudged: float = 0.05
 
     def run(self, arms: Sequence[Arm], questions: Sequence[str]) -> list[ArmResult]:
         return generate_arms(self.lm, arms, questions, self.sampling, positions=self.protocol.positions, work=self.work)
@@ -68,15 +68,16 @@ def evaluate(bench: Bench, candidates: Candidates, dev: Sequence[str], test: Seq
         The results, and the rows of every text written, per part ("dev", "test").
     """
     unsteered = bench.run([Arm("unsteered")], dev)[0]
-    coherence = LikelihoodCoherence(bench.lm, unsteered.texts)
+    coherence = bench.judge.coherence(bench.lm, unsteered.texts)
     norms = residual_norms(bench.lm, unsteered)
-    judge_arms([unsteered], dev, bench.judge, coherence)
+    judge_arms([unsteered], dev, bench.judge, coherence, bench.max_unjudged)
     cell, curve, dev_arms = _search(bench, candidates, unsteered, coherence, norms, dev)
     trial, test_arms = _try(bench, candidates, cell, coherence, test)
     chosen = {"method": cell.method, "layer": cell.layer, "dose": cell.dose, "coefficient": cell.coefficient, "positions": bench.protocol.positions}
     chosen["is_largest_dose"] = cell.dose == max(bench.protocol.doses)  # then a larger one might have done more
     results = {"chosen": chosen, **reach_verdict(cell, trial, bench.protocol.coherence_gate), "example": median_example(trial, test, cell.sign)}
-    measured_by = {"judge": bench.judge.identity, "coherence_judge": coherence.identity, "residual_norms": norms}
+    used = {"usage": bench.judge.usage.as_json()} if bench.judge.usage else {}
+    measured_by = {"judge": bench.judge.identity, **used, "coherence_judge": coherence.identity, "residual_norms": norms}
     rows = {"dev": arm_rows([unsteered, *dev_arms], dev), "test": arm_rows(test_arms, test)}
     return results | measured_by | {"questions": {"dev": list(dev), "test": list(test)}, "dev": curve}, rows
 
@@ -89,14 +90,14 @@ def residual_norms(lm: LM, unsteered: ArmResult) -> list[float]:
 
 
 def _search(
-    bench: Bench, candidates: Candidates, unsteered: ArmResult, coherence: LikelihoodCoherence, norms: list[float], dev: Sequence[str]
+    bench: Bench, candidates: Candidates, unsteered: ArmResult, coherence: Coherence, norms: list[float], dev: Sequence[str]
 ) -> tuple[Cell, list[dict], list[ArmResult]]:
     cells = [Cell(m, layer, dose, v, norms[layer], candidates.sign) for (m, layer), v in candidates.vectors.items() for dose in bench.protocol.doses]
     plus = bench.run([cell.arm("plus") for cell in cells], dev)
-    judge_arms(plus, dev, bench.judge, coherence)
+    judge_arms(plus, dev, bench.judge, coherence, bench.max_unjudged)
     finalists = pick_finalists(cells, plus, unsteered, bench.protocol.coherence_gate)
     minus = bench.run([cell.arm("minus", -1) for cell in finalists], dev)
-    judge_arms(minus, dev, bench.judge, coherence)
+    judge_arms(minus, dev, bench.judge, coherence, bench.max_unjudged)
     chosen = pick_cell(finalists, [plus[cells.index(c)] for c in finalists], minus, bench.protocol.coherence_gate)
     opposite = {c.name: m for c, m in zip(finalists, minus, strict=True)}
     curve = [_curve_point(c, p, opposite.get(c.name), unsteered) for c, p in zip(cells, plus, strict=True)]
@@ -114,7 +115,7 @@ def _curve_point(cell: Cell, plus: ArmResult, minus: ArmResult | None, unsteered
     return place | means | {"coherence": round(plus.mean_coherence, 4)}
 
 
-def _try(bench: Bench, candidates: Candidates, cell: Cell, coherence: LikelihoodCoherence, test: Sequence[str]) -> tuple[Trial, list[ArmResult]]:
+def _try(bench: Bench, candidates: Candidates, cell: Cell, coherence: Coherence, test: Sequence[str]) -> tuple[Trial, list[ArmResult]]:
     randoms = draw_directions(candidates.activations(cell.layer), bench.protocol.random_pairs, bench.protocol.null_seed)
     nulls = [(f"random {i}", v, False) for i, v in enumerate(randoms)]
     pairs = [("vector", cell.vector, True), ("shuffled labels", candidates.shuffled(cell.method, cell.layer), True), *nulls]
@@ -124,6 +125,6 @@ def _try(bench: Bench, candidates: Candidates, cell: Cell, coherence: Likelihood
             push = push_dose(vector, cell.layer, cell.sign * sign * cell.dose, cell.residual_norm)
             arms.append(Arm(f"{name} {label}", (push,), grades_coherence=grades))
     results = bench.run(arms, test)
-    judge_arms(results, test, bench.judge, coherence)
+    judge_arms(results, test, bench.judge, coherence, bench.max_unjudged)
     vector, shuffled, *random_pairs = zip(results[2::2], results[3::2], strict=True)
     return Trial(results[0], vector, random_pairs, shuffled, results[1]), results

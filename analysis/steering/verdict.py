@@ -49,7 +49,7 @@ def reach_verdict(cell: Cell, trial: Trial, gate: float) -> dict:
         "shuffled_labels_odd_part": _interval(odd_part(*trial.shuffled, cell.sign)),
         "system_prompt_effect": _interval(effect_of(trial.system_prompt, trial.unsteered, cell.sign)),
         "unsteered_score": _mean(trial.unsteered.trait_values),
-        "unjudged": {name: r.unjudged for name, r in _named_arms(trial).items()},
+        "states": {name: r.states for name, r in _named_arms(trial).items()},
         "coherence": {"unsteered": _round(trial.unsteered.mean_coherence), "plus": _round(plus.mean_coherence), "minus": _round(minus.mean_coherence)},
     }
     verdict, why = conclude(numbers, gate)
@@ -110,7 +110,8 @@ def _one_sided(effect: np.ndarray, trial: Trial, sign: int) -> dict | None:
 
 def _named_arms(trial: Trial) -> dict[str, ArmResult]:
     plus, minus = trial.vector
-    return {"unsteered": trial.unsteered, "plus": plus, "minus": minus, "system_prompt": trial.system_prompt}
+    named = {"unsteered": trial.unsteered, "plus": plus, "minus": minus, "system_prompt": trial.system_prompt}
+    return named | {r.arm.name: r for pair in (trial.shuffled, *trial.randoms) for r in pair}
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -4,11 +4,18 @@ A judge is made for one rubric (what the trait is, and contrasting text that sho
 each contrasting example show its trait (`score_examples`), and how strongly does each response (`score_responses`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from utils.judge.coherence import TokenText
+    from utils.judge.language import Grader
+    from utils.judge.ledger import Ledger
+    from utils.model import LM
 
 STATES = ("scored", "refused", "unparsable", "low_mass", "error")
 
@@ -20,14 +27,21 @@ class Score:
     value: float | None  # 0–100
     state: str = "scored"
     mode: str = ""  # how it was measured; scores of different modes are never compared
+    prompt: str = ""  # which prompt it answers: kind and hash
+    detail: str = ""  # why there is no value, or what was done to it
 
     def __post_init__(self) -> None:
         assert self.state in STATES
         assert (self.value is not None) == (self.state == "scored")
         assert self.value is None or 0 <= self.value <= 100
 
+    @property
+    def is_empty(self) -> bool:
+        """The text had nothing in it to judge: that is no failure of the judge."""
+        return self.value is None and self.detail == "empty"
+
     def as_json(self) -> dict:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value != "" or name == "mode"}
 
 
 @dataclass(frozen=True)
@@ -58,10 +72,23 @@ class Answer:
     group: int | None = None  # the group of the rubric's examples that the prompt belongs to; None for a prompt of its own
 
 
+class Coherence(Protocol):
+    """What stage 5 asks of a judge of coherence."""
+
+    identity: dict
+
+    def score(self, texts: "Sequence[TokenText]") -> list[Score]:
+        """Score whether texts hold together, in order; an empty one scores 0."""
+
+
 class Judge(Protocol):
     """What stages 0, 2 and 5 ask of a judge."""
 
     identity: dict  # what an artifact says about the judge that made its scores
+
+    @property
+    def usage(self) -> "Ledger | None":
+        """What it used so far; None for a judge that costs nothing."""
 
     def score_examples(self) -> list[Score]:
         """Score every example of the rubric, in order: 100 is unmistakably the trait, whatever the example's side."""
@@ -69,32 +96,141 @@ class Judge(Protocol):
     def score_responses(self, answers: Sequence[Answer]) -> list[Score]:
         """Score responses, in order."""
 
+    def coherence(self, lm: "LM", own: "Sequence[TokenText]") -> Coherence:
+        """Return a judge of coherence for texts of `lm`, calibrated on its own unsteered texts where it needs that."""
+
+
+def identify_judge(name: str) -> str:
+    """Return what a manifest remembers of a judge: provider and model, the server, and the version of the prompts."""
+    from utils.judge.prompts import prompt_ids
+    from utils.judge.providers import PROVIDERS, server_of
+
+    provider, _, model = (choose_judge() if name == "auto" else name).partition(":")
+    if provider == "embedded":
+        return provider
+    prompts = ", prompts " + "-".join(text.split(":")[1][:4] for text in prompt_ids().values())
+    if provider not in PROVIDERS:
+        from utils.model import identify_model
+
+        return f"{provider}:{identify_model(model.partition('@')[0])}{prompts}"
+    server = f" at {server_of(provider)}" if server_of(provider) else ""
+    return f"{provider}:{model or PROVIDERS[provider].default_model}{server}{prompts}"
+
 
 @dataclass(frozen=True)
 class JudgeOptions:
     """Who judges.
 
     Args:
-        judge: embedded (sentence embeddings and a logistic regression fitted on the trait's own contrasting text; no key, no network).
+        judge: auto (the first of openai, anthropic, gemini whose key is set, else embedded), PROVIDER or PROVIDER:MODEL, local:MODEL[@device], or embedded.
+        judge_draws: Answers averaged where a model is read as text; they are drawn at the model's own temperature.
+        max_unjudged: Share of texts that the judge may leave without a score before the stage ends in error.
+        max_cost: Dollars that a run may spend on judging; 0 is no limit.
+        judge_concurrency: Questions asked at once.
+        judge_rpm: Requests a minute at most; 0 is no limit.
+        judge_tpm: Tokens a minute at most; 0 is no limit.
+        judge_timeout: Seconds to wait for one answer.
+        judge_price: Dollars per million tokens, in and out, of a model whose price is not known: 0.4,1.6.
     """
 
-    judge: str = "embedded"
+    judge: str = "auto"
+    judge_draws: int = 1
+    max_unjudged: float = 0.05
+    max_cost: float = 0.0
+    judge_concurrency: int = 50
+    judge_rpm: int = 0
+    judge_tpm: int = 0
+    judge_timeout: float = 60.0
+    judge_price: tuple[float, ...] = ()
+
+    cosmetic: ClassVar[tuple[str, ...]] = ("max_unjudged", "max_cost", "judge_concurrency", "judge_rpm", "judge_tpm", "judge_timeout", "judge_price")
+    identify: ClassVar[dict[str, Any]] = {"judge": identify_judge}
+
+    def check(self) -> None:
+        """Raise UserError for a value that means nothing."""
+        if min(self.judge_draws, self.judge_concurrency) < 1 or self.judge_timeout <= 0:
+            raise UserError("--judge-draws and --judge-concurrency start at 1, and --judge-timeout is above 0")
+        if min(self.max_cost, self.judge_rpm, self.judge_tpm, *self.judge_price, 0) < 0 or not 0 <= self.max_unjudged <= 1 or len(self.judge_price) > 2:
+            raise UserError("--max-cost, --judge-rpm and --judge-tpm are 0 or more, --max-unjudged is from 0 to 1, --judge-price is one or two prices")
+
+
+def choose_judge() -> str:
+    """Return the judge that "auto" stands for: the first provider whose key is in the environment, else embedded."""
+    from utils.judge.providers import PROVIDERS, key_of_provider
+
+    return next((f"{name}:{PROVIDERS[name].default_model}" for name in PROVIDERS if key_of_provider(name)), "embedded")
 
 
 def load_judge(options: JudgeOptions, rubric: Rubric) -> Judge:
-    """Return the judge that `options` names, ready for this rubric.
+    """Return the judge that `options` names, ready for this rubric. A service is asked one trivial question when it is first met.
 
     Raises:
-        UserError: no such judge, or it cannot be fitted on this rubric.
+        UserError: no such judge, no key or a refused one, no network, or it cannot be fitted on this rubric.
     """
-    from utils.judge.embedded import EmbeddedJudge  # sentence-transformers takes four seconds to import
+    options.check()
+    name = choose_judge() if options.judge == "auto" else options.judge
+    if name == "embedded":
+        from utils.judge.embedded import EmbeddedJudge  # sentence-transformers takes four seconds to import
 
-    judges: dict[str, Callable[[Rubric], Judge]] = {"embedded": EmbeddedJudge}
-    if options.judge not in judges:
-        raise UserError(f"unknown judge {options.judge!r}; choose {', '.join(judges)}")
-    return judges[options.judge](rubric)
+        _say_once("judge: embedded")
+        return EmbeddedJudge(rubric)
+    from utils.judge.language import LanguageJudge
+
+    grader = _load_grader(name, options)
+    _say_once(f"judge: {grader.identity['mode']}" + (f" ({why})" if (why := grader.identity.get("why")) else ""))
+    return LanguageJudge(grader, rubric)
+
+
+def prepare_judge(options: JudgeOptions) -> None:
+    """Meet a judge behind an API before anything is loaded, so that a wrong key costs no time.
+
+    Raises:
+        UserError: it cannot be asked.
+    """
+    options.check()
+    name = choose_judge() if options.judge == "auto" else options.judge
+    if name != "embedded" and not name.startswith("local"):
+        _load_grader(name, options)
+
+
+def _load_grader(name: str, options: JudgeOptions) -> "Grader":
+    from utils.judge.providers import PROVIDERS
+
+    kind, _, model = name.partition(":")
+    if kind in PROVIDERS:
+        from utils.judge.remote import RemoteGrader
+
+        return RemoteGrader(kind, model or PROVIDERS[kind].default_model, options)
+    if kind == "local":
+        from utils.judge.local import LocalGrader
+
+        return LocalGrader(model, options)
+    raise UserError(f"unknown judge {name!r}; choose auto, embedded, local:MODEL[@device], {', '.join(f'{p}[:MODEL]' for p in PROVIDERS)}")
+
+
+@cache
+def _say_once(line: str) -> None:
+    print(line, flush=True)
 
 
 def count_states(scores: Sequence[Score]) -> dict[str, int]:
     """Count the scores in each state that occurs."""
     return {state: n for state in STATES if (n := sum(s.state == state for s in scores))}
+
+
+def explain_gaps(scores: Sequence[Score], max_unjudged: float) -> str:
+    """Return, in words, that too large a share of the texts could not be judged, "" if not. Empty texts are not the judge's failure.
+
+    Raises:
+        UserError: the scores were measured in different modes, and cannot be compared.
+    """
+    if len(modes := {s.mode for s in scores if s.value is not None}) > 1:
+        raise UserError(f"scores of different modes cannot be compared: {', '.join(sorted(modes))}; run again with --force")
+    lost = [s for s in scores if s.value is None and not s.is_empty]
+    if not lost or len(lost) <= max_unjudged * len(scores):
+        return ""
+    counts = ", ".join(f"{n} {state}" for state, n in count_states(lost).items())
+    return (
+        f"{len(lost)} of {len(scores)} texts could not be judged ({counts}; first: {lost[0].detail or lost[0].state}), more than "
+        f"--max-unjudged {max_unjudged:g} allows; the same command asks only for these"
+    )

@@ -1,7 +1,7 @@
 """Coherence 0–100 without a key: the unsteered model's own likelihood of a text, and its repetitions."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -22,6 +22,8 @@ class TokenText:
 
     prompt_ids: list[int]
     ids: list[int]
+    question: str = ""  # the same in words, for a judge that reads
+    response: str = ""
 
 
 class LikelihoodCoherence:
@@ -58,8 +60,8 @@ def shuffle_words(text: str) -> str:
     return " ".join(words)
 
 
-def distinct_bigrams(ids: Sequence[int]) -> float:
-    """Return the share of distinct token bigrams, 1 for a text without repetition (or too short to have one)."""
+def distinct_bigrams(ids: Sequence[Hashable]) -> float:
+    """Return the share of distinct bigrams of tokens or words, 1 for a text without repetition (or too short to have one)."""
     bigrams = list(pairwise(ids))
     return len(set(bigrams)) / len(bigrams) if bigrams else 1.0
 

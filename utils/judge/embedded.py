@@ -16,6 +16,8 @@ from utils.cpu import speed_up_linear_layers
 from utils.errors import UserError
 from utils.journal import key_of
 from utils.judge import Answer, Rubric, Score
+from utils.judge.coherence import LikelihoodCoherence, TokenText
+from utils.model import LM
 
 MODE = "embedded:minilm-logistic"
 FOLDS = 5
@@ -79,6 +81,14 @@ class EmbeddedJudge:
         if accuracy < NEAR_CHANCE:
             print(f"warning: {rubric.trait}: the embedded judge is near chance (cross-validated accuracy {accuracy:.2f}); do not trust its scores")
 
+    @property
+    def usage(self) -> None:
+        """Nothing that costs."""
+
+    def coherence(self, lm: LM, own: Sequence[TokenText]) -> LikelihoodCoherence:
+        """Return the likelihood judge of coherence, calibrated on the model's own unsteered texts."""
+        return LikelihoodCoherence(lm, own)
+
     def score_examples(self) -> list[Score]:
         """Score the rubric's examples, each out of fold."""
         return [Score(100 * float(p), mode=MODE) for p in self._out_of_fold]
@@ -92,6 +102,6 @@ class EmbeddedJudge:
 
     def _score(self, answer: Answer) -> Score:
         if not answer.response.strip():
-            return Score(None, "unparsable", MODE)
+            return Score(None, "unparsable", MODE, detail="empty")
         model = self._model if answer.group is None else self._blind.get(answer.group, self._model)
         return Score(100 * float(model.predict_proba(embed([answer.response]))[0, 1]), mode=MODE)

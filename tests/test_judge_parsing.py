@@ -1,0 +1,88 @@
+"""From what a judge said to a score: laws, and the ways in which models spoil an answer."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils.judge.ledger import Purse, price_of
+from utils.judge.parsing import is_score, parse_text, weigh_tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("72", 72), (" 72.\n", 72), ("**72**", 72), ("72/100", 72), ("72%", 72), ("72.5", 72.5), ("0", 0), ("100", 100)),
+        *(("Score: 72", 72), ("The score is 72.", 72), ("I would say 72.", 72), ("Rating: 72 / 100 because it is warm", 72)),
+        *(('{"score": 72}', 72), ('```json\n{"score": 72, "reason": "mild"}\n```', 72), ('{"score": "72", "reason": "cut off in the mi', 72)),
+        *(('{"reason": "2 of 3 signs", "score": 72}\nI hope this helps! 10/10', 72), ('{"trait_score": 72}', 72), ("<think>maybe 20? no, 90</think>\n72", 72)),
+        ('Sure! Here is my JSON:\n{\n  "rating": 72\n}', 72),
+    ],
+)
+def test_a_score_is_found(text, value):
+    assert parse_text(text) == (value, "scored")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "warm", "101", "-5", "Score: -5", "1000", "60-70", "between 60 and 70", "0.85", "seventy", "7 2", "<think>72"),
+        *("Score: 60. On reflection, score: 80", '{"score": 60}\n{"score": 80}', '{"score": null}', '{"score": 720}'),
+        "The 3 answers mention 7 things in 12 lines and none of them tells much about the matter",
+    ],
+)
+def test_what_is_no_clear_score_is_a_gap_and_not_a_guess(text):
+    assert parse_text(text) == (None, "unparsable")
+
+
+@pytest.mark.parametrize("text", ["REFUSAL", "I'm sorry, I can't help with that.", "I cannot judge this text.", "As an AI, I won't rate 1 person"])
+def test_a_refusal_is_a_state_of_its_own(text):
+    assert parse_text(text) == (None, "refused")
+
+
+@pytest.mark.parametrize(("text", "value"), [("7", None), ('{"score": 7', None), ('{"score": 72, "rea', 72), ("72.", 72), ("Score: 7", None)])
+def test_a_number_at_the_very_end_of_a_text_that_was_cut_may_be_half_a_number(text, value):
+    assert parse_text(text, is_cut=True)[0] == value
+
+
+@given(st.text(max_size=200), st.booleans())
+def test_any_text_gives_a_score_on_the_scale_or_a_named_gap(text, is_cut):
+    value, state = parse_text(text, is_cut)
+    assert (state == "scored" and 0 <= value <= 100) or (value is None and state in ("refused", "unparsable"))
+
+
+@given(st.integers(0, 100))
+def test_a_sure_judge_is_believed(n):
+    assert weigh_tokens([(str(n), 0.0)]) == (n, 1.0)
+
+
+@given(st.dictionaries(st.integers(0, 100).map(str), st.floats(0.01, 1), min_size=1, max_size=15), st.floats(0.05, 3))
+def test_the_weighted_mean_lies_between_its_numbers_whatever_the_mass(weights, total):
+    share = total / sum(weights.values())
+    value, mass = weigh_tokens([(token, math.log(p * share)) for token, p in weights.items()])
+    assert mass == pytest.approx(total)
+    if total > 0.2501:
+        assert min(map(int, weights)) - 1e-9 <= value <= max(map(int, weights)) + 1e-9
+    elif total < 0.2499:
+        assert value is None
+
+
+def test_words_fractions_and_numbers_off_the_scale_do_not_count():
+    assert [t for t in ("7", "07", "101", "1.5", "-1", "٣", "²", "100", "", "00") if is_score(t)] == ["7", "100"]
+    value, mass = weigh_tokens([("80", math.log(0.3)), (" 20", math.log(0.1)), ("101", math.log(0.3)), ("The", math.log(0.3))])
+    assert (value, mass) == (pytest.approx(65), pytest.approx(0.4))
+
+
+def test_prices_are_found_by_model_and_dated_snapshots_of_it():
+    assert price_of("gpt-4.1-mini-2025-04-14") == price_of("gpt-4.1-mini") != price_of("gpt-4.1")
+    assert price_of("claude-haiku-4-5-20251001") == (1.0, 5.0)
+    assert price_of("gpt-4.1-mini-ultra") is None
+    assert price_of("mystery") is None
+    assert price_of("mystery", (1.0, 2.0)) == price_of("gpt-4.1", (1.0, 2.0)) == (1.0, 2.0)
+
+
+def test_what_a_call_may_cost_is_never_underestimated():
+    purse = Purse(1.0, (2.0, 8.0))
+    assert purse.most(10_000, 2048) >= purse.cost(10_000, 2048)
+    assert Purse(0.0, None).cost(10**9, 10**9) == 0

@@ -1,0 +1,67 @@
+"""Answers of judges on disk, shared by all experiments and safe under concurrent processes (SQLite in WAL mode)."""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError, first_line
+from utils.paths import cache_dir
+
+SCHEMA = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+
+
+class AnswerCache:
+    """Key → JSON value. Every `put` is on disk when it returns, so that a killed run loses only what was on its way.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or cache_dir() / "judge_answers.sqlite"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._open()
+        except sqlite3.DatabaseError as error:
+            self._replace_broken(error)
+
+    def _open(self) -> None:
+        self.db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+        self.db.execute("PRAGMA journal_mode=WAL")
+        self.db.execute("PRAGMA synchronous=NORMAL")
+        self.db.execute(SCHEMA)
+
+    def _replace_broken(self, error: sqlite3.DatabaseError) -> None:
+        if isinstance(error, sqlite3.OperationalError):
+            raise self._explain(error) from None
+        aside = self.path.with_suffix(".broken")
+        print(f"warning: {self.path} is damaged ({first_line(error)}); it is put aside as {aside.name}, and a new one is begun")
+        self.path.replace(aside)
+        self._open()
+
+    def _explain(self, error: sqlite3.Error) -> UserError:
+        return UserError(f"cannot use {self.path}: {first_line(error)}; make room, make it writable, or set TRAITSCOPE_CACHE to another folder")
+
+    def get(self, keys: Sequence[str]) -> dict[str, Any]:
+        """Return {key: value} of the keys that are there."""
+        found: dict[str, Any] = {}
+        try:
+            for start in range(0, len(keys), 500):
+                part = keys[start : start + 500]
+                rows = self.db.execute(f"SELECT key, value FROM answers WHERE key IN ({','.join('?' * len(part))})", part)
+                found.update((key, json.loads(value)) for key, value in rows)
+        except sqlite3.Error as error:
+            raise self._explain(error) from None
+        return found
+
+    def put(self, key: str, value: Any) -> None:
+        """Store one answer; the first one stays."""
+        try:
+            self.db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, json.dumps(value, ensure_ascii=False)))
+        except sqlite3.Error as error:
+            raise self._explain(error) from None
+
+    def close(self) -> None:
+        self.db.close()

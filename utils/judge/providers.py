@@ -1,0 +1,175 @@
+"""The services that can judge. A provider is one function: it opens the official client and yields how to ask it one question."""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+TOP = 20  # candidate first tokens asked for
+TEXT_TOKENS = 2048  # room for a model that thinks before it answers; it is asked for one number
+
+
+@dataclass(frozen=True)
+class Want:
+    """How a model is asked: `logprobs` reads the candidates for its first token, `text` what it writes."""
+
+    mode: str
+    temperature: float | None = None  # None: the model's own default, for models that take no other
+
+    @property
+    def max_tokens(self) -> int:
+        return 1 if self.mode == "logprobs" else TEXT_TOKENS
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model answered."""
+
+    text: str
+    candidates: tuple[tuple[str, float], ...] | None = None  # (token, log-probability) of the first token
+    is_refused: bool = False  # the service itself says so
+    is_cut: bool = False
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+class BadReplyError(Exception):
+    """An answer that lacks what it must hold: asked again, like a lost one."""
+
+
+Ask = Callable[[Sequence[dict[str, str]], Want], Awaitable[Reply]]
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A service, and what must be known of it before it is asked."""
+
+    connect: Callable[[str, float], AbstractAsyncContextManager[Ask]]
+    default_model: str
+    keys: tuple[str, ...]  # environment variables that may hold the key, the one that wins first
+    server: str  # environment variable of another base URL
+    wants: tuple[Want, ...]  # ways to ask, the best first
+
+
+@asynccontextmanager
+async def openai(model: str, timeout: float) -> AsyncIterator[Ask]:
+    """Ask OpenAI, or any server that speaks its protocol (OPENAI_BASE_URL)."""
+    from openai import AsyncOpenAI
+
+    async with AsyncOpenAI(api_key=os.environ.get("OPENAI_API_KEY") or "none", timeout=timeout, max_retries=0) as client:
+
+        async def ask(messages: Sequence[dict[str, str]], want: Want) -> Reply:
+            # reasoning models take no temperature and refuse max_tokens; many servers of others know nothing else
+            is_plain = bool(os.environ.get("OPENAI_BASE_URL")) and want.temperature is not None
+            options: dict[str, Any] = {"max_tokens" if is_plain else "max_completion_tokens": want.max_tokens}
+            turns: Any = list(messages)
+            if want.mode == "logprobs":
+                options |= {"logprobs": True, "top_logprobs": TOP}
+            if want.temperature is not None:
+                options["temperature"] = want.temperature
+            answer = await client.chat.completions.create(model=model, messages=turns, **options)
+            if not getattr(answer, "choices", None):
+                raise BadReplyError("the answer holds no choices")
+            choice, usage = answer.choices[0], answer.usage
+            listed = choice.logprobs.content if choice.logprobs else None
+            return Reply(
+                choice.message.content or "",
+                tuple((c.token, c.logprob) for c in listed[0].top_logprobs) if listed else None,
+                bool(choice.message.refusal) or choice.finish_reason == "content_filter",
+                choice.finish_reason == "length",
+                usage.prompt_tokens if usage else 0,
+                usage.completion_tokens if usage else 0,
+            )
+
+        yield ask
+
+
+@asynccontextmanager
+async def anthropic(model: str, timeout: float) -> AsyncIterator[Ask]:
+    """Ask Anthropic: text only, the service gives no log-probabilities."""
+    from anthropic import AsyncAnthropic
+
+    async with AsyncAnthropic(api_key=os.environ.get("ANTHROPIC_API_KEY"), timeout=timeout, max_retries=0) as client:
+
+        async def ask(messages: Sequence[dict[str, str]], want: Want) -> Reply:
+            system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
+            options: dict[str, Any] = {"system": system} if system else {}
+            turns: Any = [m for m in messages if m["role"] != "system"]
+            answer = await client.messages.create(model=model, messages=turns, max_tokens=want.max_tokens, **options)
+            if not isinstance(getattr(answer, "content", None), list):
+                raise BadReplyError("the answer holds no content")
+            text = "".join(block.text for block in answer.content if block.type == "text")
+            refused, cut = answer.stop_reason == "refusal", answer.stop_reason == "max_tokens"
+            return Reply(text, None, refused, cut, answer.usage.input_tokens, answer.usage.output_tokens)
+
+        yield ask
+
+
+@asynccontextmanager
+async def gemini(model: str, timeout: float) -> AsyncIterator[Ask]:
+    """Ask Gemini, with log-probabilities where the model gives them."""
+    from google import genai
+    from google.genai import types
+
+    options = types.HttpOptions(timeout=int(1000 * timeout), retry_options=types.HttpRetryOptions(attempts=1))
+    client = genai.Client(api_key=key_of_provider("gemini"), vertexai=False, http_options=options)
+
+    async def ask(messages: Sequence[dict[str, str]], want: Want) -> Reply:
+        config = types.GenerateContentConfig(max_output_tokens=want.max_tokens, temperature=want.temperature)
+        if system := "\n\n".join(m["content"] for m in messages if m["role"] == "system"):
+            config.system_instruction = system
+        if want.mode == "logprobs":
+            config.response_logprobs, config.logprobs = True, TOP
+        turns = [types.Content(role="user", parts=[types.Part(text=m["content"])]) for m in messages if m["role"] != "system"]
+        return _read_gemini(await client.aio.models.generate_content(model=model, contents=turns, config=config))
+
+    try:
+        yield ask
+    finally:
+        await client.aio.aclose()
+
+
+def _read_gemini(answer: Any) -> Reply:
+    usage = answer.usage_metadata
+    tokens_in = (usage.prompt_token_count if usage else 0) or 0
+    tokens_out = ((usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)) if usage else 0
+    if not answer.candidates:
+        if answer.prompt_feedback and answer.prompt_feedback.block_reason:
+            return Reply("", is_refused=True, tokens_in=tokens_in)
+        raise BadReplyError("the answer holds no candidates")
+    first = answer.candidates[0]
+    reason = first.finish_reason.name if first.finish_reason else ""
+    text = "".join(part.text or "" for part in (first.content.parts or []) if not part.thought) if first.content else ""
+    listed = first.logprobs_result.top_candidates if first.logprobs_result else None
+    candidates = tuple((c.token, c.log_probability) for c in listed[0].candidates or []) if listed else None
+    refused = reason in ("SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECITATION")
+    return Reply(text, candidates, refused, reason == "MAX_TOKENS", tokens_in, tokens_out)
+
+
+_EITHER = (Want("logprobs", 0.0), Want("text", 0.0), Want("text"))
+PROVIDERS = {
+    "openai": Provider(openai, "gpt-4.1-mini", ("OPENAI_API_KEY",), "OPENAI_BASE_URL", _EITHER),
+    "anthropic": Provider(anthropic, "claude-haiku-4-5", ("ANTHROPIC_API_KEY",), "ANTHROPIC_BASE_URL", (Want("text"),)),
+    "gemini": Provider(gemini, "gemini-2.5-flash", ("GOOGLE_API_KEY", "GEMINI_API_KEY"), "GOOGLE_GEMINI_BASE_URL", _EITHER),
+}
+
+
+def key_of_provider(name: str) -> str:
+    """Return the key found in the environment, "" without one."""
+    return next((key for variable in PROVIDERS[name].keys if (key := os.environ.get(variable, "").strip())), "")
+
+
+def server_of(name: str) -> str:
+    """Return the base URL set in the environment, without what may be secret in it; "" for the provider's own."""
+    url = urlsplit(os.environ.get(PROVIDERS[name].server, "").strip())
+    return f"{url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}{url.path.rstrip('/')}" if url.hostname else ""
+
+
+def redact(text: str) -> str:
+    """Blank every key of the environment out of a text that will be shown or stored."""
+    for variable in (v for provider in PROVIDERS.values() for v in provider.keys):
+        if len(key := os.environ.get(variable, "").strip()) > 3:
+            text = text.replace(key, "***")
+    return text
