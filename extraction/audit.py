@@ -92,7 +92,8 @@ def audit_trait(paths: TraitPaths) -> Audit:
 
 def audit_subject(subject: Subject) -> Audit:
     """Run the checks that apply to a dataset that was read."""
-    applicable = {name: check for name, check in CHECKS.items() if subject.form in check.forms and len(subject.pairs) >= check.needs_pairs}
+    comparable = len(subject.pairs) if soundness.count_unfilled(subject).passed else 0  # placeholders are not worth comparing
+    applicable = {name: check for name, check in CHECKS.items() if subject.form in check.forms and comparable >= check.needs_pairs}
     findings = [judge_measure(name, check.measure(subject), subject.dataset.accepted_confounds) for name, check in applicable.items()]
     return Audit(subject.dataset.trait, subject.form, (*findings, *_unknown_acceptances(subject)))
 

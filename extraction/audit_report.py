@@ -32,3 +32,31 @@ def _note(finding: Finding) -> str:
 def render_number(number: float) -> str:
     """Return a count as it is and a measure with two decimals."""
     return str(int(number)) if number == int(number) else f"{number:.2f}"
+
+
+def render_trial(trial: dict) -> str:
+    """Return what --quick found: the sides' scores, how far apart they are, and every reply."""
+    if "error" in trial:
+        return f"  not tried: {trial['error']}\n"
+    accuracy = trial["judge_accuracy"]
+    judge = f"; the judge tells {accuracy:.0%} of unseen pairs' texts apart" if accuracy is not None else ""
+    return "\n".join([f"  tried: {_render_separation(trial)}{judge}", *(_render_reply(reply) for reply in trial["replies"])]) + "\n"
+
+
+def _render_separation(trial: dict) -> str:
+    apart = trial["separation"]
+    if apart is None:
+        return "fewer than two responses of a side could be judged"
+    verdict = "the trait shows" if apart["auroc_low"] > 0.5 else "not clear from so few"
+    scores = f"mean score {trial['mean_pos']:.0f} pos, {trial['mean_neg']:.0f} neg, difference {trial['difference']:+.0f}"
+    return f"{scores}; AUROC {apart['auroc']:.2f} [{apart['auroc_low']:.2f}, {apart['auroc_high']:.2f}], {verdict}"
+
+
+def _render_reply(reply: dict) -> str:
+    score = reply["score"]["value"]
+    shown = reply["score"]["state"] if score is None else f"{score:.0f}"
+    return f"    {reply['side']} {reply['line']:>3}  {shown:>3}  …{_shorten(reply['prompt'][-50:])} → {_shorten(reply['response'][:90])}"
+
+
+def _shorten(text: str) -> str:
+    return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Check traits before the pipeline does: is the dataset whole, and do its sides differ in anything but the trait?"""
+"""Check traits before the pipeline does: is the dataset whole, do its sides differ in anything but the trait, does the trait show?"""
 
 import contextlib
 import inspect
@@ -13,13 +13,18 @@ if not __package__:  # run as a script
 
 import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
+from analysis.separation import separation
 from extraction.audit import audit_trait
-from extraction.audit_report import render_audit
+from extraction.audit_report import render_audit, render_trial
 from extraction.trait_files import form_of, known_traits
+from extraction.traits import read_trait
+from extraction.trial import try_trait
 from utils.cli import run_cli
 from utils.errors import UserError
 from utils.flags import bind, flags_of
+from utils.gguf import EMBEDDED
 from utils.judge import JudgeOptions
+from utils.model import ModelOptions
 from utils.paths import TraitPaths, root_dir
 
 
@@ -32,31 +37,38 @@ class CheckOptions:
         traits: Several traits, separated by commas.
         all: Every trait under datasets/traits/.
         json: Print one JSON document and nothing else.
+        quick: Also let a model respond to a few pairs, and judge what it writes: about a minute.
+        responses: Responses per side of --quick.
+        model: What --quick runs: a Hugging Face id, a local folder, a .gguf file or "embedded".
     """
 
     trait: str = ""
     traits: tuple[str, ...] = ()
     all: bool = False
     json: bool = False
+    quick: bool = False
+    responses: int = 6
+    model: str = EMBEDDED
 
 
 def check_traits(*, options: CheckOptions, judge: JudgeOptions) -> None:
     """Audit the traits asked for and print what was found.
 
     Raises:
-        UserError: no trait was named, or one is not clean.
+        UserError: no trait was named, or one is not clean or could not be tried.
     """
     targets, skipped = find_targets(options)
-    report: dict[str, Any] = {"clean": True, "traits": [], "skipped": skipped}
     for name in skipped:
         print(f"skipped {name}: it has a definition and no prompts", file=sys.stderr)
+    reports = []
     for paths in targets:
         with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-            audit = audit_trait(paths)
-        report["traits"].append(audit.as_json())
-        if not options.json:
-            print(render_audit(audit), flush=True)
-    conclude(report, options)
+            reports.append(check_trait(paths, options, judge))
+    failed = [report["trait"] for report in reports if not report["clean"]]
+    if options.json:
+        print(json.dumps({"clean": not failed, "traits": reports, "skipped": skipped}, indent=1, ensure_ascii=False, allow_nan=False))
+    if failed:
+        raise UserError(f"{len(failed)} of {len(reports)} traits not clean: {', '.join(failed)}")
 
 
 def find_targets(options: CheckOptions) -> tuple[list[TraitPaths], list[str]]:
@@ -70,13 +82,30 @@ def find_targets(options: CheckOptions) -> tuple[list[TraitPaths], list[str]]:
     return [TraitPaths("check", name) for name in names], skipped
 
 
-def conclude(report: dict[str, Any], options: CheckOptions) -> None:
-    """Print the JSON document, or the last line; what is not clean ends the run with exit status 1."""
-    failed = [trait["trait"] for trait in report["traits"] if not trait["clean"]]
-    if options.json:
-        print(json.dumps(report | {"clean": not failed}, indent=1, ensure_ascii=False, allow_nan=False))
-    if failed:
-        raise UserError(f"{len(failed)} of {len(report['traits'])} traits not clean: {', '.join(failed)}")
+def check_trait(paths: TraitPaths, options: CheckOptions, judge: JudgeOptions) -> dict[str, Any]:
+    """Audit one trait, and try it if asked; what people read goes to stdout as it comes."""
+    audit = audit_trait(paths)
+    report = audit.as_json()
+    if not options.json:
+        print(render_audit(audit), flush=True)
+    if options.quick and audit.form and audit.findings[0].check != "readable":
+        report["quick"] = trial = run_trial(paths, options, judge)
+        report["clean"] &= "error" not in trial
+        if not options.json:
+            print(render_trial(trial), flush=True)
+    return report
+
+
+def run_trial(paths: TraitPaths, options: CheckOptions, judge: JudgeOptions) -> dict[str, Any]:
+    """Try the scenarios, and say how far apart the judge's scores of the two sides are."""
+    try:
+        trial = try_trait(read_trait(paths), ModelOptions(model=options.model), judge, options.responses)
+    except UserError as error:
+        return {"error": str(error)}
+    pos, neg = trial.scores("pos"), trial.scores("neg")
+    apart = separation(pos, neg, 50.0)
+    means = {"mean_pos": float(pos.mean()), "mean_neg": float(neg.mean()), "difference": float(pos.mean() - neg.mean())} if apart else {}
+    return {"judge_accuracy": trial.judge_accuracy, "separation": apart, **means, "replies": [reply.as_json() for reply in trial.replies]}
 
 
 FLAGS = flags_of(check_traits)

@@ -10,22 +10,20 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
-from scipy.stats import binomtest
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import KFold
 from transformers import AutoTokenizer
 
 from extraction.subject import Measure, Subject, plain, words_of
+from extraction.swaps import is_significant, p_value, swap_sides, tell_apart
 from utils.gguf import EMBEDDED
 from utils.model import resolve_source
 
 MAX_LENGTH_D = 0.35  # 57 % of the pairs told apart by length alone; 5 % of the length where lines are alike, 10 % where they vary
 MAX_SHIFT = 0.2  # a feature of one text in five more on one side than on the other tells 60 % apart
+MAX_DISTANCE = 0.1  # beyond chance: about one text in five begins with a word of its side
 MAX_STRAY = 0.02
 MAX_WORDS_ACCURACY = 0.65
 MAX_AT_ONE_END = 0.8
-DRAWS = 1000
 MARKS = {
     **{"comma": "[,、]", "semicolon": ";", "colon": ":", "full stop": r"(?<!\.)\.(?!\.)|。", "ellipsis": r"\.\.\.", "exclamation mark": "!"},
     **{
@@ -36,27 +34,6 @@ MARKS = {
         "list or heading": r"(?m)^\s*(?:[-*#]|\d+[.)])",
     },
 }
-
-
-def is_significant(p: float, n: int) -> bool:
-    """Tell whether a difference is no accident: p < 0.01, or, of n < 9 pairs, that all or nearly all point the same way."""
-    return p < max(0.01, 1.5 * 2.0 ** (1 - n))
-
-
-def swap_sides(differences: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Return the statistic of the summed differences under random swaps of the sides, [DRAWS].
-
-    Args:
-        differences: pos − neg per pair, [n_pairs, n_features].
-        statistic: Maps sums [draws, n_features] to [draws].
-    """
-    signs = np.random.default_rng(0).choice(np.array([-1.0, 1.0], dtype=np.float32), (DRAWS, len(differences)))
-    return statistic(signs @ differences.astype(np.float32))
-
-
-def p_value(value: float, null: np.ndarray) -> float:
-    """Return (1 + #{null ≥ value}) / (1 + n)."""
-    return (1 + int((null >= value - 1e-6).sum())) / (1 + len(null))
 
 
 def check_words(subject: Subject) -> Measure:
@@ -144,9 +121,11 @@ def _compare_words(subject: Subject, at: int, verb: str) -> Measure:
     word = list(vocabulary)[int(np.abs(differences.sum(0)).argmax())]
     times = [sum(pair[side] == word for pair in ends) for side in (0, 1)]
     lines = [pair.number for pair, two in zip(subject.pairs, ends, strict=True) if word in two and two[0] != two[1]]
-    detail = f"distance {distance:.2f}, {null.mean():.2f} by chance (p {p:.3f}); {word!r}: {times[0]} pos, {times[1]} neg" if distance else "the same on both sides"
-    passed = not (excess > MAX_SHIFT and is_significant(p, len(ends)))
-    return Measure(excess, MAX_SHIFT, passed, detail, f"let both sides {verb} alike; first {word!r} in {subject.name_lines(lines)}")
+    detail = (
+        f"distance {distance:.2f}, {null.mean():.2f} by chance (p {p:.3f}); {word!r}: {times[0]} pos, {times[1]} neg" if distance else "the same on both sides"
+    )
+    passed = not (excess > MAX_DISTANCE and is_significant(p, len(ends)))
+    return Measure(excess, MAX_DISTANCE, passed, detail, f"let both sides {verb} alike; first {word!r} in {subject.name_lines(lines)}")
 
 
 def check_topics(subject: Subject) -> Measure:
@@ -159,39 +138,25 @@ def check_topics(subject: Subject) -> Measure:
     closer = np.maximum((nearness > own[:, None]).sum(1), (nearness > own[None, :]).sum(0)) / others
     stray = [pair.number for pair, share in zip(subject.pairs, closer, strict=True) if share > 0.1]
     between = (nearness.sum() - own.sum()) / max(len(own) * others, 1)
-    detail = f"distance {1 - own.mean():.2f} within pairs, {1 - between:.2f} between"
+    detail = f"distance {1 - own.mean():.2f} within pairs, {1 - between:.2f} between{f'; strays: {subject.name_lines(stray)}' if stray else ''}"
     advice = f"the two sides are about different things: mirror the topic in {subject.name_lines(stray)}"
     return Measure(len(stray) / len(own), MAX_STRAY, len(stray) <= MAX_STRAY * len(own), detail, advice)
 
 
 def check_common_words(subject: Subject) -> Measure:
-    """How well words that are not the contrast tell the sides of unseen pairs apart (logistic regression, cross-validated by pair).
+    """How well words that are not the contrast tell the sides of unseen pairs apart.
 
     Common words are those that stand on both sides of two pairs or more: function words and topics, which a mirrored pair shares. The
     words of the definition are the trait's own and left out, and so is the last word of a scenario, which has a check of its own.
     """
     differences, vocabulary = _word_differences(subject, is_common=True)
-    told = np.full(len(differences), 0.5)
-    if len(vocabulary) and len(differences) >= 10:
-        model = LogisticRegression(fit_intercept=False, max_iter=1000)
-        for i, margin in enumerate(_held_out_margins(model, differences)):
-            told[i] = 0.5 + 0.5 * np.sign(round(margin, 9))
-    accuracy, n = float(told.mean()), len(told)
-    p = float(binomtest(round(told.sum()), n, 0.5, alternative="greater").pvalue)
+    accuracy, null = tell_apart(differences)
+    p = p_value(accuracy, null)
     shift = differences.mean(0) if len(vocabulary) else np.zeros(0)
     telling = [f"{vocabulary[i]!r} ({'pos' if shift[i] > 0 else 'neg'} {abs(shift[i]):.0%})" for i in np.argsort(-np.abs(shift))[:5]]
-    detail = f"{accuracy:.0%} of unseen pairs told apart (p {p:.3f})"
+    detail = f"{accuracy:.0%} of unseen pairs told apart by {len(vocabulary)} words (p {p:.3f})"
     advice = f"use these words alike on both sides: {', '.join(telling)}"
-    return Measure(accuracy, MAX_WORDS_ACCURACY, not (accuracy > MAX_WORDS_ACCURACY and is_significant(p, n)), detail, advice)
-
-
-def _held_out_margins(model: LogisticRegression, differences: np.ndarray) -> np.ndarray:
-    """Return the margin of each pair (above 0: the right way round) under a model fitted on the other folds."""
-    margins = np.zeros(len(differences))
-    for train, test in KFold(5, shuffle=True, random_state=0).split(differences):
-        fitted = model.fit(np.vstack([differences[train], -differences[train]]), np.repeat([1, 0], len(train)))
-        margins[test] = differences[test] @ fitted.coef_[0]
-    return margins
+    return Measure(accuracy, MAX_WORDS_ACCURACY, not (accuracy > MAX_WORDS_ACCURACY and is_significant(p, len(differences))), detail, advice)
 
 
 def check_marker_words(subject: Subject) -> Measure:
@@ -208,7 +173,7 @@ def _word_differences(subject: Subject, *, is_common: bool) -> tuple[np.ndarray,
     """Return presence in pos − presence in neg [n_pairs, n_words], and the words, less the trait's own."""
     end = -1 if subject.form == "scenarios" else None
     texts = [words[:end] for pair in subject.words for words in pair]
-    counter = CountVectorizer(analyzer=lambda words: set(words) or {"\0"}, dtype=np.float32)
+    counter = CountVectorizer(analyzer=lambda words: set(words) or {"\0"}, max_features=3000, dtype=np.float32)
     has = counter.fit_transform(texts).toarray().reshape(len(subject.pairs), 2, -1)
     words, own = list(counter.get_feature_names_out()), own_words(subject.dataset.rubric.definition)
     shared = (has.min(1).sum(0) >= 2) if is_common else np.ones(len(words), bool)

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 
 from extraction.subject import Measure, Subject, words_of
+from extraction.trait_files import COMMENT
 
 MIN_PAIRS = {"scenarios": 60, "instructions": 5, "answers": 60}
 MIN_QUESTIONS = 20
@@ -160,12 +161,14 @@ def count_bands(subject: Subject) -> Measure:
 
 def count_unfilled(subject: Subject) -> Measure:
     """How many lines still hold a template's placeholder."""
-    left = [f"{name} line {i}" for name, text in subject.files.items() for i, line in _own_lines(text) if UNFILLED in line]
-    return Measure(len(left), 0, not left, advice=f"replace every {UNFILLED} …] by your own words: {', '.join(left[:8])}{' …' if len(left) > 8 else ''}")
+    left = {name: [i for i, line in _own_lines(text) if UNFILLED in line] for name, text in subject.files.items()}
+    named = "; ".join(f"{name} lines {', '.join(map(str, numbers))}" for name, numbers in left.items() if numbers)
+    count = sum(map(len, left.values()))
+    return Measure(count, 0, not count, advice=f"replace every {UNFILLED} …] by your own words: {named}")
 
 
 def _own_lines(text: str) -> Iterator[tuple[int, str]]:
-    return ((i, line) for i, line in enumerate(text.split("\n"), 1) if not line.startswith("#:"))
+    return ((i, line) for i, line in enumerate(text.split("\n"), 1) if not line.startswith(COMMENT))
 
 
 def _normal(text: str) -> str:

@@ -5,7 +5,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 
-from extraction.trait_files import dataset_files, read_text
+from extraction.trait_files import dataset_files
 from extraction.traits import TraitDataset, read_trait
 from utils.paths import SIDES, TraitPaths
 
@@ -86,7 +86,9 @@ def read_subject(paths: TraitPaths) -> Subject:
         UserError: the dataset cannot be read.
     """
     dataset = read_trait(paths)
-    return Subject(dataset, {file.relative_to(paths.dataset).as_posix(): read_text(file) for file in dataset_files(paths)})
+    # a file that another one outranks is looked at as well, and need not be readable
+    texts = {file.relative_to(paths.dataset).as_posix(): file.read_text(encoding="utf-8-sig", errors="replace") for file in dataset_files(paths)}
+    return Subject(dataset, texts)
 
 
 def words_of(text: str) -> list[str]:
