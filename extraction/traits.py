@@ -192,13 +192,13 @@ def _eval_prompt(steering: dict, folder: Path) -> str | None:
 def _direction(steering: dict, folder: Path) -> str:
     direction = steering.get("direction", "positive")
     if direction not in ("positive", "negative"):
-        raise UserError(f"{folder / STEERING}: direction is {direction!r}; it is positive or negative")
+        raise UserError(f"{folder / STEERING}: direction is {direction!r:.60}; it is positive or negative")
     return direction
 
 
 def _accepted(steering: dict, folder: Path) -> dict[str, str]:
     accepted = steering.get("accepted_confounds", {})
-    if not isinstance(accepted, dict) or not all(is_text(reason) for check, reason in accepted.items() if check != NOTE):
+    if not isinstance(accepted, dict) or not all(is_text(c) and is_text(reason) for c, reason in accepted.items() if c != NOTE):
         raise UserError(f'{folder / STEERING}: accepted_confounds must be an object of texts, {{"name of the check": "why it belongs to the trait"}}')
     return {check: reason for check, reason in accepted.items() if check != NOTE}
 
