@@ -18,7 +18,7 @@ from extraction.swaps import is_significant, p_value, swap_sides, tell_apart
 from utils.gguf import EMBEDDED
 from utils.model import resolve_source
 
-MAX_LENGTH_D = 0.35  # 57 % of the pairs told apart by length alone; 5 % of the length where lines are alike, 10 % where they vary
+MAX_LENGTH_D = 0.35  # 57 % of the texts told apart by length alone; 5 % of the length where lines are alike, 10 % where they vary
 MAX_SHIFT = 0.2  # a feature of one text in five more on one side than on the other tells 60 % apart
 MAX_DISTANCE = 0.1  # beyond chance: about one text in five begins with a word of its side
 MAX_STRAY = 0.02
@@ -92,7 +92,9 @@ def _most_lopsided(subject: Subject, counts: np.ndarray, names: Sequence[str], t
     p = p_value(abs(signs[:, best].sum()), swap_sides(signs, lambda sums: np.abs(sums).max(1)))
     number, side = float(abs(shift[best])), "pos" if shift[best] > 0 else "neg"
     more, less = float((signs[:, best] == np.sign(shift[best])).mean()), float((signs[:, best] == -np.sign(shift[best])).mean())
-    detail = f"{names[best]}: more on {side} in {more:.0%} of pairs, less in {less:.0%} (p {p:.3f})" if number else "none"
+    also = [f"{names[i]} ({shift[i]:+.0%})" for i in np.argsort(-np.abs(shift)) if i != best and abs(shift[i]) > threshold]
+    rest = f"; also {', '.join(also[:5])}" if also else ""  # so that accepting one hides no other
+    detail = f"{names[best]}: more on {side} in {more:.0%} of pairs, less in {less:.0%} (p {p:.3f}){rest}" if number else "none"
     lines = [pair.number for pair, sign in zip(subject.pairs, signs[:, best], strict=True) if sign == np.sign(shift[best])]
     return Measure(number, threshold, not (number > threshold and is_significant(p, len(signs))), detail, f"{what}: {subject.name_lines(lines)}")
 

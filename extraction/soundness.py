@@ -113,14 +113,15 @@ def _is_utf8(data: bytes) -> bool:
 
 def count_duplicates(subject: Subject) -> Measure:
     """How many texts repeat an earlier one of their side, apart from case and spacing."""
-    repeats = {side: [n for n, text in texts.items() if n != _first_of(texts)[_normal(text)]] for side, texts in subject.sides.items()}
+    repeats = {side: _repeats(texts) for side, texts in subject.sides.items()}
     total = sum(map(len, repeats.values()))
     named = "; ".join(f"{side} {subject.name_lines(numbers)}" for side, numbers in repeats.items() if numbers)
     return Measure(total, 0, not total, advice=f"rewrite the repeated {named}")
 
 
-def _first_of(texts: dict[int, str]) -> dict[str, int]:
-    return {_normal(text): number for number, text in reversed(texts.items())}
+def _repeats(texts: dict[int, str]) -> list[int]:
+    first = {_normal(text): number for number, text in reversed(texts.items())}
+    return [number for number, text in texts.items() if first[_normal(text)] != number]
 
 
 def count_near_duplicates(subject: Subject) -> Measure:

@@ -153,6 +153,13 @@ def test_what_is_accepted_stays_visible_with_its_number_and_reason(plant):
     assert "the acceptance can go" in finding(audit, "topics").detail
 
 
+def test_an_accepted_mark_does_not_hide_another(plant):
+    commas = PLANTS["punctuation"](PAIRS)
+    audit = plant([(pos, f"{neg}!") for pos, neg in commas], steering={"accepted_confounds": {"punctuation": "shouting is the trait"}})
+    assert "exclamation mark" in finding(audit, "punctuation").detail
+    assert "also comma (+50%)" in finding(audit, "punctuation").detail
+
+
 def test_an_acceptance_of_no_check_fails(plant):
     audit = plant(PAIRS, steering={"accepted_confounds": {"length": "typo"}})
     assert "no such check: length" in finding(audit, "accepted_confounds").advice
