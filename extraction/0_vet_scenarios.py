@@ -9,7 +9,8 @@ if not __package__:  # run as a script
 
 import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
-from extraction.traits import dataset_files, read_trait
+from extraction.trait_files import dataset_files
+from extraction.traits import read_trait
 from extraction.vetting import Thresholds, rate_per_side, store_scores
 from utils.experiment import stage_main
 from utils.judge import JudgeOptions, load_judge

@@ -9,7 +9,8 @@ if not __package__:  # run as a script
 import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
 from extraction.responses import Response, write_responses
-from extraction.traits import Item, prompt_files, read_trait
+from extraction.trait_files import prompt_files
+from extraction.traits import Item, read_trait
 from extraction.vetting import Thresholds, failed_scenarios
 from utils.errors import UserError
 from utils.experiment import stage_main

@@ -16,7 +16,8 @@ from analysis.steering.evaluate import Bench, Candidates, Protocol, evaluate
 from analysis.steering.questions import split_questions
 from extraction.activations import read_captured
 from extraction.methods import Fit, FitOptions, fit_directions, fit_functions, require_known
-from extraction.traits import TraitDataset, dataset_files, read_trait
+from extraction.trait_files import dataset_files
+from extraction.traits import TraitDataset, read_trait
 from utils.artifacts import load_tensor, read_json, write_json
 from utils.errors import UserError
 from utils.experiment import stage_main

@@ -1,25 +1,33 @@
 """Read a trait dataset, in any of its three forms, into one thing: prompts with sides, a definition, questions.
 
-Nothing after this module knows which form a trait came in.
+The stages do not know which form a trait came in; only its audit does.
 """
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
-from utils.artifacts import read_json
+from extraction.trait_files import (
+    ANSWERS,
+    COMMENT,
+    DEFINITIONS,
+    NOTE,
+    SCENARIO_FILES,
+    STEERING,
+    form_of,
+    instruction_files,
+    is_text,
+    known_traits,
+    read_lines,
+    read_object,
+    read_records,
+    read_text,
+    string_in,
+)
 from utils.errors import UserError
 from utils.judge import Example, Rubric
 from utils.model import Prompt
 from utils.paths import SIDES, TraitPaths
-
-SCENARIO_FILES = {"pos": "positive", "neg": "negative"}
-DATASET_FILES = (
-    *("positive.txt", "negative.txt", "positive.jsonl", "negative.jsonl", "trait_definition.json", "pairs.jsonl"),
-    *("definition.txt", "trait_definition.txt", "steering.json"),
-)
 
 
 @dataclass(frozen=True)
@@ -39,20 +47,12 @@ class TraitDataset:
     """A trait as the stages see it."""
 
     trait: str
+    form: str  # scenarios, instructions or answers
     items: tuple[Item, ...]
     rubric: Rubric
     questions: tuple[str, ...]  # for steering evaluation
     direction: str = "positive"  # "negative": the researcher wants less of it
-
-
-def dataset_files(paths: TraitPaths) -> list[Path]:
-    """Return the dataset's files that exist, of those the reader knows."""
-    return [paths.dataset / name for name in DATASET_FILES if (paths.dataset / name).is_file()]
-
-
-def prompt_files(paths: TraitPaths) -> list[Path]:
-    """Return the files that decide what is generated: everything but the definition and the steering questions."""
-    return [path for path in dataset_files(paths) if path.name not in ("definition.txt", "trait_definition.txt", "steering.json")]
+    accepted_confounds: dict[str, str] = field(default_factory=dict)  # check of the audit → why its finding belongs to the trait
 
 
 def read_trait(paths: TraitPaths) -> TraitDataset:
@@ -64,35 +64,21 @@ def read_trait(paths: TraitPaths) -> TraitDataset:
     folder = paths.dataset
     if not folder.is_dir():
         raise UserError(f"unknown trait {paths.trait}: {folder} does not exist{_suggestion(paths)}")
-    if (folder / "trait_definition.json").exists():
-        items, examples, steering = _read_instructions(folder)
-    elif (folder / "pairs.jsonl").exists():
-        items, examples, steering = _read_answers(folder)
-    else:
-        items, examples, steering = _read_scenarios(folder)
+    form = form_of(folder) or "scenarios"
+    items, examples, steering = {"scenarios": _read_scenarios, "instructions": _read_instructions, "answers": _read_answers}[form](folder)
     for side in SIDES:
         if not any(item.side == side for item in items):
             raise UserError(f"{paths.trait}: the {side} side is empty; a trait needs prompts on both sides")
     steering = steering | _read_steering(folder)
-    rubric = Rubric(paths.trait, _read_definition(folder), tuple(examples), _eval_prompt(steering, folder))
+    rubric = Rubric(paths.trait, _read_definition(folder, form), tuple(examples), _eval_prompt(steering, folder))
     questions = tuple(_question(q, folder) for q in steering.get("questions", []))
-    direction = steering.get("direction", "positive")
-    if direction not in ("positive", "negative"):
-        raise UserError(f"{folder / 'steering.json'}: direction is {direction!r}; it is positive or negative")
-    return TraitDataset(paths.trait, tuple(items), rubric, questions, direction)
+    return TraitDataset(paths.trait, form, tuple(items), rubric, questions, _direction(steering, folder), _accepted(steering, folder))
 
 
 def _suggestion(paths: TraitPaths) -> str:
     known = known_traits(paths.root)
     close = [t for t in known if t.split("/")[-1] == paths.trait.split("/")[-1]] or known[:8]
     return f"; known: {', '.join(close)}" if close else ""
-
-
-def known_traits(root: Path) -> list[str]:
-    """Return every trait that has a dataset folder, by full path."""
-    base = root / "datasets" / "traits"
-    folders = {file.parent for name in DATASET_FILES for file in base.rglob(name)}
-    return sorted(folder.relative_to(base).as_posix() for folder in folders)
 
 
 Parts = tuple[list[Item], list[Example], dict]
@@ -114,72 +100,82 @@ def _read_prompts(folder: Path, stem: str) -> list[tuple[int, Prompt]]:
     """Return (line number from 0, prompt): a blank line on one side leaves its mirror without a partner and shifts nothing."""
     rich, plain = folder / f"{stem}.jsonl", folder / f"{stem}.txt"
     if rich.exists():
-        return [(number, _rich_prompt(record, where)) for number, where, record in _records(rich)]
+        return [(number, _rich_prompt(record, where)) for number, where, record in read_records(rich)]
     if not plain.exists():
         raise UserError(f"{folder} has no {plain.name} (or {rich.name}); a trait needs both sides, one unfinished prompt a line")
-    lines = _read_text(plain).split("\n")  # never stripped: a line may end in an open quote or a space
-    return [(number, line) for number, line in enumerate(lines) if line.strip()]
+    return [*read_lines(plain)]  # never stripped: a line may end in an open quote or a space
 
 
 def _rich_prompt(record: dict, where: str) -> Prompt:
-    text = _string(record, "prompt", where)
+    text = string_in(record, "prompt", where)
     if "system_prompt" not in record:
         return text
-    return [{"role": "system", "content": _string(record, "system_prompt", where)}, {"role": "user", "content": text}]
+    return [{"role": "system", "content": string_in(record, "system_prompt", where)}, {"role": "user", "content": text}]
 
 
 def _read_instructions(folder: Path) -> Parts:
-    """Form 2: every pair of instructions (as system prompts) meets every question."""
-    path = folder / "trait_definition.json"
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold an object with instruction and questions")
-    pairs, questions = content.get("instruction"), content.get("questions")
-    if not isinstance(pairs, list) or not isinstance(questions, list) or not pairs or not questions:
-        raise UserError(f"{path} must have non-empty lists 'instruction' and 'questions'")
+    """Form 2: every pair of instructions (as system prompts) meets every question; a second file may hold the evaluation questions."""
+    path, evaluation = instruction_files(folder)
+    content = read_object(path, "instruction and questions")
+    pairs, questions = _lists(content, path)
     items: list[Item] = []
     examples: list[Example] = []
     for i, pair in enumerate(pairs):
         for side in SIDES:
-            instruction = _string(pair, side, f"{path}: instruction {i + 1}")
+            instruction = string_in(pair, side, f"{path}: instruction {i + 1}")
             for j, question in enumerate(questions):
                 prompt = [{"role": "system", "content": instruction}, {"role": "user", "content": _question(question, path)}]
                 items.append(Item(side, i * len(questions) + j, j, len(examples), prompt))
             examples.append(Example(side, i, instruction))
-    return items, examples, {"questions": questions, "eval_prompt": content.get("eval_prompt")}
+    settings = {key: content[key] for key in ("questions", "eval_prompt", "accepted_confounds") if content.get(key) is not None}
+    return items, examples, settings | (_read_evaluation(evaluation) if evaluation else {})
+
+
+def _lists(content: dict, path: Path) -> tuple[list, list]:
+    pairs, questions = content.get("instruction"), content.get("questions")
+    if not isinstance(pairs, list) or not isinstance(questions, list) or not pairs or not questions:
+        raise UserError(f"{path} must have non-empty lists 'instruction' and 'questions'")
+    return pairs, questions
+
+
+def _read_evaluation(path: Path) -> dict:
+    content = read_object(path, "questions")
+    if not isinstance(content.get("questions"), list):
+        raise UserError(f"{path} must have a list 'questions'")
+    return {key: content[key] for key in ("questions", "eval_prompt") if content.get(key) is not None}
 
 
 def _read_answers(folder: Path) -> Parts:
     """Form 3: both responses are given."""
-    path = folder / "pairs.jsonl"
+    path = folder / ANSWERS
     items: list[Item] = []
     examples: list[Example] = []
-    for pair, where, record in _records(path):
-        prompt: Prompt = [{"role": "user", "content": _string(record, "question", where)}]
-        for side, field in SCENARIO_FILES.items():
-            response = _string(record, field, where)
+    for pair, where, record in read_records(path):
+        prompt: Prompt = [{"role": "user", "content": string_in(record, "question", where)}]
+        for side, key in SCENARIO_FILES.items():
+            response = string_in(record, key, where)
             items.append(Item(side, pair, pair, len(examples), prompt, response))
             examples.append(Example(side, pair, response))
     return items, examples, {}
 
 
-def _read_definition(folder: Path) -> str:
-    for name in ("definition.txt", "trait_definition.txt"):
+def _read_definition(folder: Path, form: str) -> str:
+    for name in DEFINITIONS:
         if (folder / name).exists():
-            if text := _read_text(folder / name).strip():
+            if text := "\n".join(line for line in read_text(folder / name).split("\n") if not line.startswith(COMMENT)).strip():
                 return text
             raise UserError(f"{folder / name} is empty: say there what the trait is, for the judge")
-    if (folder / "trait_definition.json").exists():
+    if form == "instructions":
         return ""  # this form defines its trait by the eval prompt
     raise UserError(f"{folder} has no definition.txt: say there what the trait is, for the judge")
 
 
 def _read_steering(folder: Path) -> dict:
-    path = folder / "steering.json"
+    path = folder / STEERING
     if not path.exists():
         return {}
-    content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("questions", []), list):
+    content = read_object(path, "questions")
+    if not isinstance(content.get("questions", []), list):
         raise UserError(f"{path} must hold an object with a list 'questions'")
     return content
 
@@ -193,43 +189,22 @@ def _eval_prompt(steering: dict, folder: Path) -> str | None:
     return prompt
 
 
+def _direction(steering: dict, folder: Path) -> str:
+    direction = steering.get("direction", "positive")
+    if direction not in ("positive", "negative"):
+        raise UserError(f"{folder / STEERING}: direction is {direction!r:.60}; it is positive or negative")
+    return direction
+
+
+def _accepted(steering: dict, folder: Path) -> dict[str, str]:
+    accepted = steering.get("accepted_confounds", {})
+    if not isinstance(accepted, dict) or not all(is_text(c) and is_text(reason) for c, reason in accepted.items() if c != NOTE):
+        raise UserError(f'{folder / STEERING}: accepted_confounds must be an object of texts, {{"name of the check": "why it belongs to the trait"}}')
+    return {check: reason for check, reason in accepted.items() if check != NOTE}
+
+
 def _question(value: Any, where: Path) -> str:
     text = value.get("question") if isinstance(value, dict) else value
-    if not _is_text(text):
+    if not is_text(text):
         raise UserError(f"{where}: a question must be a text, or an object with 'question'; found {str(value)[:60]!r}")
     return text
-
-
-def _records(path: Path) -> Iterator[tuple[int, str, dict]]:
-    for number, line in enumerate(_read_text(path).split("\n")):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number + 1}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} is not valid JSON: {error}") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{where} must be a JSON object")
-        yield number, where, record
-
-
-def _string(record: Any, field: str, where: str) -> str:
-    value = record.get(field) if isinstance(record, dict) else None
-    if not _is_text(value):
-        raise UserError(f"{where}: {field!r} must be a non-empty text")
-    return value
-
-
-def _is_text(value: Any) -> TypeGuard[str]:
-    """A text that a UTF-8 file can hold: JSON can escape half a character."""
-    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")  # newlines of other systems become \n
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder; it must be a text file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None

@@ -6,19 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from extraction import run_pipeline
+from extraction import check_trait, run_pipeline
+from extraction.new_trait import NewTraitOptions
 from utils.cli import parse_arguments
 from utils.experiment import stage_flags
-from utils.flags import Flag
+from utils.flags import REQUIRED, Flag, option_flags
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"(?:\.venv/bin/)?python (extraction/\w+\.py)([^\n`]*)")
 
 
+TOOLS = {"run_pipeline": run_pipeline.all_flags(), "check_trait": check_trait.FLAGS, "new_trait": option_flags(NewTraitOptions)}
+
+
 def flags_of_script(script: str) -> dict[str, Flag]:
     name = Path(script).stem
-    return run_pipeline.all_flags() if name == "run_pipeline" else stage_flags(run_pipeline.load_stage(name))
+    return TOOLS[name] if name in TOOLS else stage_flags(run_pipeline.load_stage(name))
 
 
 def commands() -> list[tuple[str, str, str]]:
@@ -38,7 +42,7 @@ def test_a_documented_command_parses(page, script, arguments):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_flag_a_page_mentions_exists(page):
-    known = {name.replace("_", "-") for name in run_pipeline.all_flags()} | {"help", "no-deps"}
+    known = {name.replace("_", "-") for flags in TOOLS.values() for name in flags} | {"help", "no-deps"}
     assert set(re.findall(r"--([a-z][a-z0-9-]*)", page.read_text())) <= known
 
 
@@ -55,9 +59,9 @@ def test_every_make_target_exists(target):
     assert re.search(rf"^{''.join(target)}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["run_pipeline", *run_pipeline.NAMES])
+@pytest.mark.parametrize("name", [*TOOLS, *run_pipeline.NAMES])
 def test_every_flag_has_help_and_a_default_of_its_own_type(name):
     for flag in flags_of_script(f"extraction/{name}.py").values():
         assert flag.help, flag.name
-        if flag.name != "experiment":
+        if flag.default is not REQUIRED:
             assert flag.coerce(flag.default) == flag.default

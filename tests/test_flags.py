@@ -39,6 +39,21 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Named:
+    """Makes a thing.
+
+    Args:
+        thing: Its name.
+        size: How large.
+    """
+
+    thing: str
+    size: int = 1
+
+    positional: ClassVar[tuple[str, ...]] = ("thing",)
+
+
+@dataclass(frozen=True)
 class Needy:
     """Needs a name."""
 
@@ -358,3 +373,27 @@ def test_a_reader_that_goes_away_ends_the_run_quietly():
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait() == 141
+
+
+@pytest.mark.parametrize("arguments", [["lamp", "--size", "2"], ["--size", "2", "lamp"], ["--thing", "lamp", "--size=2"]])
+def test_a_declared_flag_may_be_given_without_its_name(arguments):
+    assert parse_arguments(arguments, option_flags(Named)) == {"thing": "lamp", "size": 2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "missing THING: Its name."),
+        (["lamp", "chair"], "unexpected argument 'chair'"),
+        (["--thing", "lamp", "chair"], "unexpected argument 'chair'"),
+    ],
+)
+def test_a_bare_argument_is_needed_once_and_taken_once(arguments, words):
+    with pytest.raises(UserError, match=words):
+        parse_arguments(arguments, option_flags(Named))
+
+
+def test_help_shows_what_may_be_given_without_its_name(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["extraction/new_thing.py", "--help"])
+    run_cli(raising(AssertionError("started")), option_flags(Named), inspect.getdoc(Named))
+    assert "python extraction/new_thing.py THING <flags>" in capsys.readouterr().out

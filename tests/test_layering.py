@@ -14,7 +14,6 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[1]
 WINGS = ("extraction", "analysis", "inference")
 PACKAGES = ("utils", *WINGS, "visualization")
-ROOF = ("extraction/run_pipeline.py",)
 # loads each file in a fresh namespace until it wants torch, and says what the threads were set to by then
 PROBE = """
 import importlib, json, os, runpy, sys
@@ -47,9 +46,10 @@ def is_stage(file: str) -> bool:
     return Path(file).name[0].isdigit()
 
 
-def is_script(source: str) -> bool:
-    """Tell a command-line script of a wing: it stands above the wings, so nothing may import it."""
-    return "if not __package__:" in source
+def is_script(file: str) -> bool:
+    """Tell a command-line script: unless it is a stage it may see every wing, and nothing may import it."""
+    path = CHECKOUT / file
+    return path.exists() and "if not __package__:" in path.read_text(encoding="utf-8")
 
 
 def imported(file: str, source: str) -> Iterator[str]:
@@ -67,7 +67,7 @@ def imported(file: str, source: str) -> Iterator[str]:
 
 def wrong_arrows(file: str, source: str) -> list[str]:
     """Return what a module imports though it may not."""
-    if file in ROOF or file.startswith("visualization/") or is_script(source):
+    if file.startswith("visualization/") or (is_script(file) and not is_stage(file)):
         return []
     package = file.split("/")[0]
     allowed = {"utils"} if package == "utils" else {"utils", *WINGS} if is_stage(file) else {"utils", package}
@@ -78,22 +78,21 @@ def wrong_arrows(file: str, source: str) -> list[str]:
 def is_closed(name: str) -> bool:
     """Tell a stage or the roof, which nothing below the roof may import."""
     parts = name.split(".")
-    is_stage_or_roof = parts[0] == "extraction" and len(parts) > 1 and (parts[1] == "" or parts[1][:1].isdigit() or parts[1] == "run_pipeline")
-    return is_stage_or_roof or any(name == script or name.startswith(f"{script}.") for script in scripts())
+    is_unnamed = parts[0] == "extraction" and len(parts) > 1 and (parts[1] == "" or parts[1][:1].isdigit())
+    return is_unnamed or any(name == script or name.startswith(f"{script}.") for script in scripts())
 
 
 @cache
 def scripts() -> list[str]:
-    """Return the dotted names of the command-line scripts that wings hold."""
-    files = [file for file in modules() if not file.startswith("extraction/") and is_script((CHECKOUT / file).read_text(encoding="utf-8"))]
-    return [file.removesuffix(".py").replace("/", ".") for file in files]
+    """Return the dotted names of the command-line scripts."""
+    return [file.removesuffix(".py").replace("/", ".") for file in modules() if is_script(file)]
 
 
 @pytest.fixture(scope="module")
 def policies() -> dict[str, str | None]:
     """Return {file: OMP_WAIT_POLICY when it first wants torch}, for the files that do."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
-    runnable = [file for file in modules() if file in ROOF or is_script((CHECKOUT / file).read_text(encoding="utf-8"))]
+    runnable = [file for file in modules() if is_script(file)]
     out = subprocess.check_output([sys.executable, "-c", PROBE, json.dumps(runnable), json.dumps(modules())], cwd=CHECKOUT, env=env, text=True)
     return json.loads(out.splitlines()[-1])
 
@@ -120,6 +119,7 @@ def test_imports_point_down(file):
         ("extraction/4_fit_vectors.py", "import importlib\nimportlib.import_module(f'extraction.{name}')"),
         ("extraction/4_fit_vectors.py", "from extraction.run_pipeline import load_stage"),
         ("extraction/4_fit_vectors.py", "from . import run_pipeline"),
+        ("extraction/audit.py", "from extraction.check_trait import main"),
         ("extraction/traits.py", "__import__('extraction.1_generate_responses')"),
         ("extraction/4_fit_vectors.py", "from visualization.serve import app"),
         ("utils/stage.py", "import visualization"),

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extraction.traits import DATASET_FILES, TraitDataset, dataset_files, known_traits, prompt_files, read_trait
+from extraction.trait_files import DATASET_FILES, dataset_files, known_traits, prompt_files
+from extraction.traits import TraitDataset, read_trait
 from utils.errors import UserError
 from utils.judge import Example
 from utils.paths import TraitPaths

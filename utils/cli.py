@@ -53,7 +53,9 @@ def parse_arguments(argv: list[str], flags: dict[str, Flag]) -> dict | None:
         if token in ("--help", "-h"):
             return None
         if not token.startswith("--"):
-            raise UserError(f"unexpected argument {token!r}; every setting is a flag, see --help")
+            flag = _positional(token, flags, given)
+            given[flag.name] = flag.coerce(token)
+            continue
         name, equals, value = token[2:].partition("=")
         flag = _known(name.replace("-", "_"), flags)
         if not equals:
@@ -61,8 +63,17 @@ def parse_arguments(argv: list[str], flags: dict[str, Flag]) -> dict | None:
         given[flag.name] = flag.coerce(value)
     absent = [flag.name for flag in flags.values() if flag.default is REQUIRED and flag.name not in given]
     if absent:
-        raise UserError(f"missing --{absent[0].replace('_', '-')}: {flags[absent[0]].help}")
+        name = absent[0].upper() if flags[absent[0]].is_positional else f"--{absent[0].replace('_', '-')}"
+        raise UserError(f"missing {name}: {flags[absent[0]].help}")
     return given
+
+
+def _positional(token: str, flags: dict[str, Flag], given: dict) -> Flag:
+    """Return the flag that a bare argument stands for, where the script has declared one."""
+    for flag in flags.values():
+        if flag.is_positional and flag.name not in given:
+            return flag
+    raise UserError(f"unexpected argument {token!r}; every setting is a flag, see --help")
 
 
 def _known(name: str, flags: dict[str, Flag]) -> Flag:
@@ -83,8 +94,9 @@ def _show_help(main: Callable[..., None], flags: dict[str, Flag], doc: str) -> N
     def command(**values: object) -> None:
         main(**values)
 
-    parameter = inspect.Parameter
-    command.__signature__ = inspect.Signature([parameter(f.name, parameter.KEYWORD_ONLY, default=f.default) for f in flags.values()])  # type: ignore[attr-defined]
+    kinds = {True: inspect.Parameter.POSITIONAL_OR_KEYWORD, False: inspect.Parameter.KEYWORD_ONLY}
+    ordered = sorted(flags.values(), key=lambda f: not f.is_positional)
+    command.__signature__ = inspect.Signature([inspect.Parameter(f.name, kinds[f.is_positional], default=f.default) for f in ordered])  # type: ignore[attr-defined]
     command.__doc__ = "\n".join([doc.strip().split("\n\nArgs:")[0], "", "Args:", *(f"    {f.name}: {f.help}" for f in flags.values())])
     name = f"python {Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name}"
     text = helptext.HelpText(command, trace.FireTrace(command, name=name))

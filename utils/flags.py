@@ -24,6 +24,7 @@ class Flag:
     default: Any
     help: str
     is_cosmetic: bool = False  # cannot change what is written: how fast, on which device
+    is_positional: bool = False  # may be given without its name
     identify: Callable[[Any], Any] | None = None  # what a manifest remembers of the value, where the value itself is not enough
 
     def coerce(self, value: Any) -> Any:
@@ -93,9 +94,12 @@ def flags_of(function: Callable, cosmetic: tuple[str, ...] = ()) -> dict[str, Fl
 def option_flags(options: Any) -> dict[str, Flag]:
     """Return the flags of an options dataclass: a field without a default is a flag that must be given."""
     hints, help_texts = get_type_hints(options), _help(options)
-    hidden, identify = getattr(options, "cosmetic", ()), getattr(options, "identify", {})
+    hidden, identify, positional = (getattr(options, name, ()) for name in ("cosmetic", "identify", "positional"))
     fields = {f.name: REQUIRED if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(options)}
-    return {name: Flag(name, hints[name], default, help_texts.get(name, ""), name in hidden, identify.get(name)) for name, default in fields.items()}
+    return {
+        name: Flag(name, hints[name], default, help_texts.get(name, ""), name in hidden, name in positional, dict(identify).get(name))
+        for name, default in fields.items()
+    }
 
 
 def _help(documented: Any) -> dict[str, str]:

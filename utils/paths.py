@@ -29,6 +29,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("TRAITSCOPE_CACHE") or Path(home) / "traitscope")
 
 
+def template_dir(form: str) -> Path:
+    """Return the files that a new trait of a form begins with; they belong to this checkout, wherever the data are."""
+    return Path(__file__).parents[1] / "datasets" / "templates" / form
+
+
 def check_name(kind: str, name: str, parts: range) -> None:
     """Refuse a name that would leave its folder or name no folder; `parts` is how many `/`-separated parts it may have."""
     pieces = name.split("/")
