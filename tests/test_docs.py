@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis import judge_agreement
 from extraction import check_trait, run_pipeline
 from extraction.new_trait import NewTraitOptions
 from utils.cli import parse_arguments
@@ -14,10 +15,15 @@ from utils.flags import REQUIRED, Flag, option_flags
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = re.compile(r"(?:\.venv/bin/)?python (extraction/\w+\.py)([^\n`]*)")
+COMMAND = re.compile(r"(?:\.venv/bin/)?python ((?:extraction|analysis|inference|visualization)/[\w/]+\.py)([^\n`]*)")
 
 
-TOOLS = {"run_pipeline": run_pipeline.all_flags(), "check_trait": check_trait.FLAGS, "new_trait": option_flags(NewTraitOptions)}
+TOOLS = {
+    "run_pipeline": run_pipeline.all_flags(),
+    "check_trait": check_trait.FLAGS,
+    "new_trait": option_flags(NewTraitOptions),
+    "judge_agreement": judge_agreement.all_flags(),
+}
 
 
 def flags_of_script(script: str) -> dict[str, Flag]:

@@ -493,3 +493,31 @@ def test_an_experiment_keeps_the_judge_it_began_with(trait_root, serve):
     told = stage0(trait_root, "--judge", "auto")
     assert "overrides embedded" in told.stdout
     assert "judge: openai:gpt-4.1-mini/logprobs" in told.stdout
+
+
+def test_the_whole_pipeline_with_a_judge_behind_an_api(serve, tmp_path, tiny_folders):
+    from conftest import copy_trait
+
+    root = tmp_path / "root"
+    copy_trait(root, "epistemic/optimism", 12)
+    server = serve(fault_share=0.1, faults=("500", "reset", "429"))
+    small = ["--max-new-tokens", "6", "--subset", "3", "--random-pairs", "2", "--doses", "0.1,0.3", "--min-usable", "2", "--coherence-gate", "0"]
+    command = ["extraction/run_pipeline.py", "--experiment", "e", "--model", tiny_folders["llama"], "--traits", "epistemic/optimism", *small]
+    command += ["--pos-threshold", "0", "--neg-threshold", "100", "--judge", "openai", "--judge-price", "0.4,1.6"]
+    done = run_script(root, *command)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((root / "experiments/e/steering/epistemic/optimism/results.json").read_text())
+    assert results["judge"]["mode"] == "openai:gpt-4.1-mini/logprobs"
+    assert set(results["judge"]["prompts"]) == {"trait", "scenario", "coherence"}
+    assert {"unsteered", "vector plus", "random 0 plus", "system prompt"} <= set(results["states"])
+    assert results["usage"]["cost_usd"] > 0
+    assert "judge calls" in done.stdout
+    rows = json.loads((root / "experiments/e/steering/epistemic/optimism/responses/dev.json").read_text())["rows"]
+    assert {row["coherence"]["prompt"] for row in rows if row["coherence"]["state"] == "scored" and row["coherence"]["value"]} == {
+        results["judge"]["prompts"]["coherence"]
+    }
+    before = server.requests
+    again = run_script(root, *command, "--force")
+    assert again.returncode == 0, again.stderr
+    assert server.requests == before  # texts are the same bytes, so every question has been asked
+    assert "0 judge calls" in again.stdout

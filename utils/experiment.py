@@ -72,16 +72,16 @@ def resolve_settings(paths: ExperimentPaths, flags: dict[str, Flag], given: dict
 def keep_settings(paths: ExperimentPaths, flags: dict[str, Flag], settings: dict[str, Any]) -> None:
     """Write an experiment's settings into config.json, once, so that a stage re-run by hand means the same.
 
-    Not before a stage has completed: a mistyped model must not stick. A file that is there only gains the model or the judge, where the
-    first stage that ran knew none.
+    Not before a stage has completed: a mistyped model must not stick. A file that is there only gains what the stages that ran before
+    it had no use for.
     """
     if not paths.has_results:
         return
-    kept = read_json(paths.config) if paths.config.exists() else None
-    new = {name: settings[name] for name in settings if name in flags and not flags[name].is_cosmetic}
-    added = new if kept is None else {name: new[name] for name in LASTING if name in new and name not in kept}
-    if added:
-        write_json(paths.config, (kept or {}) | added)
+    kept = read_json(paths.config) if paths.config.exists() else {}
+    is_first = "model" in flags and "model" not in kept
+    new = {n: v for n, v in settings.items() if n in flags and not flags[n].is_cosmetic and n not in kept and (is_first or n in LASTING)}
+    if new:
+        write_json(paths.config, kept | new)
 
 
 @dataclass(frozen=True)
