@@ -509,7 +509,7 @@ def test_the_whole_pipeline_with_a_judge_behind_an_api(serve, tmp_path, tiny_fol
     results = json.loads((root / "experiments/e/steering/epistemic/optimism/results.json").read_text())
     assert results["judge"]["mode"] == "openai:gpt-4.1-mini/logprobs"
     assert set(results["judge"]["prompts"]) == {"trait", "scenario", "coherence"}
-    assert {"unsteered", "vector plus", "random 0 plus", "system prompt"} <= set(results["states"])
+    assert {"unsteered", "plus", "minus", "random 0 plus", "system_prompt"} <= set(results["states"])
     assert results["usage"]["cost_usd"] > 0
     assert "judge calls" in done.stdout
     rows = json.loads((root / "experiments/e/steering/epistemic/optimism/responses/dev.json").read_text())["rows"]

@@ -61,10 +61,11 @@ def test_shipped_sampling_settings_are_dropped(lm):
 
 
 def test_a_model_is_loaded_once_and_only_one_is_kept(tiny_folders):
+    _loaded.clear()
     first = load_lm(ModelOptions(model=tiny_folders["llama"]))
     assert load_lm(ModelOptions(model=tiny_folders["llama"])) is first
     load_lm(ModelOptions(model=tiny_folders["sibling"]))
-    assert len(_loaded) == 1
+    assert [options.model for role, (options, _) in _loaded.items() if role == "studied"] == [tiny_folders["sibling"]]
     assert load_lm(ModelOptions(model=tiny_folders["llama"])) is not first
 
 
