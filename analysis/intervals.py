@@ -1,6 +1,7 @@
 """Intervals and nulls for paired effects."""
 
 import numpy as np
+from scipy.stats import t as student_t
 
 
 def bootstrap_mean(values: np.ndarray, level: float = 0.95, draws: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
@@ -25,3 +26,45 @@ def compare_with_null(value: float, null: np.ndarray) -> dict:
     spread = float(np.sqrt(np.mean(null**2)))
     p = (1 + int((np.abs(null) >= abs(value)).sum())) / (1 + len(null))
     return {"n": len(null), "spread": spread, "range": [float(null.min()), float(null.max())], "z": value / max(spread, 1e-9), "p": p}
+
+
+def allow_for_selection(z: float, n: int, of: float) -> float:
+    """Return the two-sided p of a z that was chosen as the best of several, against random directions that may choose as well.
+
+    A single z, against a spread estimated from n null values, follows Student's t with n degrees of freedom; the largest of k independent
+    ones exceeds it with probability 1 − (1 − p)^k (Šidák 1967). Ranks alone could not say so: the best of k beats n null values by luck
+    with probability k / (k + n).
+
+    Args:
+        of: The number k of independent candidates, which need not be whole (`effective_number`).
+    """
+    return float(1 - (1 - 2 * student_t.sf(abs(z), n)) ** of)
+
+
+def effective_number(directions: np.ndarray) -> float:
+    """Return how many independent candidates several directions [k, d] amount to, from 1 (all alike) to k (all orthogonal).
+
+    (Σ√λ)² / Σλ over the eigenvalues of their cosine matrix (Galwey 2009, Genetic Epidemiology 33:559).
+    """
+    unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    eigenvalues = np.clip(np.linalg.eigvalsh(unit @ unit.T), 0, None)
+    return float(np.sqrt(eigenvalues).sum() ** 2 / eigenvalues.sum())
+
+
+def permutation_p(values: np.ndarray, draws: int = 10_000, seed: int = 0) -> float:
+    """Return the two-sided p of a mean of paired differences under random signs, (1 + #{|mean*| ≥ |mean|}) / (1 + draws)."""
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (draws, len(values)))
+    reached = np.abs(signs @ values) >= abs(values.sum()) - 1e-9
+    return float((1 + reached.sum()) / (1 + draws))
+
+
+def benjamini_hochberg(p_values: list[float | None]) -> list[float | None]:
+    """Return the p values adjusted for the false discovery rate over those that are there (Benjamini and Hochberg 1995)."""
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    least = 1.0
+    for rank in range(len(known), 0, -1):
+        p, i = known[rank - 1]
+        least = min(least, p * len(known) / rank)
+        adjusted[i] = least
+    return adjusted

@@ -1,6 +1,7 @@
 """Stage 5: does adding the vector change what the model writes, more than chance would, and at what cost?"""
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,22 +10,28 @@ if not __package__:  # run as a script
 
 import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.steering.evaluate import Bench, Candidates, Protocol, evaluate
+from analysis.steering.bench import ModelBench
+from analysis.steering.evaluate import evaluate
+from analysis.steering.precision import compare_precisions
 from analysis.steering.questions import split_questions
+from analysis.steering.search import Search
+from analysis.steering.setting import Candidates, Protocol
+from analysis.steering.treatments import Intervention
 from extraction.activations import read_captured
-from extraction.methods import Fit, FitOptions, fit_directions, fit_functions, require_known
+from extraction.methods import Fit, FitOptions, fit_directions, fit_functions
 from extraction.trait_files import dataset_files
 from extraction.traits import TraitDataset, read_trait
-from utils.artifacts import load_tensor, read_json, write_json
+from extraction.vectors import Key, load_vectors, vector_files, vector_keys
+from utils.artifacts import read_json, write_json
 from utils.errors import UserError
 from utils.experiment import stage_main
 from utils.generation import Sampling, Work
 from utils.journal import Journal
 from utils.judge import JudgeOptions, load_judge
-from utils.layers import parse_layers
 from utils.model import ModelOptions, load_lm
 from utils.paths import SIDES, TraitPaths
 from utils.stage import Stage
@@ -39,11 +46,16 @@ def steer_evaluate(
     sampling: Sampling,
     judge: JudgeOptions,
     protocol: Protocol,
+    search: Search,
+    intervention: Intervention,
     fit: FitOptions,
     vectors_from: str = "",
     layers: str = "30%-70%:4",
     method: tuple[str, ...] = ("mean_diff", "probe"),
     subset: int = 0,
+    with_traits: tuple[str, ...] = (),
+    gate_trait: str = "",
+    check_precision: tuple[str, ...] = (),
 ) -> dict:
     """Search method, layer and dose on the dev questions, and report the verdict on the test questions.
 
@@ -52,46 +64,62 @@ def steer_evaluate(
         layers: Layers to steer: all, 16, 5-20, 0-75:5, 30%-60%.
         method: Methods whose vectors are tried.
         subset: Use only the first so many dev and test questions; 0 uses all.
+        with_traits: Other traits whose vectors are added to this one's, as category/name:weight; a weight below 0 subtracts.
+        gate_trait: Steer only where this trait's vector (of the same method and layer) projects above a threshold found on dev.
+        check_precision: Repeat the chosen cell's test with the model in these precisions: float32, bfloat16, float16, int8, int4.
     """
+    search.check()
+    intervention.check()
     dataset = read_trait(paths)
     dev, test = split_questions(dataset.questions, subset)
     source = paths.within(vectors_from)
-    captured = read_captured(source)
-    fitted_on = read_json(source.fitted_on)
-    if fitted_on.get("activations_sha256") != captured.metadata["sha256"]:
-        raise UserError(f"{paths.trait}: the vectors of {source.experiment} were not fitted on its activations; run 4_fit_vectors first")
-    vectors = {key: load_tensor(source.vector(*key), (captured.activations.shape[2],)) for key in _cells(source, layers, method)}
+    candidates = _candidates(source, dataset, vector_keys(source, layers, method), fit, protocol.null_seed, with_traits, gate_trait)
     grader = load_judge(judge, dataset.rubric)
     model = load_lm(lm)
-    if (model.n_layers, model.d_model) != tuple(captured.activations.shape[1:]):
-        ours = f"{captured.activations.shape[1]} layers of width {captured.activations.shape[2]}"
+    made_by = read_json(source.activations_metadata)
+    if [model.n_layers, model.d_model] != made_by["shape"][1:]:
+        ours = f"{made_by['shape'][1]} layers of width {made_by['shape'][2]}"
         raise UserError(
             f"the vectors of {source.experiment} are for {ours}; {lm.model} has {model.n_layers} of width {model.d_model}: steer a sibling of that model"
         )
-    journal = Journal(paths.journal(NAME))
-    fitted = {side: captured.select(side, "train", set(fitted_on["train"])) for side in SIDES}
-    shuffled = partial(_fit_shuffled, fitted, fit_functions(fit), protocol.null_seed)
-    # all responses, passed or not: those chosen because they show the trait would put it into every "random" direction
-    sign = -1 if dataset.direction == "negative" else 1
-    candidates = Candidates(vectors, lambda layer: captured.activations[:, layer].float(), shuffled, sign, _system_prompt(dataset))
-    bench = Bench(model, grader, sampling, protocol, Work(journal, f"{NAME} {paths.trait}"), judge.max_unjudged)
-    results, rows = evaluate(bench, candidates, dev, test)
+    bench = ModelBench(model, grader, sampling, protocol, Work(Journal(paths.journal(NAME)), f"{NAME} {paths.trait}"), judge.max_unjudged)
+    results, rows, cell = evaluate(bench, candidates, search, intervention, dev, test)
+    used = {"usage": grader.usage.as_json()} if grader.usage else {}
+    about = {"made_by": {"stage": NAME, "model": model.identity, "vectors": {"experiment": source.experiment, **made_by["made_by"]}}, "trait": paths.trait}
+    about |= {"judge": grader.identity, "coherence_judge": bench.coherence.identity, **used}
+    if check_precision:
+        results["precision"] = compare_precisions(bench, cell, lm, check_precision, test)
     for part, texts in rows.items():
-        write_json(paths.steering_responses(part), {"made_by": {"stage": NAME, "model": model.identity}, "rows": texts})
-    vector = {"experiment": source.experiment, **captured.metadata["made_by"]}
-    write_json(paths.steering_results, {"made_by": {"stage": NAME, "model": model.identity, "vectors": vector}, "trait": paths.trait} | results)
+        write_json(paths.steering_responses(part), {"made_by": about["made_by"], "rows": texts})
+    write_json(paths.steering_results, about | results)
     chosen = results["chosen"]
-    return {
-        "texts": sum(map(len, rows.values())),
-        "chosen": f"{chosen['method']} layer {chosen['layer']} dose {chosen['dose']:g}",
-        "verdict": results["verdict"],
-        **(grader.usage.as_line() if grader.usage else {}),
-    }
+    place = f"{chosen['method']} layer {chosen['layer']} dose {chosen['dose']:g}"
+    return {"texts": sum(map(len, rows.values())), "chosen": place, "verdict": results["verdict"], **(grader.usage.as_line() if grader.usage else {})}
 
 
-def _cells(paths: TraitPaths, layers: str, methods: tuple[str, ...]) -> list[tuple[str, int]]:
-    require_known(methods, fit_functions(FitOptions()))
-    return [(m, layer) for m in methods for layer in parse_layers(layers, read_json(paths.activations_metadata)["shape"][1])]
+def _candidates(
+    source: TraitPaths, dataset: TraitDataset, keys: list[Key], fit: FitOptions, seed: int, with_traits: tuple[str, ...], gate_trait: str
+) -> Candidates:
+    """Gather what may be steered with.
+
+    Raises:
+        UserError: the vectors were not fitted on the activations that are there.
+    """
+    captured, fitted_on = read_captured(source), read_json(source.fitted_on)
+    if fitted_on.get("activations_sha256") != captured.metadata["sha256"]:
+        raise UserError(f"{source.trait}: the vectors of {source.experiment} were not fitted on its activations; run 4_fit_vectors first")
+    fitted = {side: captured.select(side, "train", set(fitted_on["train"])) for side in SIDES}
+    gate = replace(source, trait=gate_trait) if gate_trait else None
+    return Candidates(
+        vectors=load_vectors(source, keys, with_traits),
+        # all responses, passed or not: those chosen because they show the trait would put it into every "random" direction
+        activations=lambda layer: captured.activations[:, layer].float(),
+        is_pos=np.array([row["side"] == "pos" for row in captured.rows]),
+        shuffled=partial(_fit_shuffled, fitted, fit_functions(fit), seed),
+        sign=-1 if dataset.direction == "negative" else 1,
+        system_prompt=_system_prompt(dataset),
+        gates={layer: v for (_, layer), v in reversed(load_vectors(gate, keys).items())} if gate else None,
+    )
 
 
 def _fit_shuffled(fitted: dict[str, Tensor], fits: dict[str, Fit], seed: int, method: str, layer: int) -> Tensor:
@@ -110,20 +138,18 @@ def _system_prompt(dataset: TraitDataset) -> str:
 
 def _inputs(paths: TraitPaths, params: dict) -> list[Path]:
     source = paths.within(params["vectors_from"])
+    files = [*dataset_files(paths), source.activations_metadata]
     if not source.activations_metadata.exists():
-        return [*dataset_files(paths), source.activations_metadata]
-    return [
-        *dataset_files(paths),
-        source.activations_metadata,
-        source.fitted_on,
-        *(source.vector(*key) for key in _cells(source, params["layers"], params["method"])),
-    ]
+        return files
+    keys = vector_keys(source, params["layers"], params["method"])
+    return [*files, source.fitted_on, *vector_files(source, keys, params["with_traits"], params["gate_trait"])]
 
 
 STAGE = Stage(
     name=NAME,
     run=steer_evaluate,
     inputs=_inputs,
+    version=2,
     outputs=lambda paths, params: [paths.steering_results, *(paths.steering_responses(part) for part in ("dev", "test"))],
 )
 

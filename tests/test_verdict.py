@@ -2,13 +2,20 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.steering.arms import Arm, ArmResult, push_dose
+from analysis.steering.arms import Arm, ArmResult
 from analysis.steering.search import Cell, effect_of, odd_part, pick_cell, pick_finalists
+from analysis.steering.treatments import Site, Treatment
 from analysis.steering.verdict import Trial, median_example, reach_verdict
 from utils.judge import Score
 
 N = 20
-CELL = Cell("mean_diff", 3, 0.2, torch.ones(4), 10.0)
+
+
+def make_cell(layer: int = 3, dose: float = 0.2, sign: int = 1) -> Cell:
+    return Cell(Treatment("mean_diff", (Site(layer, torch.ones(4), 10.0),), sign=sign), dose)
+
+
+CELL = make_cell()
 
 
 def arm(values, coherence: float = 90.0, name: str = "arm") -> ArmResult:
@@ -27,7 +34,7 @@ def trial(effect: float = 20.0, damage: float = 0.0, spread: float = 3.0, seed: 
         return tuple(arm(base + sign * direction + damage + rng.normal(0, 6, N), coherence) for sign in (1, -1))  # type: ignore[return-value]
 
     randoms = [pair(rng.normal(0, spread)) for _ in range(n_random)]
-    return Trial(arm(base), pair(effect), randoms, pair(rng.normal(0, spread)), arm(base + 10))
+    return Trial(arm(base), pair(effect), randoms, [pair(rng.normal(0, spread))], arm(base + 10))
 
 
 def test_a_planted_effect_works():
@@ -58,16 +65,16 @@ def test_too_few_random_directions_prove_nothing():
 
 def test_a_shuffled_label_vector_that_does_as_much_disproves():
     good = trial()
-    result = reach_verdict(CELL, Trial(good.unsteered, good.vector, good.randoms, good.vector, good.system_prompt), 70)
+    result = reach_verdict(CELL, Trial(good.unsteered, good.vector, good.randoms, [good.vector], good.system_prompt), 70)
     assert result["verdict"] == "not proven"
     assert "shuffled" in result["why"]
 
 
 def test_a_trait_that_is_unwanted_is_the_mirror_image():
-    mirrored = Cell("mean_diff", 3, 0.2, torch.ones(4), 10.0, sign=-1)
+    mirrored = make_cell(3, 0.2, sign=-1)
     assert reach_verdict(mirrored, trial(effect=-20.0), 70)["verdict"] == "works"
     assert reach_verdict(mirrored, trial(effect=20.0), 70)["verdict"] == "not proven"
-    assert mirrored.coefficient == -CELL.coefficient
+    assert mirrored.coefficients == [-CELL.coefficients[0]]
 
 
 def test_unjudged_answers_are_left_out_of_effects_and_counted():
@@ -83,7 +90,7 @@ def test_unjudged_answers_are_left_out_of_effects_and_counted():
 
 def test_a_judge_that_could_say_nothing_proves_nothing():
     nothing = arm(np.full(N, np.nan))
-    result = reach_verdict(CELL, Trial(nothing, (nothing, nothing), [(nothing, nothing)], (nothing, nothing), nothing), 70)
+    result = reach_verdict(CELL, Trial(nothing, (nothing, nothing), [(nothing, nothing)], [(nothing, nothing)], nothing), 70)
     assert result["verdict"] == "not proven"
     assert result["effect"] is None
 
@@ -105,36 +112,38 @@ def test_the_interval_is_that_of_the_mean_and_narrows_with_consistency():
 
 
 def test_the_search_prefers_clear_and_coherent_cells():
-    cells = [Cell("mean_diff", layer, dose, torch.ones(4), 10.0) for layer in (1, 2) for dose in (0.1, 0.4)]
+    cells = [make_cell(layer, dose) for layer in (1, 2) for dose in (0.1, 0.4)]
     rng = np.random.default_rng(0)
     base = rng.uniform(40, 50, N)
     gains, coherences = [1, 25, 12, 45], [95, 90, 92, 40]  # the strongest cell breaks the text
     plus = [arm(base + gain + rng.normal(0, 4, N), c) for gain, c in zip(gains, coherences, strict=True)]
-    finalists = pick_finalists(cells, plus, arm(base), gate=70)
-    assert finalists[0] == cells[1]
-    assert cells[3] not in finalists
+    finalists = pick_finalists(list(zip(cells, plus, strict=True)), arm(base), gate=70)
+    assert finalists[0][0] is cells[1]
+    assert cells[3] not in [c for c, _ in finalists]
     minus = {cells[0].name: arm(base - 1), cells[1].name: arm(base + 24), cells[2].name: arm(base - 12 + rng.normal(0, 4, N))}
-    chosen = pick_cell(finalists, [plus[cells.index(c)] for c in finalists], [minus[c.name] for c in finalists], 70)
-    assert chosen == cells[2]  # cell 1 does the same in both directions: damage
+    chosen = pick_cell([(c, up, minus[c.name]) for c, up in finalists], arm(base), 70)
+    assert chosen is cells[2]  # cell 1 does the same in both directions: damage
 
 
 def test_a_cell_whose_opposite_breaks_the_text_comes_last():
-    cells = [Cell("mean_diff", 1, dose, torch.ones(4), 10.0) for dose in (0.1, 0.4)]
+    cells = [make_cell(1, dose) for dose in (0.1, 0.4)]
     base = np.linspace(30, 60, N)
     noise = np.random.default_rng(0).normal(0, 3, N)
     plus, minus = [arm(base + 10 + noise), arm(base + 30 + noise)], [arm(base - 10), arm(base - 30, coherence=40)]
-    assert pick_cell(cells, plus, minus, 70) == cells[0]
-    assert pick_cell(cells[1:], plus[1:], minus[1:], 70) == cells[1]  # if there is no other
+    finalists = list(zip(cells, plus, minus, strict=True))
+    assert pick_cell(finalists, arm(base), 70) is cells[0]
+    assert pick_cell(finalists[1:], arm(base), 70) is cells[1]  # if there is no other
 
 
 def test_the_smallest_dose_that_shows_the_effect_is_chosen():
-    cells = [Cell("mean_diff", 1, dose, torch.ones(4), 10.0) for dose in (0.1, 0.2, 0.4)]
+    cells = [make_cell(1, dose) for dose in (0.1, 0.2, 0.4)]
     rng = np.random.default_rng(0)
     base = np.linspace(30, 60, N)
     gains, spreads = [2, 10, 25], [8, 4, 1]  # unclear, clear, and clearest because the score saturates
     plus, minus = ([arm(base + sign * g + rng.normal(0, s, N)) for g, s in zip(gains, spreads, strict=True)] for sign in (1, -1))
-    assert pick_cell(cells, plus, minus, 70) == cells[1]
-    assert pick_cell(cells[:1], plus[:1], minus[:1], 70) == cells[0]
+    finalists = list(zip(cells, plus, minus, strict=True))
+    assert pick_cell(finalists, arm(base), 70) is cells[1]
+    assert pick_cell(finalists[:1], arm(base), 70) is cells[0]
 
 
 def test_an_odd_part_made_of_a_broken_opposite_is_not_proven():
@@ -154,17 +163,18 @@ def test_one_sided_random_pushes_that_do_as_much_are_told():
 
 
 def test_where_nothing_is_coherent_the_least_broken_cell_is_tried():
-    cells = [Cell("mean_diff", 1, dose, torch.ones(4), 10.0) for dose in (0.5, 1.0)]
-    assert pick_finalists(cells, [arm([50.0] * 5, 60), arm([50.0] * 5, 20)], arm([40.0] * 5), gate=70) == cells[:1]
+    cells = [make_cell(1, dose) for dose in (0.5, 1.0)]
+    tried = [(cells[0], arm([50.0] * 5, 60)), (cells[1], arm([50.0] * 5, 20))]
+    assert pick_finalists(tried, arm([40.0] * 5), gate=70) == tried[:1]
 
 
 def test_a_dose_is_a_share_of_the_residual_norm_whatever_the_vectors_length():
     for scale in (0.1, 1.0, 50.0):
-        push = push_dose(scale * torch.tensor([3.0, 4.0]), 5, 0.3, residual_norm=100.0)
+        (push,) = Treatment("m", (Site(5, scale * torch.tensor([3.0, 4.0]), 100.0),)).pushes(0.3)
         assert push.coefficient * float(push.vector.norm()) == pytest.approx(30.0)
 
 
 def test_the_example_is_the_median_question():
     base, plus, minus = arm([0.0] * 3, name="base"), arm([50.0, 10.0, 90.0], name="plus"), arm([0.0] * 3, name="minus")
-    example = median_example(Trial(base, (plus, minus), [], (plus, minus), base), ["a", "b", "c"], 1)
+    example = median_example(Trial(base, (plus, minus), [], [(plus, minus)], base), ["a", "b", "c"], 1)
     assert example == {"question": "a", "unsteered": "base 0", "plus": "plus 0", "minus": "minus 0"}

@@ -26,7 +26,7 @@ class Row:
 
     @cached_property
     def key(self) -> str:
-        steering = [(p.layer, p.coefficient, p.operation, key_of(p.vector.tolist())) for p in self.pushes]
+        steering = [p.key for p in self.pushes]
         return key_of(self.prompt_ids, self.seed, steering)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from utils.journal import key_of
 from utils.model import layers
 
 Component = Literal["residual", "attn_out", "mlp_out"]
@@ -61,8 +62,16 @@ class Push:
 
     layer: int
     vector: Tensor  # [d_model]
-    coefficient: float = 1.0  # add: times the vector as saved; ablate: the share removed; cap: the highest projection left on v̂
+    coefficient: float = 1.0  # add: times the vector as saved; ablate: the share removed; cap: the highest projection left; clamp: the only one
     operation: str = "add"
+    gate: Tensor | None = None  # [d_model]; where given, only positions whose projection on it is above `threshold` are changed
+    threshold: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """A digest of everything that the push does."""
+        gate = None if self.gate is None else (self.gate.tolist(), self.threshold)
+        return key_of(self.layer, self.coefficient, self.operation, self.vector.tolist(), gate)
 
 
 def _add(hidden: Tensor, vector: Tensor, coefficient: Tensor) -> Tensor:
@@ -79,7 +88,13 @@ def _cap(hidden: Tensor, unit: Tensor, coefficient: Tensor) -> Tensor:
     return (hidden.float() - excess * unit).to(hidden.dtype)
 
 
-OPERATIONS = {"add": _add, "ablate": _ablate, "cap": _cap}  # applied in this order; a row without one has a zero vector
+def _clamp(hidden: Tensor, unit: Tensor, coefficient: Tensor) -> Tensor:
+    is_asked = unit.norm(dim=-1, keepdim=True) > 0  # a row without a clamp has a zero vector, and its projection is not to become 0
+    change = coefficient - (hidden.float() * unit).sum(-1, keepdim=True)
+    return (hidden.float() + is_asked * change * unit).to(hidden.dtype)
+
+
+OPERATIONS = {"add": _add, "ablate": _ablate, "cap": _cap, "clamp": _clamp}  # applied in this order; a row without one has a zero vector
 
 
 @dataclass
@@ -137,7 +152,26 @@ def steer(model: nn.Module, plan: Sequence[Sequence[Push]], positions: str = "al
             handle.remove()
 
 
-Slot = tuple[str, Tensor, Tensor]  # operation, vectors [batch, 1, d_model], coefficients [batch, 1, 1]
+@dataclass(frozen=True)
+class Slot:
+    """Every row's k-th push of one kind at one layer."""
+
+    operation: str
+    vectors: Tensor  # [batch, 1, d_model]; zero for a row without one
+    coefficients: Tensor  # [batch, 1, 1]
+    gates: Tensor | None  # unit [batch, 1, d_model]; None when no row has one
+    thresholds: Tensor  # [batch, 1, 1]; below any projection for a row without a gate
+
+    def to(self, device: torch.device) -> "Slot":
+        tensors = (self.vectors, self.coefficients, self.gates, self.thresholds)
+        return Slot(self.operation, *(t.to(device) if t is not None else None for t in tensors))  # type: ignore[arg-type]
+
+    def apply(self, hidden: Tensor) -> Tensor:
+        changed = OPERATIONS[self.operation](hidden, self.vectors, self.coefficients)
+        if self.gates is None:
+            return changed
+        is_open = (hidden.float() * self.gates).sum(-1, keepdim=True) > self.thresholds
+        return torch.where(is_open, changed, hidden)
 
 
 def _compile(plan: Sequence[Sequence[Push]], layer: int) -> list[Slot]:
@@ -147,29 +181,33 @@ def _compile(plan: Sequence[Sequence[Push]], layer: int) -> list[Slot]:
         rows = [[push for push in row if push.layer == layer and push.operation == operation] for row in plan]
         for k in range(max(len(row) for row in rows)):
             chosen = [row[k] if k < len(row) else None for row in rows]
-            slots.append((operation, *_stack(chosen, normalize=operation != "add")))
+            slots.append(_stack(operation, chosen))
     unknown = {push.operation for row in plan for push in row} - OPERATIONS.keys()
     if unknown:
         raise ValueError(f"unknown operation {', '.join(sorted(unknown))}; choose {', '.join(OPERATIONS)}")
     return slots
 
 
-def _stack(pushes: list[Push | None], normalize: bool) -> tuple[Tensor, Tensor]:
+def _stack(operation: str, pushes: list[Push | None]) -> Slot:
     d_model = next(p.vector.shape[0] for p in pushes if p)
     vectors = torch.stack([p.vector.detach().float().cpu() if p else torch.zeros(d_model) for p in pushes])
-    if normalize:
+    if operation != "add":
         vectors = nn.functional.normalize(vectors, dim=-1)
     coefficients = torch.tensor([p.coefficient if p else 0.0 for p in pushes])
-    return vectors[:, None], coefficients[:, None, None]
+    thresholds = torch.tensor([p.threshold if p and p.gate is not None else -1.0 for p in pushes])
+    gates = torch.stack([p.gate.detach().float().cpu() if p and p.gate is not None else torch.zeros(d_model) for p in pushes])
+    has_gates = any(p and p.gate is not None for p in pushes)
+    unit = nn.functional.normalize(gates, dim=-1)[:, None] if has_gates else None
+    return Slot(operation, vectors[:, None], coefficients[:, None, None], unit, thresholds[:, None, None])
 
 
 def _expected(plan: Sequence[Sequence[Push]], layer: int) -> Tensor:
-    """‖Σ c·v‖ per row; NaN (never wrong) where a row does more than add at this layer."""
+    """‖Σ c·v‖ per row; NaN (never wrong) where a row does more than add, everywhere, at this layer."""
     norms = []
     for row in plan:
         here = [p for p in row if p.layer == layer]
         total = sum((p.coefficient * p.vector.float().cpu() for p in here), torch.zeros(1))
-        norms.append(float(total.norm()) if all(p.operation == "add" for p in here) else float("nan"))
+        norms.append(float(total.norm()) if all(p.operation == "add" and p.gate is None for p in here) else float("nan"))
     return torch.tensor(norms)
 
 
@@ -184,10 +222,10 @@ def _editor(slots: list[Slot], positions: str, before: list[Tensor]) -> Callable
         hidden = hidden_of(output)
         if not before:  # only the first pass is measured
             before.append(hidden[:, -1].float())
-            on_device.extend((operation, v.to(hidden.device), c.to(hidden.device)) for operation, v, c in slots)
+            on_device.extend(slot.to(hidden.device) for slot in slots)
         steered = hidden if positions == "all" else hidden[:, -1:]
-        for operation, vectors, coefficients in on_device:
-            steered = OPERATIONS[operation](steered, vectors, coefficients)
+        for slot in on_device:
+            steered = slot.apply(steered)
         if positions == "response":
             steered = torch.cat([hidden[:, :-1], steered], dim=1)
         return _with_hidden(output, steered)
@@ -196,7 +234,7 @@ def _editor(slots: list[Slot], positions: str, before: list[Tensor]) -> Callable
 
 
 def _watcher(check: SteerCheck, layer: int, slots: list[Slot], before: list[Tensor]) -> Callable:
-    additions = [(v * c)[:, 0] for operation, v, c in slots if operation == "add"]
+    additions = [(slot.vectors * slot.coefficients)[:, 0] for slot in slots if slot.operation == "add"]
 
     def watch(_module: nn.Module, _inputs: Any, output: Any) -> None:
         check.fires[layer] = check.fires.get(layer, 0) + 1

@@ -26,7 +26,7 @@ def prefill_shared(lm: LM, prompts: Sequence[list[int]], plan: Sequence[Sequence
     prefix = common_prefix(prompts)
     padding = torch.tensor([max(map(len, prompts)) - len(p) for p in prompts])
     pushes = [tuple(row) if positions == "all" else () for row in plan]
-    keys = [tuple((p.layer, p.coefficient, p.operation, id(p.vector)) for p in row) for row in pushes]
+    keys = [tuple((p.layer, p.coefficient, p.operation, id(p.vector), id(p.gate), p.threshold) for p in row) for row in pushes]
     distinct = list(dict(zip(keys, pushes, strict=True)).items())
     if len(prefix) < max(MIN_SHARED, int(padding.max())) or 2 * len(distinct) > len(prompts) or len(prefix) >= _window(lm):
         return None

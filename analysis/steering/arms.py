@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from torch import Tensor
-
 from utils.errors import UserError
 from utils.generation import Row, Sampling, Work, generate
 from utils.hooks import Push
@@ -57,11 +55,6 @@ class ArmResult:
     def texts(self) -> list[TokenText]:
         rows = zip(self.prompt_ids, self.response_ids, self.questions, self.responses, strict=True)
         return [TokenText(*row) for row in rows]
-
-
-def push_dose(vector: Tensor, layer: int, dose: float, residual_norm: float) -> Push:
-    """Return the push whose length is `dose` times the layer's mean residual norm."""
-    return Push(layer, vector, dose * residual_norm / float(vector.norm()))
 
 
 def generate_arms(lm: LM, arms: Sequence[Arm], questions: Sequence[str], sampling: Sampling, *, positions: str, work: Work) -> list[ArmResult]:

@@ -1,44 +1,161 @@
-"""Dose search on the dev questions: which method, layer and dose."""
+"""Dose search on the dev questions: every treatment climbs its own doses, all of them together in shared batches."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from torch import Tensor
 
 from analysis.intervals import t_statistic
-from analysis.steering.arms import Arm, ArmResult, push_dose
+from analysis.steering.arms import Arm, ArmResult
+from analysis.steering.treatments import Treatment
+from utils.errors import UserError
 from utils.hooks import Push
 
 CLEAR_T = 5.0  # an odd part this many standard errors from zero, over the dev questions, is clear
 FINALISTS = 6  # cells that also get the −vector on dev
+SAME_DOSE = 0.03  # doses closer than this (natural log) are one cell
+CONVERGED = 0.15  # coherent and broken doses closer than this (natural log) end a track
+KEEP = 4  # tracks that successive halving never drops below
+DOSES = (0.005, 2.0)  # beyond these a push does nothing, or replaces the residual stream
+CARRIED = 0.5  # share of the last step that --momentum adds to the next
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One candidate: a vector and how strongly it is added."""
+class Search:
+    """How the dose is searched for.
 
-    method: str
-    layer: int
+    Args:
+        doses: Fixed doses for every layer and method, instead of the search.
+        coefficients: Fixed raw coefficients on the vectors as saved, instead of the search; 0 is the unsteered arm, always there.
+        search_steps: Rounds of the adaptive search.
+        start_mult: First dose: this multiple of the layer's mean residual norm in the steered model.
+        up_mult: Factor on the dose while the text stays coherent.
+        down_mult: Factor on the dose when the text breaks.
+        momentum: Let each step up carry on half of the one before.
+    """
+
+    doses: tuple[float, ...] = ()
+    coefficients: tuple[float, ...] = ()
+    search_steps: int = 4
+    start_mult: float = 0.1
+    up_mult: float = 2.0
+    down_mult: float = 0.5
+    momentum: bool = False
+
+    def check(self) -> None:
+        """Raise UserError for a value that means nothing."""
+        if self.search_steps < 1 or self.start_mult <= 0 or self.up_mult <= 1 or not 0 < self.down_mult < 1:
+            raise UserError("--search-steps is 1 or more, --start-mult above 0, --up-mult above 1, --down-mult between 0 and 1")
+        if any(d <= 0 for d in self.doses) or any(c < 0 for c in self.coefficients) or (self.coefficients and not any(self.coefficients)):
+            raise UserError("--doses and --coefficients are positive (0 is the unsteered arm): the opposite is always measured beside")
+        if self.doses and self.coefficients:
+            raise UserError("--doses and --coefficients exclude each other")
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One candidate: a treatment and how strong it is."""
+
+    treatment: Treatment
     dose: float
-    vector: Tensor
-    residual_norm: float  # mean ‖h‖ at the layer in the steered model
-    sign: int = 1  # −1 for a trait that the researcher wants less of
 
     @property
     def name(self) -> str:
-        return f"{self.method} layer {self.layer} dose {self.dose:g}"
+        return f"{self.treatment.name} dose {self.dose:g}"
 
     @property
-    def coefficient(self) -> float:
-        return self.push().coefficient
+    def sign(self) -> int:
+        return self.treatment.sign
 
-    def push(self, sign: int = 1) -> Push:
-        """Return the push that adds `sign` times the vector."""
-        return push_dose(self.vector, self.layer, self.sign * sign * self.dose, self.residual_norm)
+    @property
+    def coefficients(self) -> list[float]:
+        return [p.coefficient for p in self.pushes()]
+
+    def pushes(self, sign: int = 1) -> tuple[Push, ...]:
+        return self.treatment.pushes(sign * self.dose)
 
     def arm(self, prefix: str, sign: int = 1) -> Arm:
-        return Arm(f"{prefix} {self.name}", (self.push(sign),))
+        return Arm(f"{prefix} {self.name}", self.pushes(sign))
+
+
+Measure = Callable[[Sequence[Arm]], list[ArmResult]]
+
+
+@dataclass
+class Track:
+    """One treatment's way through the doses."""
+
+    treatment: Treatment
+    tried: list[tuple[Cell, ArmResult]] = field(default_factory=list)
+
+    def next_dose(self, search: Search, gate: float) -> float | None:
+        """Return the dose to try next; None when there is nothing more to learn."""
+        if not self.treatment.has_opposite:
+            return None if self.tried else 1.0
+        coherent = sorted(cell.dose for cell, result in self.tried if result.mean_coherence >= gate)
+        broken = sorted(cell.dose for cell, result in self.tried if result.mean_coherence < gate)
+        if not self.tried:
+            dose = search.start_mult
+        elif not broken:
+            dose = coherent[-1] * math.exp(_step_up(coherent, search))
+        elif not coherent:
+            dose = broken[0] * search.down_mult
+        else:
+            top, low = coherent[-1], next((d for d in broken if d > coherent[-1]), broken[-1])
+            shorter = low * search.down_mult
+            dose = shorter if top * math.exp(SAME_DOSE) < shorter else math.sqrt(top * low)
+            if math.log(low / top) < CONVERGED:
+                return None
+        return dose if DOSES[0] <= dose <= DOSES[1] and not self.knows(dose) else None
+
+    def knows(self, dose: float) -> bool:
+        return any(abs(math.log(dose / cell.dose)) < SAME_DOSE for cell, _ in self.tried)
+
+    def promise(self, unsteered: ArmResult, gate: float) -> float:
+        """The clearest effect among its coherent cells."""
+        found = [t_statistic(effect_of(r, unsteered, c.sign)) for c, r in self.tried if r.mean_coherence >= gate]
+        return max(found, default=-math.inf)
+
+
+def _step_up(coherent: list[float], search: Search) -> float:
+    step = math.log(search.up_mult)
+    if search.momentum and len(coherent) > 1:
+        step += CARRIED * math.log(coherent[-1] / coherent[-2])
+    return step
+
+
+def explore(treatments: Sequence[Treatment], search: Search, measure: Measure, unsteered: ArmResult, gate: float) -> list[tuple[Cell, ArmResult]]:
+    """Try doses of every treatment on dev, and return every cell tried with its result.
+
+    After the second round the less promising half of the treatments is dropped each time (successive halving), down to four.
+    """
+    tracks = [Track(t) for t in treatments]
+    if search.doses or search.coefficients:
+        cells = [Cell(t, dose) for t in treatments for dose in fixed_doses(t, search)]
+        return list(zip(cells, measure([cell.arm("plus") for cell in cells]), strict=True))
+    alive = tracks
+    for step in range(search.search_steps):
+        asked = [(track, Cell(track.treatment, dose)) for track in alive if (dose := track.next_dose(search, gate)) is not None]
+        if not asked:
+            break
+        for (track, cell), result in zip(asked, measure([cell.arm("plus") for _, cell in asked]), strict=True):
+            track.tried.append((cell, result))
+        if step >= 1:
+            alive = sorted(alive, key=lambda t: -t.promise(unsteered, gate))[: max(KEEP, (len(alive) + 1) // 2)]
+    return [pair for track in tracks for pair in track.tried]
+
+
+def fixed_doses(treatment: Treatment, search: Search) -> list[float]:
+    """Return the doses of a fixed grid; raw coefficients are turned into doses."""
+    if not treatment.has_opposite:
+        return [1.0]
+    if search.doses:
+        return list(search.doses)
+    if len(treatment.sites) > 1:
+        raise UserError("--coefficients are for one layer at a time; with --multi-layer use --doses")
+    site = treatment.sites[0]
+    return [c * float(site.vector.norm()) / site.norm for c in search.coefficients if c]
 
 
 def effect_of(result: ArmResult, unsteered: ArmResult, sign: int) -> np.ndarray:
@@ -53,15 +170,23 @@ def odd_part(plus: ArmResult, minus: ArmResult, sign: int) -> np.ndarray:
     return odd[~np.isnan(odd)]
 
 
-def pick_finalists(cells: Sequence[Cell], results: Sequence[ArmResult], unsteered: ArmResult, gate: float) -> list[Cell]:
+def signal_of(plus: ArmResult, minus: ArmResult | None, unsteered: ArmResult, sign: int) -> np.ndarray:
+    """Return what is tested, per question: the odd part, or the effect of what has no opposite."""
+    return effect_of(plus, unsteered, sign) if minus is None else odd_part(plus, minus, sign)
+
+
+def pick_finalists(tried: Sequence[tuple[Cell, ArmResult]], unsteered: ArmResult, gate: float) -> list[tuple[Cell, ArmResult]]:
     """Return the coherent cells with the clearest effect, best first; if none is coherent, the most coherent one."""
-    coherent = [(t_statistic(effect_of(r, unsteered, c.sign)), i) for i, (c, r) in enumerate(zip(cells, results, strict=True)) if r.mean_coherence >= gate]
+    coherent = [(t_statistic(effect_of(r, unsteered, c.sign)), i) for i, (c, r) in enumerate(tried) if r.mean_coherence >= gate]
     if not coherent:
-        return [cells[int(np.argmax([r.mean_coherence for r in results]))]]
-    return [cells[i] for _, i in sorted(coherent, key=lambda pair: (-pair[0], pair[1]))[:FINALISTS]]
+        return [tried[int(np.argmax([r.mean_coherence for _, r in tried]))]]
+    return [tried[i] for _, i in sorted(coherent, key=lambda pair: (-pair[0], pair[1]))[:FINALISTS]]
 
 
-def pick_cell(finalists: Sequence[Cell], plus: Sequence[ArmResult], minus: Sequence[ArmResult], gate: float) -> Cell:
+Finalist = tuple[Cell, ArmResult, ArmResult | None]  # the cell, and dev's answers under it and under its opposite
+
+
+def pick_cell(finalists: Sequence[Finalist], unsteered: ArmResult, gate: float) -> Cell:
     """Return the smallest dose whose odd part is clear on dev, or where none is, the clearest one.
 
     What random directions do grows faster with the dose than what a trait vector does, and at large doses the score saturates: so the
@@ -69,9 +194,15 @@ def pick_cell(finalists: Sequence[Cell], plus: Sequence[ArmResult], minus: Seque
     broken side says little.
     """
 
-    def rank(candidate: tuple[Cell, ArmResult, ArmResult]) -> tuple:
-        cell, up, down = candidate
-        t = t_statistic(odd_part(up, down, cell.sign))
-        return down.mean_coherence >= gate, t >= CLEAR_T, -cell.dose if t >= CLEAR_T else 0.0, t
+    def rank(finalist: Finalist) -> tuple:
+        cell, up, down = finalist
+        t = t_statistic(signal_of(up, down, unsteered, cell.sign))
+        return down is None or down.mean_coherence >= gate, t >= CLEAR_T, -cell.dose if t >= CLEAR_T else 0.0, t
 
-    return max(zip(finalists, plus, minus, strict=True), key=rank)[0]
+    return max(finalists, key=rank)[0]
+
+
+def pick_strongest(tried: Sequence[tuple[Cell, ArmResult]], chosen: Cell, gate: float) -> Cell:
+    """Return the largest coherent dose that dev has seen of the chosen treatment: the most striking, not the most convincing."""
+    coherent = [c for c, r in tried if c.treatment is chosen.treatment and r.mean_coherence >= gate]
+    return max(coherent, key=lambda c: c.dose, default=chosen)

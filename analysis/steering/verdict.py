@@ -1,19 +1,19 @@
 """The verdict on the test questions: does the direction itself, and not the force of the push, change what the model writes?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from analysis.intervals import bootstrap_mean, compare_with_null
+from analysis.intervals import allow_for_selection, bootstrap_mean, compare_with_null, permutation_p
 from analysis.steering.arms import ArmResult
-from analysis.steering.search import Cell, effect_of, odd_part
+from analysis.steering.search import Cell, effect_of, signal_of
 
 WORKS, NOT_PROVEN, BREAKS = "works", "not proven", "breaks the text"
-Z_MIN = 2.0  # the odd part must stand this many spreads of the random directions' odd parts from zero …
-P_MAX = 0.05  # … and beat enough of them by rank: with 20 pairs, all of them
+Z_MIN = 2.0  # the signal must stand this many spreads of the random directions' from zero …
+P_MAX = 0.05  # … beat enough of them by rank, and stand out from the best of as many as it was chosen from
 
-Pair = tuple[ArmResult, ArmResult]  # the same direction added and subtracted
+Pair = tuple[ArmResult, ArmResult | None]  # the same direction added and subtracted; without the second where nothing is subtracted
 
 
 @dataclass(frozen=True)
@@ -23,34 +23,42 @@ class Trial:
     unsteered: ArmResult
     vector: Pair
     randoms: Sequence[Pair]
-    shuffled: Pair
+    shuffled: Sequence[Pair]  # vectors fitted on shuffled labels, at the finalists' layers
     system_prompt: ArmResult
+    n_candidates: float = 1.0  # how many independent treatments the vector was chosen from
+    strongest: Pair | None = None  # the largest coherent dose, where it is not the chosen one
+    extra: dict = field(default_factory=dict)  # figures measured beside
 
 
 def reach_verdict(cell: Cell, trial: Trial, gate: float) -> dict:
     """Compare the vector with nothing, with its opposite, with random and shuffled directions, and with a system prompt.
 
-    Effects are changes of the trait score in points (0–100), paired by question, with 95 % bootstrap intervals over questions.
+    Effects are changes of the trait score in points (0–100), paired by question, with 95 % bootstrap intervals over questions. The signal is
+    the odd part, (effect(+v) − effect(−v)) / 2, or the effect itself where nothing is added and so nothing can be subtracted.
 
     Args:
         gate: Mean coherence below which the text counts as broken.
     """
     plus, minus = trial.vector
     effect = effect_of(plus, trial.unsteered, cell.sign)
-    odd = odd_part(plus, minus, cell.sign)
+    signal = signal_of(plus, minus, trial.unsteered, cell.sign)
     numbers = {
-        "n_questions": len(odd),
+        "n_questions": len(signal),
         "effect": _interval(effect),
-        "effect_minus": _interval(effect_of(minus, trial.unsteered, cell.sign)),
-        "odd_part": _interval(odd),
-        "wrong_way_share": _round(float((odd < 0).mean())) if len(odd) else None,
-        "random": _null(odd, trial.randoms, cell.sign),
+        "effect_minus": _interval(effect_of(minus, trial.unsteered, cell.sign)) if minus else None,
+        "odd_part": _interval(signal),
+        "permutation_p": permutation_p(signal) if len(signal) else None,
+        "wrong_way_share": _round(float((signal < 0).mean())) if len(signal) else None,
+        "slopes": slopes(signal, cell.dose),
+        "random": _null(signal, trial, cell.sign),
         "random_one_sided": _one_sided(effect, trial, cell.sign),
-        "shuffled_labels_odd_part": _interval(odd_part(*trial.shuffled, cell.sign)),
+        "shuffled_labels_odd_part": _strongest_of(trial.shuffled, trial.unsteered, cell.sign),
         "system_prompt_effect": _interval(effect_of(trial.system_prompt, trial.unsteered, cell.sign)),
         "unsteered_score": _mean(trial.unsteered.trait_values),
         "states": {name: r.states for name, r in _named_arms(trial).items()},
-        "coherence": {"unsteered": _round(trial.unsteered.mean_coherence), "plus": _round(plus.mean_coherence), "minus": _round(minus.mean_coherence)},
+        "coherence": {"unsteered": _coherence(trial.unsteered), "plus": _coherence(plus), "minus": _coherence(minus)},
+        "strongest": _strongest(trial, cell.sign),
+        **trial.extra,
     }
     verdict, why = conclude(numbers, gate)
     return {"verdict": verdict, "why": why} | numbers
@@ -67,32 +75,47 @@ def conclude(numbers: dict, gate: float) -> tuple[str, str]:
         return NOT_PROVEN, f"the effect's interval {effect['low']:+.1f} to {effect['high']:+.1f} includes no change"
     if odd["low"] <= 0:
         return NOT_PROVEN, f"the vector and its opposite do the same: odd part {odd['mean']:+.1f}, interval {odd['low']:+.1f} to {odd['high']:+.1f}"
-    if coherence["minus"] < gate:
+    if coherence["minus"] is not None and coherence["minus"] < gate:
         return NOT_PROVEN, f"the opposite vector breaks the text (coherence {coherence['minus']:.0f}), so that the odd part may be damage"
     if null["z"] < Z_MIN or null["p"] > P_MAX:
-        return NOT_PROVEN, f"random directions do as much: z = {null['z']:.1f}, p = {null['p']:.3f} against {null['n']} ± pairs"
+        return NOT_PROVEN, f"random directions do as much: z = {null['z']:.1f}, p = {null['p']:.3f} against {null['n']} of them"
+    if null["selected"]["p"] > P_MAX:
+        chance = null["selected"]
+        return NOT_PROVEN, f"the best of {chance['of']:.1f} random directions might do as much: z = {null['z']:.1f}, p = {chance['p']:.3f}"
     if shuffled is not None and abs(shuffled["mean"]) >= odd["mean"]:
-        return NOT_PROVEN, f"a vector fitted on shuffled labels does as much: odd part {shuffled['mean']:+.1f} against {odd['mean']:+.1f}"
-    beats = f"z = {null['z']:.1f} against {null['n']} ± random pairs"
+        return NOT_PROVEN, f"a vector fitted on shuffled labels does as much: {shuffled['mean']:+.1f} against {odd['mean']:+.1f}"
+    beats = f"z = {null['z']:.1f} against {null['n']} random directions"
     one_sided = numbers["random_one_sided"]
     also = f"; {one_sided['reach_it']} of {one_sided['n']} one-sided random pushes reach the effect" if one_sided["reach_it"] else ""
     return WORKS, f"effect {effect['mean']:+.1f} points, odd part {odd['mean']:+.1f}, {beats}, coherence {coherence['plus']:.0f}{also}"
 
 
-def median_example(trial: Trial, questions: Sequence[str], sign: int) -> dict:
-    """Return one question's answers side by side: the question whose odd part is the median one, neither the best nor the worst."""
-    plus, minus = trial.vector
-    odd = np.nan_to_num(sign * (plus.trait_values - minus.trait_values) / 2)
-    i = int(np.argsort(odd, kind="stable")[len(odd) // 2])
-    return {"question": questions[i], "unsteered": trial.unsteered.responses[i], "plus": plus.responses[i], "minus": minus.responses[i]}
-
-
-def _null(odd: np.ndarray, randoms: Sequence[Pair], sign: int) -> dict | None:
-    parts = [part.mean() for pair in randoms if len(part := odd_part(*pair, sign))]
-    if not len(odd) or not parts:
+def slopes(signal: np.ndarray, dose: float) -> dict | None:
+    """Return the questions' slopes of the trait score over −dose, 0, +dose, in points per 0.1 of dose: quartiles and the share below zero."""
+    if not len(signal):
         return None
-    null = compare_with_null(float(odd.mean()), np.array(parts))
+    low, median, high = np.quantile(signal / dose / 10, [0.25, 0.5, 0.75])
+    return {"lower_quartile": _round(low), "median": _round(median), "upper_quartile": _round(high), "share_negative": _round(float((signal < 0).mean()))}
+
+
+def median_example(trial: Trial, questions: Sequence[str], sign: int) -> dict:
+    """Return one question's answers side by side: the question whose signal is the median one, neither the best nor the worst."""
+    plus, minus = trial.vector
+    reference = minus or trial.unsteered
+    signal = np.nan_to_num(sign * (plus.trait_values - reference.trait_values))
+    i = int(np.argsort(signal, kind="stable")[len(signal) // 2])
+    return {"question": questions[i], "unsteered": trial.unsteered.responses[i], "plus": plus.responses[i], "minus": minus.responses[i] if minus else None}
+
+
+def _null(signal: np.ndarray, trial: Trial, sign: int) -> dict | None:
+    parts = np.array([part.mean() for pair in trial.randoms if len(part := signal_of(*pair, trial.unsteered, sign))])
+    if not len(signal) or not len(parts):
+        return None
+    value = float(signal.mean())
+    null = compare_with_null(value, parts)
+    selected = {"of": _round(trial.n_candidates), "p": _round(allow_for_selection(null["z"], null["n"], trial.n_candidates))}
     return null | {
+        "selected": selected,
         "spread": _round(null["spread"]),
         "range": [_round(x) for x in null["range"]],
         "z": _round(null["z"]),
@@ -102,16 +125,35 @@ def _null(odd: np.ndarray, randoms: Sequence[Pair], sign: int) -> dict | None:
 
 def _one_sided(effect: np.ndarray, trial: Trial, sign: int) -> dict | None:
     """How many single random pushes, either way, move the score as much as the vector: damage included, so this proves nothing by itself."""
-    pushes = [part.mean() for pair in trial.randoms for arm in pair if len(part := effect_of(arm, trial.unsteered, sign))]
+    pushes = [part.mean() for pair in trial.randoms for arm in pair if arm and len(part := effect_of(arm, trial.unsteered, sign))]
     if not len(effect) or not pushes:
         return None
     return {"n": len(pushes), "lowest": _round(min(pushes)), "highest": _round(max(pushes)), "reach_it": int(sum(p >= effect.mean() for p in pushes))}
 
 
+def _strongest_of(pairs: Sequence[Pair], unsteered: ArmResult, sign: int) -> dict | None:
+    """The largest of several signals: a vector that was chosen is compared with the best of its rivals."""
+    found = [interval for pair in pairs if (interval := _interval(signal_of(*pair, unsteered, sign)))]
+    return max(found, key=lambda f: abs(f["mean"])) | {"best_of": len(found)} if found else None
+
+
+def _strongest(trial: Trial, sign: int) -> dict | None:
+    if trial.strongest is None:
+        return None
+    plus, minus = trial.strongest
+    figures = {"effect": _interval(effect_of(plus, trial.unsteered, sign)), "odd_part": _interval(signal_of(plus, minus, trial.unsteered, sign))}
+    return figures | {"coherence": {"plus": _coherence(plus), "minus": _coherence(minus)}}
+
+
 def _named_arms(trial: Trial) -> dict[str, ArmResult]:
     plus, minus = trial.vector
     named = {"unsteered": trial.unsteered, "plus": plus, "minus": minus, "system_prompt": trial.system_prompt}
-    return named | {r.arm.name: r for pair in (trial.shuffled, *trial.randoms) for r in pair}
+    rest = [trial.strongest] if trial.strongest else []
+    return {k: r for k, r in named.items() if r} | {r.arm.name: r for pair in (*rest, *trial.shuffled, *trial.randoms) for r in pair if r}
+
+
+def _coherence(result: ArmResult | None) -> float | None:
+    return _round(result.mean_coherence) if result else None
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -1,0 +1,56 @@
+"""Does the vector still work when the model runs in another precision?"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from analysis.intervals import bootstrap_mean
+from analysis.steering.arms import Arm
+from analysis.steering.bench import ModelBench
+from analysis.steering.search import Cell, effect_of, signal_of
+from utils.errors import UserError
+from utils.model import ModelOptions, load_lm
+
+PRECISIONS: dict[str, dict] = {
+    "float32": {"dtype": "float32"},
+    "bfloat16": {"dtype": "bfloat16"},
+    "float16": {"dtype": "float16"},
+    "int8": {"load_in_8bit": True},
+    "int4": {"load_in_4bit": True},
+}
+
+
+def compare_precisions(bench: ModelBench, cell: Cell, options: ModelOptions, names: Sequence[str], test: Sequence[str]) -> dict:
+    """Repeat unsteered, + and − on the test questions with the model in each precision; the same vector, the same coefficients.
+
+    The other models are loaded one after the other beside the one that is studied. Coherence is that of the studied model's judge.
+
+    Returns:
+        {precision: effect and odd part with intervals, coherence}.
+
+    Raises:
+        UserError: an unknown precision, or one that this machine cannot load.
+    """
+    if unknown := [name for name in names if name not in PRECISIONS]:
+        raise UserError(f"--check-precision {unknown[0]}: choose {', '.join(PRECISIONS)}")
+    figures = {}
+    for name in names:
+        lm = load_lm(replace(options, **({"load_in_8bit": False, "load_in_4bit": False} | PRECISIONS[name])), role="precision")
+        other = ModelBench(lm, bench.judge, bench.sampling, bench.protocol, bench.work, bench.max_unjudged)
+        other.coherence = bench.coherence
+        signs = (("plus", 1), ("minus", -1)) if cell.treatment.has_opposite else (("plus", 1),)
+        unsteered, *steered = other.measure([Arm("unsteered"), *(Arm(label, cell.pushes(sign)) for label, sign in signs)], test)
+        minus = steered[1] if len(steered) > 1 else None
+        signal = signal_of(steered[0], minus, unsteered, cell.sign)
+        figures[name] = {
+            "effect": _interval(effect_of(steered[0], unsteered, cell.sign)),
+            "odd_part": _interval(signal),
+            "coherence": {arm.arm.name: round(arm.mean_coherence, 4) for arm in (unsteered, *steered)},
+        }
+    return figures
+
+
+def _interval(values) -> dict | None:
+    if len(values) < 2:
+        return None
+    mean, low, high = (round(x, 4) for x in bootstrap_mean(values))
+    return {"mean": mean, "low": low, "high": high, "n": len(values)}

@@ -1,0 +1,87 @@
+"""What an evaluation goes by: the protocol, the candidates, and the bench on which texts are made and measured."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol as Interface
+
+import numpy as np
+from torch import Tensor
+
+from analysis.steering.arms import Arm, ArmResult
+from analysis.steering.treatments import Intervention, Surroundings, Treatment, build
+from utils.hooks import Positions
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How steering is evaluated.
+
+    Args:
+        random_pairs: ± pairs of random directions that the vector must beat; p cannot fall below 1 / (1 + pairs), so fewer than 19 prove nothing.
+        coherence_gate: Mean coherence below which a text counts as broken.
+        positions: all, or response (from the last prompt token on).
+        null_seed: Seed of the random directions and of the shuffled labels.
+    """
+
+    random_pairs: int = 20
+    coherence_gate: float = 70.0
+    positions: Positions = "all"
+    null_seed: int = 0
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What may be steered with, and where its nulls come from."""
+
+    vectors: dict[tuple[str, int], Tensor]  # (method, layer) → [d_model]
+    activations: Callable[[int], Tensor]  # layer → [n, d_model], whose covariance random directions are drawn from
+    is_pos: np.ndarray  # [n], the side of each
+    shuffled: Callable[[str, int], Tensor]  # (method, layer) → the vector that the same method fits to shuffled labels
+    sign: int  # −1 for a trait that the researcher wants less of
+    system_prompt: str  # asks the model for the trait in words
+    gates: Mapping[int, Tensor] | None = None  # layer → the vector that conditional steering looks at
+
+
+class Bench(Interface):
+    """Where texts are made and measured."""
+
+    protocol: Protocol
+
+    def open(self, questions: Sequence[str]) -> ArmResult:
+        """Return the unsteered answers to the dev questions, by which everything else is calibrated."""
+
+    def measure(self, arms: Sequence[Arm], questions: Sequence[str]) -> list[ArmResult]:
+        """Return every arm's answers, scored."""
+
+    def norms(self) -> Sequence[float]:
+        """Return each layer's mean residual norm over the unsteered answers: the unit of a dose."""
+
+    def gate(self, vector: Tensor, layer: int, quantile: float) -> float:
+        """Return the threshold of a gate: that quantile of the unsteered answers' mean projections."""
+
+    def extra(self, arms: Mapping[str, ArmResult | None]) -> dict:
+        """Return figures measured beside, of the unsteered, plus and minus arms: side effects."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that an evaluation goes by."""
+
+    bench: Bench
+    candidates: Candidates
+    around: Surroundings
+    intervention: Intervention
+
+    @property
+    def gate(self) -> float:
+        return self.bench.protocol.coherence_gate
+
+    def build(self, method: str, vectors: Mapping[int, Tensor], shares: Mapping[int, float] | None = None) -> Treatment:
+        """Return the treatment with these vectors, {layer: [d_model]}, and shares of the dose."""
+        return build(self.intervention, self.around, method, vectors, shares)
+
+
+def surroundings(bench: Bench, candidates: Candidates, intervention: Intervention) -> Surroundings:
+    """Return what treatments need of the model and the data."""
+    gates = {layer: (v, bench.gate(v, layer, intervention.gate_quantile)) for layer, v in (candidates.gates or {}).items()}
+    return Surroundings(bench.norms(), candidates.activations, candidates.is_pos, candidates.sign, gates or None)

@@ -1,0 +1,59 @@
+"""Vectors on disk, as steering takes them: of several methods and layers, perhaps with other traits' vectors added."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from extraction.methods import FitOptions, fit_functions, require_known
+from utils.artifacts import load_tensor, read_json
+from utils.directions import combine
+from utils.errors import UserError
+from utils.layers import parse_layers
+from utils.paths import TraitPaths
+
+Key = tuple[str, int]  # method, layer
+
+
+def vector_keys(source: TraitPaths, layers: str, methods: tuple[str, ...]) -> list[Key]:
+    """Return every (method, layer) asked for.
+
+    Raises:
+        UserError: an unknown method, or a layer that the model does not have.
+    """
+    require_known(methods, fit_functions(FitOptions()))
+    n_layers = read_json(source.activations_metadata)["shape"][1]
+    return [(m, layer) for m in methods for layer in parse_layers(layers, n_layers)]
+
+
+def load_vectors(source: TraitPaths, keys: list[Key], with_traits: tuple[str, ...] = ()) -> dict[Key, Tensor]:
+    """Return {(method, layer): [d_model]}, each with the other traits' vectors of the same method and layer added by their weights."""
+    d_model = read_json(source.activations_metadata)["shape"][2]
+    others = [(weight, paths) for weight, paths in parse_weighted(source, with_traits)]
+    vectors = {}
+    for key in keys:
+        added = [(weight, load_tensor(paths.vector(*key), (d_model,))) for weight, paths in others]
+        main = load_tensor(source.vector(*key), (d_model,))
+        vectors[key] = combine(main, added) if added else main
+    return vectors
+
+
+def parse_weighted(source: TraitPaths, with_traits: tuple[str, ...]) -> list[tuple[float, TraitPaths]]:
+    """Return (weight, paths) of traits written category/name:weight; the weight is 1 where none is written.
+
+    Raises:
+        UserError: a weight is no number.
+    """
+    parsed = []
+    for text in with_traits:
+        trait, _, weight = text.partition(":")
+        try:
+            parsed.append((float(weight or 1), TraitPaths(source.experiment, trait, source.root)))
+        except ValueError:
+            raise UserError(f"--with-traits {text!r}: write category/name:weight, such as epistemic/confidence:0.5") from None
+    return parsed
+
+
+def vector_files(source: TraitPaths, keys: list[Key], with_traits: tuple[str, ...], gate_trait: str) -> list[Path]:
+    """Return every vector file that steering reads."""
+    others = [paths for _, paths in parse_weighted(source, with_traits)] + ([TraitPaths(source.experiment, gate_trait, source.root)] if gate_trait else [])
+    return [paths.vector(*key) for paths in (source, *others) for key in keys]

@@ -1,0 +1,324 @@
+"""The search and the whole protocol, on simulated texts: planted effects are found, and what is planted nowhere is not."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.intervals import allow_for_selection, benjamini_hochberg, compare_with_null, effective_number, permutation_p
+from analysis.steering.arms import Arm, ArmResult
+from analysis.steering.evaluate import evaluate
+from analysis.steering.search import Search, Track, explore, fixed_doses
+from analysis.steering.setting import Candidates, Protocol
+from analysis.steering.treatments import Intervention, Site, Surroundings, Treatment, build, compose, hold_at, youden_threshold
+from utils.directions import combine
+from utils.errors import UserError
+from utils.journal import key_of
+from utils.judge import Score
+
+D, LAYERS = 24, (3, 5, 7)
+QUESTIONS = [f"question {i}" for i in range(32)]
+
+
+class SimulatedBench:
+    """Texts whose scores follow from the pushes: `gain` points along a planted direction, `damage` in any, coherence that falls with force."""
+
+    def __init__(self, seed: int, gain: float = 60.0, damage: float = 0.0, breaks_at: float = 0.5, noise: float = 5.0, random_pairs: int = 20) -> None:
+        rng = np.random.default_rng(seed)
+        self.protocol = Protocol(random_pairs=random_pairs)
+        self.seed, self.gain, self.damage, self.breaks_at, self.noise = seed, gain, damage, breaks_at, noise
+        self.planted = torch.nn.functional.normalize(torch.tensor(rng.normal(size=D)).float(), dim=0)
+        self.base = dict(zip(QUESTIONS, rng.uniform(35, 65, len(QUESTIONS)), strict=True))
+        self.asked: list[str] = []
+        self.rounds = 0
+
+    def open(self, questions):
+        return self.measure([Arm("unsteered")], questions)[0]
+
+    def norms(self):
+        return [100.0] * 10
+
+    def gate(self, vector, layer, quantile):
+        return 0.0
+
+    def extra(self, arms):
+        return {}
+
+    def measure(self, arms, questions):
+        self.rounds += 1
+        self.asked += [arm.name for arm in arms]
+        return [self._answer(arm, questions) for arm in arms]
+
+    def _answer(self, arm: Arm, questions) -> ArmResult:
+        total = sum((p.coefficient * p.vector.float() for p in arm.pushes), torch.zeros(D)) / 100
+        along, force = float(total @ self.planted), float(total.norm())
+        rng = np.random.default_rng([self.seed, int(key_of(arm.name), 16) % 2**32])
+        shift = self.gain * math.tanh(2 * along) + self.damage * force + (10 if arm.system_prompt else 0)
+        scores = [Score(float(np.clip(self.base[q] + shift + rng.normal(0, self.noise), 0, 100))) for q in questions]
+        coherence = Score(95.0 if force < self.breaks_at else 20.0)
+        n = len(questions)
+        return ArmResult(arm, list(questions), [[1]] * n, [[2]] * n, ["text"] * n, scores, [coherence] * n)
+
+
+def activations_of(bench: SimulatedBench) -> dict:
+    """Activations that carry the trait, as those of real responses do: half of the texts show it."""
+    rng = np.random.default_rng(bench.seed + 1)
+    shown = torch.tensor(np.repeat([1.0, -1.0], 30)).float()[:, None]
+    return {layer: torch.tensor(rng.normal(size=(60, D))).float() + shown * bench.planted for layer in LAYERS}
+
+
+def shuffled_vectors(bench: SimulatedBench, seed: int) -> dict:
+    """Differences of means with the sides drawn by lot."""
+    rng, vectors = np.random.default_rng([bench.seed, seed]), {}
+    for layer, activations in activations_of(bench).items():
+        sides = rng.permutation(np.arange(60) < 30)
+        vectors["mean_diff", layer] = activations[sides].mean(0) - activations[~sides].mean(0)
+    return vectors
+
+
+def candidates_of(bench: SimulatedBench, vectors, sign: int = 1) -> Candidates:
+    activations = activations_of(bench)
+    shuffled = shuffled_vectors(bench, seed=1)
+    return Candidates(vectors, activations.__getitem__, np.arange(60) < 30, lambda m, layer: shuffled[m, layer], sign, "show it")
+
+
+def run(bench: SimulatedBench, vectors, search: Search | None = None, intervention: Intervention | None = None, sign: int = 1) -> dict:
+    found = evaluate(bench, candidates_of(bench, vectors, sign), search or Search(), intervention or Intervention(), QUESTIONS[:12], QUESTIONS[12:])
+    return found[0]
+
+
+def planted_vectors(bench: SimulatedBench, share: float = 0.9) -> dict:
+    """Vectors that are mostly the planted direction."""
+    rng = np.random.default_rng(bench.seed + 2)
+    noise = {layer: torch.nn.functional.normalize(torch.tensor(rng.normal(size=D)).float(), dim=0) for layer in LAYERS}
+    return {("mean_diff", layer): 7 * (share * bench.planted + (1 - share) * noise[layer]) for layer in LAYERS}
+
+
+def random_vectors(seed: int) -> dict:
+    rng = np.random.default_rng(seed)
+    return {("mean_diff", layer): torch.tensor(rng.normal(size=D)).float() for layer in LAYERS}
+
+
+def test_a_planted_effect_works_in_most_repetitions():
+    verdicts = [run(bench := SimulatedBench(seed), planted_vectors(bench))["verdict"] for seed in range(40)]
+    assert verdicts.count("works") >= 38
+
+
+@pytest.mark.parametrize("damage", [0.0, 60.0])
+def test_random_vectors_are_not_proven_in_at_least_95_of_100_repetitions_though_the_best_of_all_is_chosen(damage):
+    verdicts = [run(SimulatedBench(seed, damage=damage), random_vectors(seed + 500))["verdict"] for seed in range(100)]
+    assert verdicts.count("not proven") >= 95
+
+
+def test_vectors_fitted_on_shuffled_labels_are_not_proven_in_at_least_95_of_100_repetitions():
+    verdicts = [run(bench := SimulatedBench(seed), shuffled_vectors(bench, seed=2))["verdict"] for seed in range(100)]
+    assert verdicts.count("not proven") >= 95
+
+
+def test_a_trait_that_is_unwanted_is_the_mirror_image():
+    bench = SimulatedBench(3)
+    result = run(bench, planted_vectors(bench), sign=-1)
+    assert result["verdict"] == "works"
+    assert result["chosen"]["coefficient"] < 0
+
+
+def test_the_smallest_convincing_and_the_largest_coherent_dose_are_both_reported():
+    bench = SimulatedBench(0, breaks_at=0.45)
+    result = run(bench, planted_vectors(bench), Search(doses=(0.1, 0.2, 0.4, 0.8)))
+    assert result["chosen"]["dose"] < result["strongest"]["dose"] == 0.4
+    assert result["strongest"]["effect"]["mean"] > result["effect"]["mean"]
+    assert result["strongest"]["coherence"]["plus"] > 70
+
+
+def test_ablation_takes_the_trait_away_and_is_compared_one_sided():
+    class Ablating(SimulatedBench):
+        def _answer(self, arm, questions):
+            away = sum(max(0.0, float(torch.nn.functional.normalize(p.vector, dim=0) @ self.planted)) for p in arm.pushes)
+            plain = super()._answer(Arm(arm.name, (), arm.system_prompt), questions)
+            return ArmResult(
+                arm,
+                plain.questions,
+                plain.prompt_ids,
+                plain.response_ids,
+                plain.responses,
+                [Score(max(0.0, s.value - 25 * away)) for s in plain.trait],
+                plain.coherence,
+            )
+
+    bench = Ablating(1)
+    result = run(bench, planted_vectors(bench), intervention=Intervention(operation="ablate"))
+    assert result["verdict"] == "works"
+    assert result["effect_minus"] is None
+    assert result["example"]["minus"] is None
+    assert result["effect"]["mean"] == result["odd_part"]["mean"] > 15
+    assert not [name for name in bench.asked if name.endswith("minus")]
+    assert run(Ablating(2), random_vectors(5), intervention=Intervention(operation="ablate"))["verdict"] == "not proven"
+
+
+# The search
+
+
+def results_of(coherences) -> list[ArmResult]:
+    return [ArmResult(Arm(""), ["q"], [[1]], [[1]], ["t"], [Score(50.0)], [Score(c)]) for c in coherences]
+
+
+def treatment(layer: int = 3, norm: float = 100.0) -> Treatment:
+    return Treatment("mean_diff", (Site(layer, torch.ones(D), norm),))
+
+
+def doses_of(search: Search, breaks_at: float, steps: int) -> list[float]:
+    """Follow one track through a text that breaks at a dose."""
+    tracks_doses = []
+    track = Track(treatment())
+    for _ in range(steps):
+        if (dose := track.next_dose(search, 70)) is None:
+            break
+        tracks_doses.append(dose)
+        from analysis.steering.search import Cell
+
+        track.tried.append((Cell(track.treatment, dose), results_of([95 if dose < breaks_at else 10])[0]))
+    return tracks_doses
+
+
+def test_a_track_climbs_while_coherent_brackets_the_gate_and_ends_converged():
+    doses = doses_of(Search(), breaks_at=0.5, steps=30)
+    assert doses[:4] == pytest.approx([0.1, 0.2, 0.4, 0.8])
+    assert len(doses) < 10
+    top, low = max(d for d in doses if d < 0.5), min(d for d in doses if d >= 0.5)
+    assert math.log(low / top) < 0.15
+
+
+def test_the_factors_are_those_of_the_flags():
+    assert doses_of(Search(up_mult=1.3, down_mult=0.85, start_mult=0.2), 9, 3) == pytest.approx([0.2, 0.26, 0.338])
+    assert doses_of(Search(up_mult=1.3, down_mult=0.85, start_mult=0.8), 0.1, 3) == pytest.approx([0.8, 0.68, 0.578])
+    carried = doses_of(Search(up_mult=1.3, momentum=True), 9, 4)
+    assert carried[1] / carried[0] == pytest.approx(1.3)
+    assert carried[2] / carried[1] == pytest.approx(1.3**1.5)
+    assert carried[3] / carried[2] > carried[2] / carried[1]
+
+
+@pytest.mark.parametrize("breaks_at", [0.004, 0.03, 0.1, 0.21, 1.0, 50.0])
+def test_no_dose_is_asked_for_twice_and_none_is_absurd(breaks_at):
+    doses = doses_of(Search(search_steps=40), breaks_at, 40)
+    assert all(0.005 <= d <= 2 for d in doses)
+    logs = sorted(map(math.log, doses))
+    assert all(b - a >= 0.03 for a, b in pairwise(logs))
+
+
+def test_all_tracks_advance_together_and_the_hopeless_are_dropped():
+    asked: list[int] = []
+
+    def measure(arms):
+        asked.append(len(arms))
+        found = results_of([95] * len(arms))
+        for arm, result in zip(arms, found, strict=True):
+            result.trait[0] = Score(50.0 + arm.pushes[0].layer)
+            result.questions *= 1
+        return found
+
+    tried = explore([treatment(layer) for layer in range(12)], Search(search_steps=4), measure, results_of([95])[0], 70)
+    assert asked == [12, 12, 6, 4]
+    assert len(tried) == sum(asked)
+    assert len({cell.name for cell, _ in tried}) == len(tried)
+
+
+def test_raw_coefficients_are_on_the_vector_as_saved_and_zero_is_the_unsteered_arm():
+    cell = treatment()
+    doses = fixed_doses(cell, Search(coefficients=(0.0, 3.0)))
+    assert len(doses) == 1
+    assert cell.pushes(doses[0])[0].coefficient == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"search_steps": 0}, {"up_mult": 1.0}, {"down_mult": 1.0}, {"doses": (-0.1,)}, {"coefficients": (0.0,)}, {"doses": (0.1,), "coefficients": (1.0,)}]
+)
+def test_a_senseless_search_is_refused(bad):
+    with pytest.raises(UserError):
+        Search(**bad).check()
+
+
+# Treatments
+
+
+AROUND = Surroundings([10.0, 20.0, 30.0], lambda layer: torch.arange(20.0).reshape(10, 2), np.arange(10) >= 5)
+
+
+def test_a_dose_over_several_layers_is_shared_out():
+    spread = build(Intervention(), AROUND, "m", {0: torch.tensor([3.0, 4.0]), 2: torch.tensor([0.0, 2.0])}, {0: 0.25, 2: 0.75})
+    forces = [p.coefficient * float(p.vector.norm()) for p in spread.pushes(0.4)]
+    assert forces == pytest.approx([0.4 * 0.25 * 10, 0.4 * 0.75 * 30])
+    assert [p.coefficient for p in spread.pushes(-0.4)] == [-p.coefficient for p in spread.pushes(0.4)]
+
+
+def test_orthogonal_and_incremental_vectors_are_what_their_names_say():
+    vectors = {layer: torch.randn(D, generator=torch.Generator().manual_seed(layer)) for layer in (1, 2, 3)}
+    orthogonal = compose("orthogonal", vectors)
+    assert torch.equal(orthogonal[1], vectors[1])
+    assert float(orthogonal[2] @ orthogonal[1]) == pytest.approx(0, abs=1e-4)
+    assert float(orthogonal[3] @ orthogonal[2]) == pytest.approx(0, abs=1e-4)
+    incremental = compose("incremental", vectors)
+    assert torch.allclose(sum(incremental.values()), vectors[3], atol=1e-5)
+    with pytest.raises(UserError, match="adds nothing"):
+        compose("incremental", {1: vectors[1], 2: vectors[1].clone()})
+
+
+def test_weights_of_layers_come_from_their_own_effects():
+    bench = SimulatedBench(0)
+    vectors = planted_vectors(bench)
+    vectors["mean_diff", 3] = -vectors["mean_diff", 3]  # this layer's effect is the wrong one
+    result = run(bench, vectors, intervention=Intervention(multi_layer="weighted"))
+    assert result["chosen"]["layer"] == [5, 7]
+    assert result["verdict"] == "works"
+
+
+def test_the_cap_is_where_the_sides_part_or_at_a_percentile():
+    activations = torch.stack([torch.linspace(0, 9, 10), torch.zeros(10)], 1)
+    axis = torch.tensor([2.0, 0.0])
+    assert hold_at("roc", activations, axis, np.arange(10) >= 5) == pytest.approx(4.5)
+    assert hold_at("50", activations, axis, np.arange(10) >= 5) == pytest.approx(4.5)
+    assert hold_at("100", activations, axis, np.arange(10) >= 5) == pytest.approx(9)
+    assert youden_threshold(np.array([1.0]), np.array([1.0])) == 1
+    for bad in ("rock", "101", "-1", "nan"):
+        with pytest.raises(UserError, match="cap-at"):
+            Intervention(cap_at=bad).check()
+
+
+def test_traits_are_combined_by_direction_at_the_length_of_the_first():
+    total = combine(torch.tensor([6.0, 0.0]), [(1.0, torch.tensor([0.0, 0.1]))])
+    assert total.tolist() == pytest.approx([6 / math.sqrt(2)] * 2)
+
+
+# Nulls
+
+
+def test_the_best_of_several_null_candidates_is_seldom_taken_for_more():
+    """Under no effect the p that allows for selection is below 0.05 in about 5 % of cases, however many candidates there are."""
+    rng = np.random.default_rng(0)
+    for k in (1, 3, 10):
+        hits = 0
+        for _ in range(600):
+            null, best = rng.normal(0, 7, 20), np.abs(rng.normal(0, 7, k)).max()
+            hits += allow_for_selection(compare_with_null(best, null)["z"], 20, k) <= 0.05
+        assert 10 <= hits <= 52  # 5 % of 600 is 30
+
+
+def test_alike_candidates_count_as_one_and_orthogonal_ones_each():
+    assert effective_number(np.ones((5, 8))) == pytest.approx(1)
+    assert effective_number(np.eye(6)) == pytest.approx(6)
+    near = np.eye(1, 50) + 0.02 * np.random.default_rng(0).normal(size=(5, 50))
+    assert 1 < effective_number(near) < 3
+
+
+def test_permutation_p_is_uniform_under_no_effect_and_small_under_one():
+    rng = np.random.default_rng(0)
+    ps = [permutation_p(rng.normal(size=20), draws=400) for _ in range(200)]
+    assert 0.4 < np.mean(ps) < 0.6
+    assert permutation_p(np.full(20, 1.0)) < 0.001
+
+
+def test_benjamini_hochberg_is_the_textbooks():
+    assert benjamini_hochberg([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.02, 0.04, 0.04, 0.02])
+    assert benjamini_hochberg([None, 0.5]) == [None, 0.5]
+    assert benjamini_hochberg([]) == []
