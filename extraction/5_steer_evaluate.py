@@ -18,6 +18,7 @@ from analysis.steering.bench import ModelBench
 from analysis.steering.evaluate import evaluate
 from analysis.steering.precision import compare_precisions
 from analysis.steering.questions import split_questions
+from analysis.steering.rescoring import rescore
 from analysis.steering.search import Search
 from analysis.steering.setting import Candidates, Protocol
 from analysis.steering.treatments import Intervention
@@ -26,15 +27,16 @@ from extraction.methods import Fit, FitOptions, fit_directions, fit_functions
 from extraction.trait_files import dataset_files
 from extraction.traits import TraitDataset, read_trait
 from extraction.vectors import Key, load_vectors, vector_files, vector_keys
-from utils.artifacts import read_json, write_json
+from utils.artifacts import digest, read_json, write_json
 from utils.errors import UserError
 from utils.experiment import stage_main
+from utils.flags import pick
 from utils.generation import Sampling, Work
 from utils.journal import Journal
 from utils.judge import JudgeOptions, load_judge
 from utils.model import ModelOptions, load_lm
 from utils.paths import SIDES, TraitPaths
-from utils.stage import Stage
+from utils.stage import Instead, Stage
 
 NAME = "5_steer_evaluate"
 
@@ -145,12 +147,26 @@ def _inputs(paths: TraitPaths, params: dict) -> list[Path]:
     return [*files, source.fitted_on, *vector_files(source, keys, params["with_traits"], params["gate_trait"])]
 
 
+def rescore_texts(paths: TraitPaths, params: dict) -> dict:
+    """Judge the stored texts again with --judge and --coherence-gate; the stage's own results stay as they are."""
+    judge, gate = pick(JudgeOptions, params), params["coherence_gate"]
+    if not paths.manifest(NAME).exists():
+        raise UserError(f"{paths.trait} has no completed {NAME} to judge again; run it first")
+    grader = load_judge(judge, read_trait(paths).rubric)
+    texts = {part: read_json(paths.steering_responses(part))["rows"] for part in ("dev", "test")}
+    results = rescore(read_json(paths.steering_results), texts, grader, gate, judge.max_unjudged)
+    write_json(paths.rescored(judge.judge), {"trait": paths.trait, "texts_sha256": {part: digest(paths.steering_responses(part)) for part in texts}} | results)
+    used = grader.usage.as_line() if grader.usage else {}
+    return {"texts": sum(map(len, texts.values())), "verdict": results["verdict"], "before": results["verdict_before"], "why": results["why"], **used}
+
+
 STAGE = Stage(
     name=NAME,
     run=steer_evaluate,
     inputs=_inputs,
     version=2,
     outputs=lambda paths, params: [paths.steering_results, *(paths.steering_responses(part) for part in ("dev", "test"))],
+    instead={"rescore": Instead("Judge the stored texts again (--judge, --coherence-gate), without a model, into a file beside.", rescore_texts)},
 )
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ if not __package__:  # run as a script
 
 import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
+from analysis.intervals import benjamini_hochberg
 from extraction.summary import render_example, render_table, summarise, write_summary
 from extraction.vetting import Thresholds
 from utils.cli import run_cli
@@ -197,6 +198,8 @@ def report(steps: list[Step], targets: list[TraitPaths], options: PipelineOption
     rows = [summarise(paths, paths.within(steered), thresholds) for paths in targets if paths.dir.exists()]
     if not rows:
         return
+    for row, q in zip(rows, benjamini_hochberg([row["permutation_p"] for row in rows]), strict=True):
+        row["q"] = None if q is None else round(q, 6)
     paths = ExperimentPaths(options.experiment)
     write_summary(paths, rows)
     print("\n" + render_table(rows) + "\n")

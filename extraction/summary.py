@@ -21,7 +21,8 @@ HEADINGS = {
     "effect": "effect [95 %]",
     "odd_part": "odd part",
     "random": "random odd parts",
-    "p": "p",
+    "z": "z",
+    "q": "q",
     "coherence": "coherence",
     "verdict": "verdict",
 }
@@ -52,6 +53,8 @@ def summarise(paths: TraitPaths, steered: TraitPaths, thresholds: Thresholds) ->
         "random_range": null.get("range"),
         "z": null.get("z"),
         "p": null.get("p"),
+        "permutation_p": results.get("permutation_p"),
+        "q": None,  # permutation p adjusted over the traits of a run: whoever knows them all fills it in
         "coherence_before": coherence.get("unsteered"),
         "coherence_after": coherence.get("plus"),
         "verdict": results.get("verdict"),
@@ -107,7 +110,8 @@ def _cells(row: dict) -> dict[str, str]:
         "odd_part": f"{row['odd_part']['mean']:+.1f}" if row["odd_part"] else "–",
         "effect": f"{effect['mean']:+.1f} [{effect['low']:+.1f}, {effect['high']:+.1f}]" if effect else "–",
         "random": f"{null[0]:+.1f} … {null[1]:+.1f}" if null else "–",
-        "p": f"{row['p']:.3f}" if row["p"] is not None else "–",
+        "z": f"{row['z']:.1f}" if row["z"] is not None else "–",
+        "q": f"{row['q']:.3f}" if row["q"] is not None else "–",
         "coherence": f"{row['coherence_before']:.0f} → {row['coherence_after']:.0f}" if row["coherence_after"] is not None else "–",
     }
     cells["verdict"] = row["verdict"] or "–"

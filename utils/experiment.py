@@ -7,7 +7,7 @@ from typing import Any
 from utils.artifacts import read_json, write_json
 from utils.cli import run_cli
 from utils.errors import UserError
-from utils.flags import Flag, option_flags
+from utils.flags import Flag, option_flags, pick
 from utils.judge import choose_judge
 from utils.paths import ExperimentPaths, TraitPaths
 from utils.stage import Stage, run_stage
@@ -111,20 +111,23 @@ class RunOptions:
 
 def stage_flags(stage: Stage) -> dict[str, Flag]:
     """Return every flag of a numbered script."""
-    return option_flags(RunOptions) | stage.flags
+    switches = {name: Flag(name, bool, False, other.help, is_cosmetic=True) for name, other in stage.instead.items()}
+    return option_flags(RunOptions) | stage.flags | switches
 
 
 def stage_main(stage: Stage) -> None:
     """The main() of every numbered script: one stage, for one trait or several."""
 
     def command(**given: Any) -> None:
-        run = RunOptions(**{name: value for name, value in given.items() if name not in stage.flags})
+        run = pick(RunOptions, given)
+        instead = next((name for name in stage.instead if given.get(name)), "")
         own = {name: value for name, value in given.items() if name in stage.flags}
         targets = run.targets
         paths = ExperimentPaths(run.experiment)
         settings = resolve_settings(paths, stage.flags, own)
-        failures = run_stage(stage, targets, settings, force=run.force)
-        keep_settings(paths, stage.flags, settings)
+        failures = run_stage(stage, targets, settings, force=run.force, instead=instead)
+        if not instead:
+            keep_settings(paths, stage.flags, settings)
         if failures:
             raise UserError(f"{len(failures)} of {len(targets)} traits failed: {', '.join(failures)}")
 

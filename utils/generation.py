@@ -10,6 +10,7 @@ from tqdm import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from utils.batching import halve_on_oom, plan_batches
+from utils.memory import rows_that_fit
 from utils.hooks import Push, steer
 from utils.journal import Journal, key_of
 from utils.model import LM
@@ -45,7 +46,7 @@ class Sampling:
     Args:
         max_new_tokens: Length limit of a response, in tokens.
         temperature: 0 is greedy; above it, a row's seed fixes its text.
-        batch_size: Rows a generate call; 0 chooses (128 on a CPU, 256 on a GPU); halved when memory runs out.
+        batch_size: Rows a generate call; 0 takes what fits into free memory (at most 128 on a CPU, 1024 on a GPU); halved when memory runs out.
     """
 
     max_new_tokens: int = 32
@@ -70,7 +71,7 @@ def generate(lm: LM, rows: Sequence[Row], sampling: Sampling, positions: str = "
     Batches are planned from all rows and journalled whole, so that a resumed run computes the very same batches.
     """
     work = work or Work()
-    batches = plan_batches([len(row.prompt_ids) for row in rows], max_rows=sampling.batch_size or (256 if lm.device.type == "cuda" else 128))
+    batches = plan_batches([len(row.prompt_ids) for row in rows], max_rows=_rows_a_batch(lm, rows, sampling, work.journal))
     answers: dict[int, Completion] = {}
     with tqdm(total=len(rows), desc=work.label, unit="text", disable=None, leave=False) as bar:
         for batch in batches:
@@ -78,6 +79,19 @@ def generate(lm: LM, rows: Sequence[Row], sampling: Sampling, positions: str = "
                 answers[i] = completion
             bar.update(len(batch))
     return [answers[i] for i in range(len(rows))]
+
+
+def _rows_a_batch(lm: LM, rows: Sequence[Row], sampling: Sampling, journal: Journal | None) -> int:
+    """Return --batch-size, else what fits into memory; a resumed run takes what the first one took, so that it meets the same batches."""
+    if sampling.batch_size or not rows:
+        return sampling.batch_size or 1
+    key = key_of("rows a batch", lm.identity, [row.key for row in rows])
+    if journal and key in journal.answers:
+        return journal.answers[key]
+    fitting = rows_that_fit(lm, max(len(row.prompt_ids) for row in rows) + sampling.max_new_tokens)
+    if journal:
+        journal.add(key, fitting)
+    return fitting
 
 
 def _journalled(lm: LM, batch: list[Row], sampling: Sampling, positions: str, work: Work) -> list[Completion]:

@@ -44,6 +44,11 @@ def check_name(kind: str, name: str, parts: range) -> None:
         raise UserError(f"bad {kind} name {name!r}: expected {shape}, without '..', leading dots or backslashes")
 
 
+def file_name(text: str) -> str:
+    """Return a text as part of a file's name."""
+    return re.sub(r"[^\w.-]+", "_", text)
+
+
 @dataclass(frozen=True)
 class ExperimentPaths:
     """The files of one experiment that belong to no single trait."""
@@ -70,9 +75,12 @@ class ExperimentPaths:
     def summary(self, ending: str) -> Path:
         return self.dir / f"summary.{ending}"
 
+    @property
+    def cross_trait(self) -> Path:
+        return self.dir / "steering" / "cross_trait.json"
+
     def judge_agreement(self, trait: str, first: str, second: str) -> Path:
-        names = (re.sub(r"[^\w.-]+", "_", name) for name in (first, second))
-        return self.dir / "analysis" / "judge_agreement" / trait / f"{'__vs__'.join(names)}.json"
+        return self.dir / "analysis" / "judge_agreement" / trait / f"{file_name(first)}__vs__{file_name(second)}.json"
 
 
 @dataclass(frozen=True)
@@ -161,6 +169,12 @@ class TraitPaths:
     @property
     def steering_results(self) -> Path:
         return self.steering / "results.json"
+
+    def rescored(self, judge: str) -> Path:
+        return self.steering / "rescored" / f"{file_name(judge)}.json"
+
+    def steering_figure(self, name: str) -> Path:
+        return self.steering / "figures" / f"{name}.png"
 
     def steering_responses(self, split: str) -> Path:
         return self.steering / "responses" / f"{split}.json"

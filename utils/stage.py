@@ -27,6 +27,14 @@ PACKAGES = ("torch", "transformers", "scikit-learn", "sentence-transformers", "n
 
 
 @dataclass(frozen=True)
+class Instead:
+    """Something else that a stage's script can do with what the stage left; it changes nothing of that."""
+
+    help: str
+    run: Callable[[TraitPaths, dict], dict]  # run(paths, parameters) -> summary
+
+
+@dataclass(frozen=True)
 class Stage:
     """A numbered step: what it runs, what it reads and what it writes."""
 
@@ -37,6 +45,7 @@ class Stage:
     version: int = 1  # bump when the same inputs now give different outputs
     cosmetic: tuple[str, ...] = ()  # parameters that cannot change the outputs
     only_with: dict[str, str] = field(default_factory=dict)  # parameter → the switch without which it has no effect
+    instead: dict[str, "Instead"] = field(default_factory=dict)  # switch → what its script does instead of running the stage
 
     @property
     def flags(self) -> dict[str, Flag]:
@@ -152,8 +161,11 @@ def _manifest_gone(manifest: Path) -> Iterator[None]:
         raise
 
 
-def run_stage(stage: Stage, traits: Sequence[TraitPaths], values: dict[str, Any], *, force: bool = False) -> dict[str, str]:
+def run_stage(stage: Stage, traits: Sequence[TraitPaths], values: dict[str, Any], *, force: bool = False, instead: str = "") -> dict[str, str]:
     """Run a stage for several traits, so that what it loads is loaded once; a trait that fails does not stop the others.
+
+    Args:
+        instead: One of the stage's other doings, by its switch.
 
     Returns:
         {trait: one line} for the traits that failed.
@@ -161,7 +173,10 @@ def run_stage(stage: Stage, traits: Sequence[TraitPaths], values: dict[str, Any]
     failures: dict[str, str] = {}
     for paths in traits:
         try:
-            execute(stage, paths, stage.params(values), force=force)
+            if instead:
+                print(f"[{stage.name} --{instead}] {paths.trait}: {_line(stage.instead[instead].run(paths, stage.params(values)))}", flush=True)
+            else:
+                execute(stage, paths, stage.params(values), force=force)
         except UserError as error:
             failures[paths.trait] = str(error)
         except BrokenPipeError:

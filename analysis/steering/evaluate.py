@@ -27,7 +27,7 @@ def evaluate(
     strongest = pick_strongest(tried, cell, setting.gate)
     trial, test_arms = try_on_test(setting, plan_test(setting, cell, strongest, finalists, tried), test)
     chosen = describe(cell) | {"positions": bench.protocol.positions, "is_largest_dose": cell.dose >= max(c.dose for c, _ in tried)}
-    results = {"chosen": chosen, **reach_verdict(cell, trial, setting.gate), "example": median_example(trial, test, cell.sign)}
+    results = {"chosen": chosen, "wanted": cell.sign, **reach_verdict(cell, trial, setting.gate), "example": median_example(trial, test, cell.sign)}
     if results["strongest"]:
         results["strongest"] = describe(strongest) | results["strongest"]
     minus = {cell.name: down for cell, _, down in finalists}
@@ -91,4 +91,4 @@ def _curve_point(cell: Cell, plus: ArmResult, minus: ArmResult | None, unsteered
         "effect": round(float(effect.mean()), 4) if len(effect) else None,
         "odd_part": round(float(signal.mean()), 4) if signal is not None and len(signal) else None,
     }
-    return describe(cell) | {"n": len(effect)} | means | {"coherence": round(plus.mean_coherence, 4)}
+    return {"cell": cell.name} | describe(cell) | {"n": len(effect)} | means | {"coherence": round(plus.mean_coherence, 4)}

@@ -1,0 +1,264 @@
+"""Stage 5 and its neighbours as a user runs them: every ability on a tiny model, the riskiest also on the embedded one."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import copy_trait
+from judge_server import JudgeServer
+
+from analysis.steering import cross_trait, figures
+from extraction import run_pipeline
+from utils.artifacts import read_json
+from utils.cli import run_cli
+from utils.experiment import stage_main
+from utils.paths import TraitPaths
+
+OPTIMISM, FORMALITY = "epistemic/optimism", "behavioral/formality"
+SMALL = ["--max-new-tokens", "6", "--subset", "3", "--random-pairs", "2", "--layers", "1,2", "--method", "mean_diff", "--coherence-gate", "0"]
+STAGE = "5_steer_evaluate"
+
+
+def call(root: Path, main, flags, doc: str, *arguments: str) -> None:
+    """Run a script's command line in this process."""
+    before = sys.argv
+    sys.argv = ["script.py", *arguments]
+    try:
+        run_cli(main, flags, doc)
+    finally:
+        sys.argv = before
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory, tiny_folders):
+    """Two traits with vectors, of a tiny model and of the embedded one, made once."""
+    roots = {}
+
+    def make(name: str) -> Path:
+        if name not in roots:
+            roots[name] = tmp_path_factory.mktemp(name)
+            for trait in (OPTIMISM, FORMALITY):
+                copy_trait(roots[name], trait, 12)
+            model = tiny_folders["llama"] if name == "tiny" else "embedded"
+            flags = [
+                "--experiment",
+                "e",
+                "--model",
+                model,
+                "--traits",
+                f"{OPTIMISM},{FORMALITY}",
+                "--no-steering",
+                "--max-new-tokens",
+                "6",
+                "--min-usable",
+                "2",
+            ]
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("TRAITSCOPE_ROOT", str(roots[name]))
+                thresholds = ["--pos-threshold", "0", "--neg-threshold", "100", "--judge", "embedded"]
+                call(roots[name], run_pipeline.main, run_pipeline.all_flags(), "", *flags, *thresholds)
+        return roots[name]
+
+    return make
+
+
+@pytest.fixture
+def steer_with(worlds, monkeypatch, capfd):
+    """Return a function that runs stage 5 for optimism and gives back its results."""
+
+    def run(world: str, *flags: str) -> dict:
+        root = worlds(world)
+        monkeypatch.setenv("TRAITSCOPE_ROOT", str(root))
+        monkeypatch.setattr(sys, "argv", [f"extraction/{STAGE}.py", "--experiment", "e", "--trait", OPTIMISM, *SMALL, "--layers", LAYERS[world], *flags])
+        stage_main(run_pipeline.load_stage(STAGE))
+        return read_json(TraitPaths("e", OPTIMISM, root).steering_results)
+
+    return run
+
+
+LAYERS = {"tiny": "1,2", "embedded": "14,18"}
+BOTH = pytest.mark.parametrize("world", ["tiny", "embedded"])
+
+
+def test_a_grid_of_raw_coefficients(steer_with):
+    results = steer_with("tiny", "--coefficients", "0,3", "--method", "probe", "--layers", "2")
+    assert results["chosen"]["method"] == "probe"
+    assert results["chosen"]["coefficient"] == pytest.approx(3)
+    assert [p["coefficient"] for p in results["dev"]] == pytest.approx([3])
+
+
+@BOTH
+def test_the_search_climbs_by_its_factors_and_stores_the_whole_curve(steer_with, world):
+    results = steer_with(world, "--search-steps", "3", "--start-mult", "0.2", "--up-mult", "1.3", "--down-mult", "0.85", "--momentum")
+    curve = results["dev"]
+    assert len(curve) == 2 * 3
+    doses = sorted({round(p["dose"], 4) for p in curve})
+    assert doses[:2] == pytest.approx([0.2, 0.26])
+    assert doses[2] == pytest.approx(0.26 * 1.3**1.5, abs=1e-3)
+    for point in curve:
+        assert point["relative_push"] == pytest.approx(point["dose"], rel=1e-4)
+        assert {"coefficient", "trait_score", "coherence", "n", "layer", "method"} <= point.keys()
+
+
+@BOTH
+@pytest.mark.parametrize("operation", ["ablate", "cap", "clamp"])
+def test_what_is_not_added_has_no_opposite_and_takes_away(steer_with, world, operation):
+    results = steer_with(world, "--operation", operation, "--cap-at", "50")
+    assert results["chosen"]["operation"] == operation
+    assert results["wanted"] == -1
+    assert results["effect_minus"] is None
+    assert results["coherence"]["minus"] is None
+    assert results["random"]["n"] == 2
+
+
+@pytest.mark.parametrize("how", ["weighted", "orthogonal", "incremental"])
+def test_several_layers_at_once_on_a_tiny_model(steer_with, how):
+    results = steer_with("tiny", "--multi-layer", how, "--layers", "1,2,3")
+    chosen = results["chosen"]
+    layers = chosen["layer"] if isinstance(chosen["layer"], list) else [chosen["layer"]]
+    assert set(layers) <= {1, 2, 3}
+    assert chosen["relative_push"] == pytest.approx(chosen["dose"], rel=1e-3)  # the shares of the dose add up to it
+    if how != "weighted":
+        assert layers == [1, 2, 3]
+
+
+@BOTH
+def test_traits_combined_behind_a_gate_and_in_another_precision(steer_with, world):
+    flags = ["--with-traits", f"{FORMALITY}:-0.5", "--gate-trait", FORMALITY, "--gate-quantile", "0.3", "--check-precision", "bfloat16"]
+    results = steer_with(world, *flags, "--multi-layer", "orthogonal")
+    assert set(results["precision"]) == {"bfloat16"}
+    assert results["precision"]["bfloat16"]["effect"]["n"] == 3
+    assert set(results["side_effects"]) == {"unsteered", "plus", "minus"}
+    assert all(found["neutral_perplexity"] > 1 for found in results["side_effects"].values())
+
+
+def test_a_gate_that_is_never_open_changes_nothing(steer_with):
+    shut = steer_with("tiny", "--gate-trait", FORMALITY, "--gate-quantile", "1", "--positions", "response", "--start-mult", "0.05", "--search-steps", "1")
+    assert shut["chosen"]["positions"] == "response"
+
+
+def test_the_vector_of_other_traits_is_part_of_what_is_read(steer_with, worlds):
+    steer_with("tiny", "--with-traits", FORMALITY)
+    manifest = json.loads(TraitPaths("e", OPTIMISM, worlds("tiny")).manifest(STAGE).read_text())
+    assert any(FORMALITY in name and "mean_diff_layer1.pt" in name for name in manifest["inputs"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--coefficients", "-3"], "--doses and --coefficients are positive"),
+        (["--cap-at", "rock", "--operation", "cap"], "--cap-at"),
+        (["--with-traits", "epistemic/optimism:much"], "write category/name:weight"),
+        (["--check-precision", "int2"], "choose float32, bfloat16"),
+        (["--multi-layer", "sometimes"], "expects one of no, weighted, orthogonal, incremental"),
+        (["--gate-trait", "no/such"], "no/such"),
+    ],
+)
+def test_senseless_settings_are_one_line(steer_with, flags, said, capfd):
+    with pytest.raises(SystemExit) as ended:
+        steer_with("tiny", *flags)
+    printed = str(ended.value.code) + "".join(capfd.readouterr())
+    assert said in printed
+    assert "Traceback" not in printed
+
+
+@BOTH
+def test_rescoring_judges_the_stored_texts_and_leaves_the_results(steer_with, worlds, world, monkeypatch, tmp_path):
+    before = steer_with(world)
+    paths = TraitPaths("e", OPTIMISM, worlds(world))
+    loaded: list = []
+    monkeypatch.setattr("utils.model._load", loaded.append)
+    steer_with(world, "--rescore")
+    same = read_json(paths.rescored("embedded"))
+    for key in ("verdict", "effect", "odd_part", "random", "coherence", "shuffled_labels_odd_part", "strongest"):
+        assert same[key] == before[key] or key == "strongest"
+    steer_with(world, "--rescore", "--coherence-gate", "101")
+    assert read_json(paths.rescored("embedded"))["verdict"] == "breaks the text"
+    with JudgeServer() as server:
+        monkeypatch.setenv("TRAITSCOPE_CACHE", str(tmp_path))
+        monkeypatch.setenv("OPENAI_API_KEY", server.key)
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+        steer_with(world, "--rescore", "--judge", "openai")
+    other = read_json(paths.rescored("openai"))
+    assert other["judge"]["mode"] == "openai:gpt-4.1-mini/logprobs"
+    assert other["effect"] != before["effect"]
+    assert other["chosen"] == before["chosen"]
+    assert read_json(paths.steering_results) == before
+    assert loaded == []  # no model was needed
+
+
+def test_the_cross_trait_matrix_and_the_figures(steer_with, worlds, monkeypatch, capfd):
+    steer_with("tiny")
+    root = worlds("tiny")
+    call(root, cross_trait.main, cross_trait.all_flags(), "", "--experiment", "e", "--traits", OPTIMISM, "--subset", "3", "--max-new-tokens", "6")
+    monkeypatch.setattr(sys, "argv", ["x", "--experiment", "e", "--trait", FORMALITY, *SMALL])
+    stage_main(run_pipeline.load_stage(STAGE))
+    both = f"{OPTIMISM},{FORMALITY}"
+    call(root, cross_trait.main, cross_trait.all_flags(), "", "--experiment", "e", "--traits", both, "--subset", "3", "--max-new-tokens", "6")
+    stored = read_json(root / "experiments/e/steering/cross_trait.json")
+    assert set(stored["odd_parts"]) == set(stored["odd_parts"][OPTIMISM]) == {OPTIMISM, FORMALITY}
+    assert stored["cosines"][OPTIMISM][OPTIMISM] == pytest.approx(1)
+    assert "cosine at the row's method and layer" in capfd.readouterr().out
+    call(root, figures.main, figures.all_flags(), "", "--experiment", "e", "--traits", both)
+    for name in ("dose_response", "nulls"):
+        assert TraitPaths("e", OPTIMISM, root).steering_figure(name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_journal_spares_a_rerun_all_generation(steer_with, worlds, monkeypatch):
+    """A judge that fails after the texts are written costs the scores and not the texts."""
+    root = worlds("tiny")
+    with JudgeServer(fault_share=0.0, refusal_share=0.5) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", server.key)
+        patch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+        patch.setenv("TRAITSCOPE_CACHE", str(root / "cache"))
+        with pytest.raises(SystemExit):
+            steer_with("tiny", "--judge", "openai", "--null-seed", "7")
+        journal = TraitPaths("e", OPTIMISM, root).journal(STAGE)
+        kept = journal.stat().st_size
+        assert kept > 0
+        server.refusal_share = 0.0
+        generated: list = []
+        real = run_pipeline.importlib.import_module("utils.generation")._generate_batch
+        patch.setattr("utils.generation._generate_batch", lambda *a: generated.append(len(a[1])) or real(*a))
+        results = steer_with("tiny", "--judge", "openai", "--null-seed", "7")
+    assert results["judge"]["judge"] == "openai:gpt-4.1-mini"
+    assert 3 not in generated[:1]  # the unsteered texts came from the journal
+
+
+def test_more_than_add_is_never_measured_wrong(llama):
+    """A clamp sets the projection, at every position, and only where it is asked to."""
+    from utils.hooks import Push, record, steer
+
+    vector = torch.randn(32, generator=torch.Generator().manual_seed(0))
+    unit = vector / vector.norm()
+    ids = torch.arange(10, 20)[None].repeat(2, 1)
+    seen = {}
+    with torch.inference_mode(), steer(llama.model, [[Push(1, vector, 5.0, "clamp")], []]), record(llama.model, lambda layer, h: seen.update({layer: h})):
+        llama.model(input_ids=ids)
+    plain = {}
+    with torch.inference_mode(), record(llama.model, lambda layer, h: plain.update({layer: h})):
+        llama.model(input_ids=ids)
+    assert (seen[1][0] @ unit).tolist() == pytest.approx([5.0] * 10, abs=1e-4)
+    assert torch.equal(seen[1][1], plain[1][1])
+
+
+def test_a_gate_opens_only_where_its_projection_is_above_the_threshold(lm):
+    from utils.hooks import Push, record, steer
+
+    generator = torch.Generator().manual_seed(1)
+    vector, gate = torch.randn(32, generator=generator), torch.randn(32, generator=generator)
+    ids = torch.arange(10, 30)[None]
+    plain, seen = {}, {}
+    with torch.inference_mode(), record(lm.model, lambda layer, h: plain.update({layer: h})):
+        lm.model(input_ids=ids)
+    projections = plain[1][0].float() @ (gate / gate.norm())
+    threshold = float(projections.median())
+    push = Push(1, vector, 2.0, "add", gate, threshold)
+    with torch.inference_mode(), steer(lm.model, [[push]]), record(lm.model, lambda layer, h: seen.update({layer: h})):
+        lm.model(input_ids=ids)
+    is_open = projections > threshold
+    assert 0 < int(is_open.sum()) < len(is_open)
+    assert torch.equal(seen[1][0][~is_open], plain[1][0][~is_open])
+    assert torch.allclose(seen[1][0][is_open], plain[1][0][is_open] + 2 * vector, atol=1e-4)
