@@ -63,6 +63,8 @@ def main(**given: Any) -> None:
         UserError: a trait, a judge or a file of labels is wrong.
     """
     options = pick(AgreementOptions, given)
+    if options.sample < 0:
+        raise UserError("--sample is 0 (all texts) or more")
     if sum(map(bool, (options.against, options.labels, options.write_labels))) != 1:
         raise UserError("pass one of --against JUDGE, --labels FILE and --write-labels FILE")
     paths = ExperimentPaths(options.experiment)
@@ -88,7 +90,8 @@ def _read(paths: TraitPaths, sample: int) -> tuple[TraitDataset, list[Response]]
         return dataset, rows
     sides = [[r for r in rows if r.side == side] for side in ("pos", "neg")]
     rng = random.Random(0)
-    return dataset, [r for part in sides for r in sorted(rng.sample(part, min(len(part), sample // 2)), key=lambda r: r.key)]
+    sizes = ((sample + 1) // 2, sample // 2)
+    return dataset, [r for part, n in zip(sides, sizes, strict=True) for r in sorted(rng.sample(part, min(len(part), n)), key=lambda r: r.key)]
 
 
 Scored = tuple[np.ndarray, dict]  # scores [n], NaN where there is none, and where they come from

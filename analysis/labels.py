@@ -24,6 +24,8 @@ def read_labels(path: Path) -> dict[tuple[str, str], float]:
     labels = {}
     for line, (trait, key, score) in enumerate(zip(*(table[c] for c in COLUMNS[:3]), strict=True), 2):
         if score.strip():
+            if (trait, key) in labels:
+                raise UserError(f"{path}, line {line}: {trait} {key} has been labelled before; keep one of the two")
             labels[trait, key] = _label(score, f"{path}, line {line}")
     return labels
 

@@ -190,7 +190,9 @@ def prepare_judge(options: JudgeOptions) -> None:
     options.check()
     name = choose_judge() if options.judge == "auto" else options.judge
     if name != "embedded" and not name.startswith("local"):
-        _load_grader(name, options)
+        meet = getattr(_load_grader(name, options), "meet", None)
+        if meet:
+            meet()
 
 
 def _load_grader(name: str, options: JudgeOptions) -> "Grader":

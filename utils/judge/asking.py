@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from utils.judge.faults import Fault, read_fault
 from utils.judge.ledger import Ledger, Purse
@@ -16,6 +16,7 @@ from utils.judge.providers import Ask, BadReplyError, Reply, Want
 ATTEMPTS = 8
 FIRST_WAIT, LAST_WAIT = 0.5, 30.0  # seconds; doubled after every try, with a random share so that not all come back at once
 NO_LOGPROBS = "the answer holds no log-probabilities"
+PATIENCE = 1800.0  # seconds that a question waits for a service that says we are too fast
 HOPELESS = 20  # questions given up in a row, with none answered in between: the service is down
 
 
@@ -44,14 +45,19 @@ class Pace:
 
 
 class Asker:
-    """Asks within limits. Lives inside one event loop, with the client whose `ask` it uses."""
+    """Asks within limits. Lives inside one event loop, with the client whose `ask` it uses.
+
+    A service that says we are too fast closes the door to all for the time it names, and halves how many are let through at once; every
+    answer opens it a little again.
+    """
 
     def __init__(self, ask: Ask, traffic: Traffic, purse: Purse, ledger: Ledger, attempts: int = ATTEMPTS) -> None:
         self.ask, self.traffic, self.purse, self.ledger, self.attempts = ask, traffic, purse, ledger, attempts
         self.slots = asyncio.Semaphore(traffic.concurrency)
         self.requests, self.tokens = Pace(traffic.requests_per_minute), Pace(traffic.tokens_per_minute)
-        self.closed_until = 0.0  # the service asked everyone to wait
-        self.in_flight = self.given_up = 0
+        self.allowed = float(traffic.concurrency)
+        self.closed_until = 0.0
+        self.in_flight = self.waiting = self.given_up = 0
         self.stopped: Fault | None = None  # nothing more is asked
 
     async def ask_all(self, asked: Mapping[str, tuple[Messages, Want]], on_reply: Callable[[str, Reply | Fault], None]) -> None:
@@ -69,7 +75,7 @@ class Asker:
         """Ask one question until it is answered, or it is clear that it will not be."""
         if self.stopped:
             return Fault("transient", f"not asked: {self.stopped}")
-        retrying = AsyncRetrying(stop=stop_after_attempt(self.attempts), wait=_wait, retry=retry_if_exception(self._is_worth_retrying), reraise=True)
+        retrying = AsyncRetrying(stop=self._is_enough, wait=_wait, retry=retry_if_exception(self._is_worth_retrying), reraise=True)
         try:
             reply: Reply = await retrying(self._send, messages, want)
         except Fault as fault:
@@ -77,6 +83,14 @@ class Asker:
             return fault
         self.given_up = 0
         return reply
+
+    def _is_enough(self, state: RetryCallState) -> bool:
+        """So many tries; being too fast is not one of them, but not for ever."""
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, Fault) and error.is_limit:
+            state.attempt_number -= 1
+            return (state.seconds_since_start or 0) > PATIENCE
+        return state.attempt_number >= self.attempts
 
     def _is_worth_retrying(self, error: BaseException) -> bool:
         return isinstance(error, Fault) and error.kind == "transient" and not self.stopped
@@ -91,38 +105,59 @@ class Asker:
     async def _send(self, messages: Messages, want: Want) -> Reply:
         n_bytes = sum(len(m["content"].encode()) for m in messages)
         at_most = self.purse.most(n_bytes, want.max_tokens)
-        await self._await_turn(n_bytes / 4, at_most)
-        Purse.set_aside += at_most
-        self.in_flight += 1
-        self.ledger.calls += 1
+        await self._set_aside(at_most)
         spent = 0.0
+        try:
+            await self._await_turn(n_bytes / 4)
+            self.in_flight += 1
+            self.ledger.calls += 1
+            try:
+                reply, spent = await self._exchange(messages, want)
+            except Fault as fault:
+                spent = at_most if fault.is_billed else 0.0
+                raise
+            finally:
+                self.in_flight -= 1
+            return reply
+        finally:
+            Purse.set_aside -= at_most
+            Purse.spent += spent
+
+    async def _exchange(self, messages: Messages, want: Want) -> tuple[Reply, float]:
+        """Send and receive once; return the answer and what it cost."""
         try:
             async with asyncio.timeout(self.traffic.timeout):
                 reply = await self.ask(messages, want)
-            spent = self._book(reply)
+            cost = self._book(reply)
             if want.mode == "logprobs" and not reply.candidates and not reply.is_refused:
                 raise BadReplyError(NO_LOGPROBS)
-            return reply
         except Exception as error:
             fault = read_fault(error)
             if fault is None:
                 raise
-            spent = spent or (at_most if isinstance(error, TimeoutError | OSError) else 0.0)  # perhaps answered, and billed, though it never arrived
             self._count(fault)
             raise fault from None
-        finally:
-            Purse.set_aside -= at_most
-            Purse.spent += spent
-            self.in_flight -= 1
+        self.allowed = min(self.traffic.concurrency, self.allowed + 1 / self.allowed)
+        return reply, cost
 
-    async def _await_turn(self, tokens: float, at_most: float) -> None:
+    async def _set_aside(self, at_most: float) -> None:
+        """Reserve money before anything else is waited for: two questions must not both take the last cent."""
         while not self.purse.fits(at_most):
-            if not self.in_flight:
+            if Purse.set_aside < 1e-12:
                 raise Fault("fatal", f"--max-cost ${self.purse.limit:g} would be exceeded (${Purse.spent:.4f} spent in this run)")
             await asyncio.sleep(0.02)  # what is on its way costs less than was set aside for it
-        await self.requests.wait()
-        await self.tokens.wait(tokens)
-        await asyncio.sleep(max(0.0, self.closed_until - asyncio.get_running_loop().time()))
+        Purse.set_aside += at_most
+
+    async def _await_turn(self, tokens: float) -> None:
+        loop = asyncio.get_running_loop()
+        while self.in_flight + self.waiting >= self.allowed or loop.time() < self.closed_until:
+            await asyncio.sleep(max(self.closed_until - loop.time(), 0.01) + random.uniform(0, 0.02))
+        self.waiting += 1
+        try:
+            await self.requests.wait()
+            await self.tokens.wait(tokens)
+        finally:
+            self.waiting -= 1
         if self.stopped:
             raise Fault("transient", f"not asked: {self.stopped}")
 
@@ -135,11 +170,14 @@ class Asker:
 
     def _count(self, fault: Fault) -> None:
         self.ledger.failures = dict(Counter(self.ledger.failures) + Counter([str(fault).split(":")[0]]))
+        now = asyncio.get_running_loop().time()
+        if fault.is_limit and now >= self.closed_until:  # once for all who were on their way
+            self.allowed = max(1.0, self.allowed / 2)
         if fault.retry_after:
-            self.closed_until = max(self.closed_until, asyncio.get_running_loop().time() + fault.retry_after)
+            self.closed_until = max(self.closed_until, now + fault.retry_after)
 
 
 def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    backoff = min(LAST_WAIT, FIRST_WAIT * 2 ** (state.attempt_number - 1)) * random.uniform(0.5, 1)
-    return max(backoff, error.retry_after if isinstance(error, Fault) else 0.0)
+    backoff = min(LAST_WAIT, FIRST_WAIT * 2 ** max(state.attempt_number - 1, 0))
+    return (backoff + (error.retry_after if isinstance(error, Fault) else 0.0)) * random.uniform(1, 1.5)

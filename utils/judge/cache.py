@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,21 @@ class AnswerCache:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._open()
+        except OSError as error:
+            raise self._explain(error) from None
         except sqlite3.DatabaseError as error:
             self._replace_broken(error)
 
     def _open(self) -> None:
         self.db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-        self.db.execute("PRAGMA journal_mode=WAL")
+        for attempt in range(50):  # the switch to WAL does not wait for another process that makes it
+            try:
+                self.db.execute("PRAGMA journal_mode=WAL")
+                break
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or attempt == 49:
+                    raise
+                time.sleep(0.1)
         self.db.execute("PRAGMA synchronous=NORMAL")
         self.db.execute(SCHEMA)
 
@@ -39,9 +49,11 @@ class AnswerCache:
         aside = self.path.with_suffix(".broken")
         print(f"warning: {self.path} is damaged ({first_line(error)}); it is put aside as {aside.name}, and a new one is begun")
         self.path.replace(aside)
+        for ending in ("-wal", "-shm"):
+            self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
         self._open()
 
-    def _explain(self, error: sqlite3.Error) -> UserError:
+    def _explain(self, error: Exception) -> UserError:
         return UserError(f"cannot use {self.path}: {first_line(error)}; make room, make it writable, or set TRAITSCOPE_CACHE to another folder")
 
     def get(self, keys: Sequence[str]) -> dict[str, Any]:
@@ -52,14 +64,18 @@ class AnswerCache:
                 part = keys[start : start + 500]
                 rows = self.db.execute(f"SELECT key, value FROM answers WHERE key IN ({','.join('?' * len(part))})", part)
                 found.update((key, json.loads(value)) for key, value in rows)
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             raise self._explain(error) from None
+        except sqlite3.DatabaseError as error:  # damaged inside
+            self.db.close()
+            self._replace_broken(error)
+            return {}
         return found
 
-    def put(self, key: str, value: Any) -> None:
-        """Store one answer; the first one stays."""
+    def put(self, key: str, value: Any, *, replace: bool = False) -> None:
+        """Store one answer; the first one stays, unless it is to be replaced."""
         try:
-            self.db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, json.dumps(value, ensure_ascii=False)))
+            self.db.execute(f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO answers VALUES (?, ?)", (key, json.dumps(value)))
         except sqlite3.Error as error:
             raise self._explain(error) from None
 

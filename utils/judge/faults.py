@@ -2,6 +2,7 @@
 
 import re
 import time
+from json import JSONDecodeError
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
@@ -10,15 +11,18 @@ from utils.judge.providers import BadReplyError, redact
 
 Kind = Literal["transient", "unsupported", "rejected", "refused", "fatal"]
 TRANSPORT = ("httpx", "httpx2", "httpcore", "httpcore2", "aiohttp", "openai", "anthropic", "google")  # whose errors without a status are a lost connection
-LONGEST_WAIT = 120.0  # seconds that a service may make us wait between two tries
+LONGEST_WAIT = 600.0  # seconds that a service may make us wait between two tries
+NEVER_SENT = {"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionRefusedError", "gaierror"}
 
 
 class Fault(Exception):
     """A question that got no answer, and what that means for the others."""
 
-    def __init__(self, kind: Kind, message: str, retry_after: float = 0.0) -> None:
+    def __init__(self, kind: Kind, message: str, retry_after: float = 0.0, *, is_billed: bool = False, is_limit: bool = False) -> None:
         super().__init__(message)
         self.kind, self.retry_after = kind, retry_after
+        self.is_billed = is_billed  # perhaps answered, though the answer was lost
+        self.is_limit = is_limit  # we asked too fast: no fault of the question's
 
 
 def read_fault(error: Exception) -> Fault | None:
@@ -29,21 +33,34 @@ def read_fault(error: Exception) -> Fault | None:
     """
     status = _status(error)
     if status is None:
-        if isinstance(error, OSError | TimeoutError | ValueError | BadReplyError) or type(error).__module__.split(".")[0] in TRANSPORT:
-            return Fault("transient", _in_words(error, "incomplete answer" if isinstance(error, BadReplyError) else type(error).__name__))
-        return None
+        is_transport = isinstance(error, OSError | TimeoutError | JSONDecodeError | BadReplyError) or type(error).__name__ == "ValidationError"
+        if not is_transport and type(error).__module__.split(".")[0] not in TRANSPORT:
+            return None
+        words = _in_words(error, "incomplete answer" if isinstance(error, BadReplyError) else type(error).__name__)
+        return Fault("transient", words, is_billed=not _was_never_sent(error))
     message = _in_words(error, f"HTTP {status}")
-    return Fault(_kind_of(status, message.lower()), message, min(_retry_after(error), LONGEST_WAIT))
+    wait = min(_retry_after(error), LONGEST_WAIT)
+    return Fault(_kind_of(status, message.lower()), message, wait, is_billed=status < 400, is_limit=status in (429, 529))
+
+
+def _was_never_sent(error: BaseException | None) -> bool:
+    while error is not None:
+        if type(error).__name__ in NEVER_SENT:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _kind_of(status: int, message: str) -> Kind:
+    if status in (400, 403, 422) and re.search(r"logprob|temperature|max_tokens|max_completion_tokens", message):
+        return "unsupported"  # the gpt-5 family answers 403 to a request for logprobs
     if status in (401, 402, 403, 404) or re.search(r"insufficient_quota|credit balance|api.key not valid|invalid.api.key|api_key_invalid", message):
         return "fatal"
     if status in (408, 409, 425, 429) or status >= 500 or status < 400:
         return "transient"
     if re.search(r"content.?(filter|policy|management)|safety", message):
         return "refused"
-    return "unsupported" if re.search(r"logprob|temperature|max_tokens|max_completion_tokens", message) else "rejected"
+    return "rejected"
 
 
 def _status(error: Exception) -> int | None:
@@ -55,7 +72,7 @@ def _in_words(error: Exception, name: str) -> str:
     body: Any = getattr(error, "body", None) or getattr(error, "details", None)
     inner = body.get("error", body) if isinstance(body, dict) else {}
     said = [str(inner[k]) for k in ("code", "status", "type", "message") if isinstance(inner, dict) and inner.get(k)] or [first_line(error)]
-    return redact(f"{name}: {' '.join(dict.fromkeys(said))}".replace("\n", " ")[:300])
+    return redact(f"{name}: {' '.join(dict.fromkeys(said))}".replace("\n", " "))[:300]  # in this order: half a key is a key
 
 
 def _retry_after(error: Exception) -> float:

@@ -6,7 +6,7 @@ from typing import Protocol
 from utils.judge import Answer, Rubric, Score
 from utils.judge.coherence import TokenText, distinct_bigrams
 from utils.judge.ledger import Ledger
-from utils.judge.prompts import Question, ask_coherence, ask_scenario, ask_trait, prompt_id, prompt_ids
+from utils.judge.prompts import Question, ask_coherence, ask_scenario, ask_trait, asks_json, prompt_id, prompt_ids
 from utils.model import LM
 
 LOOPING = 0.45  # share of distinct word pairs below which a text repeats itself
@@ -21,6 +21,8 @@ class Grader(Protocol):
     @property
     def identity(self) -> dict: ...
 
+    def mode_of(self, *, wants_text: bool) -> str: ...
+
     def grade(self, questions: Sequence[Question], label: str = "judge") -> list[Score]: ...
 
 
@@ -30,9 +32,10 @@ class LanguageJudge:
     def __init__(self, grader: Grader, rubric: Rubric) -> None:
         self.grader, self.rubric = grader, rubric
         prompts = prompt_ids()
+        self.mode = grader.mode_of(wants_text=rubric.eval_prompt is not None and asks_json(rubric.eval_prompt))
         if rubric.eval_prompt is not None:
             prompts["trait"] = prompt_id("eval_prompt", rubric.eval_prompt)
-        self.identity = grader.identity | {"prompts": prompts}
+        self.identity = grader.identity | {"mode": self.mode, "prompts": prompts}
 
     @property
     def usage(self) -> Ledger:
@@ -58,7 +61,7 @@ class LanguageJudge:
     def _grade_readable(self, answers: Sequence[Answer], questions: Sequence[Question], label: str) -> list[Score]:
         readable = [i for i, answer in enumerate(answers) if answer.response.strip()]
         graded = dict(zip(readable, self.grader.grade([questions[i] for i in readable], label), strict=True))
-        return [graded.get(i) or empty_text(self.identity["mode"]) for i in range(len(answers))]
+        return [graded.get(i) or empty_text(self.mode) for i in range(len(answers))]
 
 
 class AskedCoherence:
@@ -73,12 +76,18 @@ class AskedCoherence:
         return [Score(0.0, "scored", s.mode, detail="empty") if s.is_empty else s for s in scores]
 
 
+def units(text: str) -> list[str]:
+    """Return the words of a text, or its characters where it is written without spaces."""
+    words = text.lower().split()
+    return words if len(words) * 15 >= len(text) else list(text)
+
+
 def empty_text(mode: str) -> Score:
     """Return the score of a text that has no characters to judge."""
     return Score(None, "unparsable", mode, detail="empty")
 
 
 def _cap_loop(score: Score, text: str) -> Score:
-    if score.value is None or score.value <= LOOP_CAP or distinct_bigrams(text.lower().split()) >= LOOPING:
+    if score.value is None or score.value <= LOOP_CAP or distinct_bigrams(units(text)) >= LOOPING:
         return score
     return Score(LOOP_CAP, "scored", score.mode, score.prompt, f"it repeats itself; the judge said {score.value:.0f}")

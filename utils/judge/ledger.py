@@ -1,5 +1,6 @@
 """What judging cost: calls, cache hits, tokens, money, and the limit that a run must not pass."""
 
+import re
 from dataclasses import dataclass, field
 
 from utils.errors import UserError
@@ -35,8 +36,7 @@ def price_of(model: str, stated: tuple[float, ...] = ()) -> Price | None:
     """
     if stated:
         return stated[0], stated[-1]
-    names = [name for name in PRICES if model == name or (model.removeprefix(name)[:2].lstrip("-").isdigit() and model.startswith(f"{name}-"))]
-    return PRICES[max(names, key=len)] if names else None
+    return PRICES.get(re.sub(r"-(?:\d{4}-\d{2}-\d{2}|\d{8}|\d{3})$", "", model))
 
 
 @dataclass

@@ -41,6 +41,9 @@ class LocalGrader:
         self.name, self.ledger, self.cache = f"local:{model}", Ledger(), AnswerCache()
         self._known_as = key_of(self.name, identify_model(model), self.lm.identity["dtype"])
 
+    def mode_of(self, *, wants_text: bool) -> str:
+        return f"{self.name}/{'text' if wants_text else 'logprobs'}"
+
     @property
     def identity(self) -> dict:
         return {"judge": self.name, "mode": f"{self.name}/logprobs", "model": self.lm.identity}
@@ -79,7 +82,18 @@ class LocalGrader:
 
     def _encode(self, question: Question) -> list[int]:
         lead = [] if question.wants_text else encode_text(self.lm, LEAD)
-        return encode(self.lm, list(question.messages)) + lead
+        return encode(self.lm, [m | {"content": self._defuse(m["content"])} for m in question.messages]) + lead
+
+    def _defuse(self, text: str) -> str:
+        """Break up the tokenizer's control tokens in a text, which would end the turn that it stands in."""
+        for token in self._controls:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    @cached_property
+    def _controls(self) -> list[str]:
+        added = self.lm.tokenizer.added_tokens_decoder.values()
+        return sorted({t.content for t in added if t.special and len(t.content) > 1}, key=len, reverse=True)
 
     @property
     def _context(self) -> int:

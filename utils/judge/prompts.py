@@ -70,8 +70,13 @@ def ask_trait(rubric: Rubric, answer: Answer) -> Question:
     values = {"definition": describe(rubric), "question": answer.prompt, "response": answer.response}
     if rubric.eval_prompt is None:
         return _question("trait", TRAIT, values)
-    text = fill(rubric.eval_prompt, values | {"answer": answer.response})
-    return Question(({"role": "user", "content": text},), prompt_id("eval_prompt", rubric.eval_prompt), "json" in rubric.eval_prompt.lower())
+    text = fill(rubric.eval_prompt, values | {"answer": answer.response}).encode("utf-8", "replace").decode()
+    return Question(({"role": "user", "content": text},), prompt_id("eval_prompt", rubric.eval_prompt), asks_json(rubric.eval_prompt))
+
+
+def asks_json(eval_prompt: str) -> bool:
+    """Tell a prompt that asks for more than a number."""
+    return "json" in eval_prompt.lower()
 
 
 def ask_scenario(rubric: Rubric, example: Example) -> Question:
@@ -118,6 +123,7 @@ def shorten(text: str) -> str:
 
 def _question(kind: str, template: str, values: dict[str, str]) -> Question:
     # the marks carry a digest of the text, which a text cannot contain of itself: so it cannot close them
+    values = {name: text.encode("utf-8", "replace").decode() for name, text in values.items()}  # half a character has no bytes
     mark = hashlib.sha256(values["response"].encode()).hexdigest()[:8]
     messages = ({"role": "system", "content": SYSTEM}, {"role": "user", "content": fill(template, values | {"mark": mark})})
     return Question(messages, prompt_id(kind, template))

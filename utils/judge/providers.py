@@ -1,11 +1,13 @@
 """The services that can judge. A provider is one function: it opens the official client and yields how to ask it one question."""
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+
+from utils.errors import UserError
 
 TOP = 20  # candidate first tokens asked for
 TEXT_TOKENS = 2048  # room for a model that thinks before it answers; it is asked for one number
@@ -39,6 +41,15 @@ class BadReplyError(Exception):
     """An answer that lacks what it must hold: asked again, like a lost one."""
 
 
+@contextmanager
+def reading() -> Iterator[None]:
+    """Read an answer of a server that may be of any shape."""
+    try:
+        yield
+    except (AttributeError, TypeError, KeyError, IndexError) as error:
+        raise BadReplyError(f"it is not shaped as expected ({type(error).__name__})") from None
+
+
 Ask = Callable[[Sequence[dict[str, str]], Want], Awaitable[Reply]]
 
 
@@ -58,7 +69,7 @@ async def openai(model: str, timeout: float) -> AsyncIterator[Ask]:
     """Ask OpenAI, or any server that speaks its protocol (OPENAI_BASE_URL)."""
     from openai import AsyncOpenAI
 
-    async with AsyncOpenAI(api_key=os.environ.get("OPENAI_API_KEY") or "none", timeout=timeout, max_retries=0) as client:
+    async with AsyncOpenAI(api_key=key_of_provider("openai") or "none", timeout=timeout, max_retries=0) as client:
 
         async def ask(messages: Sequence[dict[str, str]], want: Want) -> Reply:
             # reasoning models take no temperature and refuse max_tokens; many servers of others know nothing else
@@ -70,20 +81,23 @@ async def openai(model: str, timeout: float) -> AsyncIterator[Ask]:
             if want.temperature is not None:
                 options["temperature"] = want.temperature
             answer = await client.chat.completions.create(model=model, messages=turns, **options)
-            if not getattr(answer, "choices", None):
-                raise BadReplyError("the answer holds no choices")
-            choice, usage = answer.choices[0], answer.usage
-            listed = choice.logprobs.content if choice.logprobs else None
-            return Reply(
-                choice.message.content or "",
-                tuple((c.token, c.logprob) for c in listed[0].top_logprobs) if listed else None,
-                bool(choice.message.refusal) or choice.finish_reason == "content_filter",
-                choice.finish_reason == "length",
-                usage.prompt_tokens if usage else 0,
-                usage.completion_tokens if usage else 0,
-            )
+            with reading():
+                return _read_openai(answer)
 
         yield ask
+
+
+def _read_openai(answer: Any) -> Reply:
+    choice, usage = answer.choices[0], answer.usage
+    listed = choice.logprobs.content if choice.logprobs else None
+    candidates = _known((c.token, c.logprob) for c in listed[0].top_logprobs) if listed else None
+    refused = bool(getattr(choice.message, "refusal", None)) or choice.finish_reason == "content_filter"
+    tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
+    return Reply(choice.message.content or "", candidates, refused, choice.finish_reason == "length", *tokens)
+
+
+def _known(candidates: Iterable[tuple[str | None, float | None]]) -> tuple[tuple[str, float], ...]:
+    return tuple((token, logprob) for token, logprob in candidates if token is not None and logprob is not None)
 
 
 @asynccontextmanager
@@ -91,20 +105,24 @@ async def anthropic(model: str, timeout: float) -> AsyncIterator[Ask]:
     """Ask Anthropic: text only, the service gives no log-probabilities."""
     from anthropic import AsyncAnthropic
 
-    async with AsyncAnthropic(api_key=os.environ.get("ANTHROPIC_API_KEY"), timeout=timeout, max_retries=0) as client:
+    async with AsyncAnthropic(api_key=key_of_provider("anthropic"), timeout=timeout, max_retries=0) as client:
 
         async def ask(messages: Sequence[dict[str, str]], want: Want) -> Reply:
             system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
             options: dict[str, Any] = {"system": system} if system else {}
             turns: Any = [m for m in messages if m["role"] != "system"]
             answer = await client.messages.create(model=model, messages=turns, max_tokens=want.max_tokens, **options)
-            if not isinstance(getattr(answer, "content", None), list):
-                raise BadReplyError("the answer holds no content")
-            text = "".join(block.text for block in answer.content if block.type == "text")
-            refused, cut = answer.stop_reason == "refusal", answer.stop_reason == "max_tokens"
-            return Reply(text, None, refused, cut, answer.usage.input_tokens, answer.usage.output_tokens)
+            with reading():
+                return _read_anthropic(answer)
 
         yield ask
+
+
+def _read_anthropic(answer: Any) -> Reply:
+    text = "".join(block.text or "" for block in answer.content if block.type == "text")
+    usage = answer.usage
+    tokens = (usage.input_tokens or 0, usage.output_tokens or 0) if usage else (0, 0)
+    return Reply(text, None, answer.stop_reason == "refusal", answer.stop_reason == "max_tokens", *tokens)
 
 
 @asynccontextmanager
@@ -123,7 +141,9 @@ async def gemini(model: str, timeout: float) -> AsyncIterator[Ask]:
         if want.mode == "logprobs":
             config.response_logprobs, config.logprobs = True, TOP
         turns = [types.Content(role="user", parts=[types.Part(text=m["content"])]) for m in messages if m["role"] != "system"]
-        return _read_gemini(await client.aio.models.generate_content(model=model, contents=turns, config=config))
+        answer = await client.aio.models.generate_content(model=model, contents=turns, config=config)
+        with reading():
+            return _read_gemini(answer)
 
     try:
         yield ask
@@ -143,7 +163,7 @@ def _read_gemini(answer: Any) -> Reply:
     reason = first.finish_reason.name if first.finish_reason else ""
     text = "".join(part.text or "" for part in (first.content.parts or []) if not part.thought) if first.content else ""
     listed = first.logprobs_result.top_candidates if first.logprobs_result else None
-    candidates = tuple((c.token, c.log_probability) for c in listed[0].candidates or []) if listed else None
+    candidates = _known((c.token, c.log_probability) for c in listed[0].candidates or []) if listed else None
     refused = reason in ("SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECITATION")
     return Reply(text, candidates, refused, reason == "MAX_TOKENS", tokens_in, tokens_out)
 
@@ -163,7 +183,14 @@ def key_of_provider(name: str) -> str:
 
 def server_of(name: str) -> str:
     """Return the base URL set in the environment, without what may be secret in it; "" for the provider's own."""
-    url = urlsplit(os.environ.get(PROVIDERS[name].server, "").strip())
+    stated = os.environ.get(PROVIDERS[name].server, "").strip()
+    try:
+        url = urlsplit(stated)
+        is_wrong = bool(stated) and (url.scheme not in ("http", "https") or not url.hostname or url.port == 0)
+    except ValueError:
+        is_wrong = True
+    if is_wrong:
+        raise UserError(f"{PROVIDERS[name].server} is no web address; write it like http://localhost:8000/v1")
     return f"{url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}{url.path.rstrip('/')}" if url.hostname else ""
 
 

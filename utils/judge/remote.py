@@ -1,9 +1,9 @@
 """Judges behind an API: which way a model can be asked, and its answers from the cache or from the service."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
 
 from tqdm import tqdm
 
@@ -18,6 +18,7 @@ from utils.judge.parsing import parse_text, weigh_tokens
 from utils.judge.prompts import Messages, Question
 from utils.judge.providers import PROVIDERS, Reply, Want, key_of_provider, server_of
 
+FRESH = 600.0  # seconds for which a service that answered is taken to be there
 # a model whose tokens are whole numbers begins its answer with "60", one whose tokens are digits with "6"
 PROBE: Messages = ({"role": "user", "content": "How many minutes does an hour have? Answer with the number and nothing else."},)
 
@@ -40,24 +41,29 @@ class RemoteGrader:
         self.traffic = Traffic(options.judge_concurrency, options.judge_rpm, options.judge_tpm, options.judge_timeout)
         self.cache = AnswerCache()
         self._fingerprint = key_of(key_of_provider(provider))[:8]
-        self.want, self.why = self._remembered_way() or asyncio.run(self._find_way())
+        known = self.cache.get([self._way_key]).get(self._way_key) or {}
+        self._seen = float(known.get("seen", 0.0)) if known else time.time()
+        way = (Want(known["mode"], known["temperature"]), str(known["why"])) if known else asyncio.run(self._find_way())
+        self.want, self.why = way
 
-    @cached_property
-    def draws(self) -> int:
-        return self.options.judge_draws if self.want.mode == "text" else 1
-
-    @property
-    def mode(self) -> str:
-        return f"{self.name}/{self.want.mode}" + (f"×{self.draws}" if self.draws > 1 else "")
+    def mode_of(self, *, wants_text: bool) -> str:
+        mode = "text" if wants_text else self.want.mode
+        draws = self.options.judge_draws if mode == "text" else 1
+        return f"{self.name}/{mode}" + (f"×{draws}" if draws > 1 else "")
 
     @property
     def identity(self) -> dict:
         server = {"server": self.server} if self.server else {}
-        return {"judge": self.name, "mode": self.mode, "why": self.why, "temperature": self.want.temperature, **server}
+        return {"judge": self.name, "mode": self.mode_of(wants_text=False), "why": self.why, "temperature": self.want.temperature, **server}
 
-    def _remembered_way(self) -> tuple[Want, str] | None:
-        known = self.cache.get([self._way_key]).get(self._way_key)
-        return (Want(known["mode"], known["temperature"]), known["why"]) if known else None
+    def meet(self) -> None:
+        """Make sure that the service still answers as it did: a key may have been revoked, a server replaced. Not twice in ten minutes.
+
+        Raises:
+            UserError: it cannot be asked.
+        """
+        if time.time() - self._seen > FRESH:
+            self.want, self.why = asyncio.run(self._find_way())
 
     @property
     def _way_key(self) -> str:
@@ -71,7 +77,8 @@ class RemoteGrader:
             for want in self.spec.wants:
                 problem = await self._try_way(asker, want)
                 if not problem:
-                    self.cache.put(self._way_key, asdict(want) | {"why": why})
+                    self._seen = time.time()
+                    self.cache.put(self._way_key, asdict(want) | {"why": why, "seen": self._seen}, replace=True)
                     return want, why
                 why = why or problem
         raise UserError(f"the judge {self.name} cannot be asked: {why}")
