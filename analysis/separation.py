@@ -5,7 +5,7 @@ from scipy.stats import norm, rankdata
 
 
 def separation(pos: np.ndarray, neg: np.ndarray, centre: float) -> dict | None:
-    """Return accuracy at the centre, AUROC with its 95 % interval, Cohen's d and the sample sizes; None with fewer than 2 of a side.
+    """Return accuracy at the centre, AUROC and Cohen's d with their 95 % intervals, and the sample sizes; None with fewer than 2 of a side.
 
     Args:
         pos, neg: Projections onto the vector, [n].
@@ -16,7 +16,10 @@ def separation(pos: np.ndarray, neg: np.ndarray, centre: float) -> dict | None:
     auroc = auroc_of(pos, neg)
     low, high = auroc_interval(auroc, len(pos), len(neg))
     values = {"accuracy": float(((pos > centre).sum() + (neg <= centre).sum()) / (len(pos) + len(neg))), "auroc": auroc, "auroc_low": low, "auroc_high": high}
-    return {k: round(v, 6) for k, v in (values | {"cohens_d": cohens_d(pos, neg)}).items()} | {"n_pos": len(pos), "n_neg": len(neg)}
+    d = cohens_d(pos, neg)
+    d_low, d_high = cohens_d_interval(d, len(pos), len(neg))
+    values |= {"cohens_d": d, "cohens_d_low": d_low, "cohens_d_high": d_high}
+    return {k: round(v, 6) for k, v in values.items()} | {"n_pos": len(pos), "n_neg": len(neg)}
 
 
 def auroc_of(pos: np.ndarray, neg: np.ndarray) -> float:
@@ -41,3 +44,10 @@ def cohens_d(pos: np.ndarray, neg: np.ndarray) -> float:
     """Return (mean pos − mean neg) / pooled standard deviation (n − 1 in each variance)."""
     pooled = ((len(pos) - 1) * pos.var(ddof=1) + (len(neg) - 1) * neg.var(ddof=1)) / (len(pos) + len(neg) - 2)
     return float((pos.mean() - neg.mean()) / np.sqrt(max(pooled, 1e-24)))
+
+
+def cohens_d_interval(d: float, n_pos: int, n_neg: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the large-sample interval of Cohen's d, d ± z·√((n_pos + n_neg)/(n_pos·n_neg) + d²/(2(n_pos + n_neg))) (Hedges and Olkin 1985)."""
+    error = np.sqrt((n_pos + n_neg) / (n_pos * n_neg) + d**2 / (2 * (n_pos + n_neg)))
+    z = float(norm.ppf(0.5 + level / 2))
+    return float(d - z * error), float(d + z * error)

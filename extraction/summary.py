@@ -82,7 +82,7 @@ def _fitted(paths: TraitPaths) -> dict:
     vectors = [read_json(file) for file in sorted(paths.vectors.glob("*_metadata.json"))]
     real = [v for v in vectors if v["method"] != "random" and v["val"]]
     best = max(real, key=lambda v: (v["val"]["auroc"], v["val"]["cohens_d"]), default=None)
-    keys = ("auroc", "auroc_low", "auroc_high", "cohens_d", "n_pos", "n_neg")
+    keys = ("auroc", "auroc_low", "auroc_high", "cohens_d", "cohens_d_low", "cohens_d_high", "n_pos", "n_neg")
     held_out = {"method": best["method"], "layer": best["layer"], "best_of": len(real), **{k: best["val"][k] for k in keys}} if best else None
     return {"vectors": len(vectors), "held_out": held_out}
 

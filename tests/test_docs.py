@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis import judge_agreement
+from analysis import judge_agreement, trait_table
+from analysis.steering import cross_trait, figures
 from extraction import check_trait, run_pipeline
 from extraction.new_trait import NewTraitOptions
 from utils.cli import parse_arguments
@@ -23,6 +24,9 @@ TOOLS = {
     "check_trait": check_trait.FLAGS,
     "new_trait": option_flags(NewTraitOptions),
     "judge_agreement": judge_agreement.all_flags(),
+    "trait_table": trait_table.all_flags(),
+    "cross_trait": cross_trait.all_flags(),
+    "figures": figures.all_flags(),
 }
 
 
@@ -48,7 +52,8 @@ def test_a_documented_command_parses(page, script, arguments):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_flag_a_page_mentions_exists(page):
-    known = {name.replace("_", "-") for flags in TOOLS.values() for name in flags} | {"help", "no-deps"}
+    tools = [*TOOLS.values(), *(stage_flags(run_pipeline.load_stage(name)) for name in run_pipeline.NAMES)]
+    known = {name.replace("_", "-") for flags in tools for name in flags} | {"help", "no-deps"}
     assert set(re.findall(r"--([a-z][a-z0-9-]*)", page.read_text())) <= known
 
 

@@ -4,7 +4,7 @@ import torch
 from utils import batching, generation, prefix
 from utils.batching import halve_on_oom, is_out_of_memory, plan_batches
 from utils.generation import Row, Sampling, Work, generate, pad_left
-from utils.hooks import Push
+from utils.hooks import Push, steer
 from utils.journal import Journal
 from utils.model import encode
 
@@ -200,3 +200,16 @@ def test_sharing_stops_where_it_would_be_wrong_or_useless(gemma, llama, monkeypa
     assert prefix.prefill_shared(llama, [[*ids[:3], 5], [*ids[:3], *range(50, 60)]], [(), ()], "all") is None  # more padding than prefix
     assert prefix.prefill_shared(llama, [[1, 2], [3, 4]], [(), ()], "all") is None  # nothing in common
     assert prefix.prefill_shared(llama, [[*ids, 5], [*ids, 6]], [(), (Push(0, torch.ones(32), 1.0),)], "all") is None  # no two rows alike
+
+
+def test_steered_text_is_the_same_with_and_without_the_cache(lm):
+    row = chat_rows(lm)[0]
+    push = Push(1, torch.randn(32, generator=torch.Generator().manual_seed(3)), 1.5)
+    cached = generate(lm, [Row(row.prompt_ids, pushes=(push,))], Sampling(max_new_tokens=10))[0]
+    ids = list(row.prompt_ids)
+    for token in cached.ids:
+        with torch.inference_mode(), steer(lm.model, [[push]]):
+            logits = lm.model(input_ids=torch.tensor([ids], device=lm.device), use_cache=False).logits[0, -1]
+        best = logits.float().topk(2)
+        assert token == int(best.indices[0]) or float(best.values[0] - best.values[1]) < 1e-3
+        ids.append(token)

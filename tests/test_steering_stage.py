@@ -78,12 +78,14 @@ def steer_with(worlds, monkeypatch, capfd):
     return run
 
 
-LAYERS = {"tiny": "1,2", "embedded": "14,18"}
+LAYERS = {"tiny": "1,2", "embedded": "16"}
+SPREAD = {"tiny": "1,2,3", "embedded": "12,16"}
 BOTH = pytest.mark.parametrize("world", ["tiny", "embedded"])
 
 
-def test_a_grid_of_raw_coefficients(steer_with):
-    results = steer_with("tiny", "--coefficients", "0,3", "--method", "probe", "--layers", "2")
+@BOTH
+def test_a_grid_of_raw_coefficients(steer_with, world):
+    results = steer_with(world, "--coefficients", "0,3", "--method", "probe", "--layers", "2")
     assert results["chosen"]["method"] == "probe"
     assert results["chosen"]["coefficient"] == pytest.approx(3)
     assert [p["coefficient"] for p in results["dev"]] == pytest.approx([3])
@@ -93,7 +95,7 @@ def test_a_grid_of_raw_coefficients(steer_with):
 def test_the_search_climbs_by_its_factors_and_stores_the_whole_curve(steer_with, world):
     results = steer_with(world, "--search-steps", "3", "--start-mult", "0.2", "--up-mult", "1.3", "--down-mult", "0.85", "--momentum")
     curve = results["dev"]
-    assert len(curve) == 2 * 3
+    assert len(curve) == 3 * len(LAYERS[world].split(","))
     doses = sorted({round(p["dose"], 4) for p in curve})
     assert doses[:2] == pytest.approx([0.2, 0.26])
     assert doses[2] == pytest.approx(0.26 * 1.3**1.5, abs=1e-3)
@@ -113,30 +115,33 @@ def test_what_is_not_added_has_no_opposite_and_takes_away(steer_with, world, ope
     assert results["random"]["n"] == 2
 
 
+@BOTH
 @pytest.mark.parametrize("how", ["weighted", "orthogonal", "incremental"])
-def test_several_layers_at_once_on_a_tiny_model(steer_with, how):
-    results = steer_with("tiny", "--multi-layer", how, "--layers", "1,2,3")
+def test_several_layers_at_once(steer_with, how, world):
+    results = steer_with(world, "--multi-layer", how, "--layers", SPREAD[world], "--search-steps", "2")
     chosen = results["chosen"]
     layers = chosen["layer"] if isinstance(chosen["layer"], list) else [chosen["layer"]]
-    assert set(layers) <= {1, 2, 3}
+    every = [int(layer) for layer in SPREAD[world].split(",")]
+    assert set(layers) <= set(every)
     assert chosen["relative_push"] == pytest.approx(chosen["dose"], rel=1e-3)  # the shares of the dose add up to it
     if how != "weighted":
-        assert layers == [1, 2, 3]
+        assert layers == every
 
 
 @BOTH
 def test_traits_combined_behind_a_gate_and_in_another_precision(steer_with, world):
     flags = ["--with-traits", f"{FORMALITY}:-0.5", "--gate-trait", FORMALITY, "--gate-quantile", "0.3", "--check-precision", "bfloat16"]
-    results = steer_with(world, *flags, "--multi-layer", "orthogonal")
+    results = steer_with(world, *flags, "--search-steps", "2")
     assert set(results["precision"]) == {"bfloat16"}
     assert results["precision"]["bfloat16"]["effect"]["n"] == 3
     assert set(results["side_effects"]) == {"unsteered", "plus", "minus"}
     assert all(found["neutral_perplexity"] > 1 for found in results["side_effects"].values())
 
 
-def test_a_gate_that_is_never_open_changes_nothing(steer_with):
-    shut = steer_with("tiny", "--gate-trait", FORMALITY, "--gate-quantile", "1", "--positions", "response", "--start-mult", "0.05", "--search-steps", "1")
-    assert shut["chosen"]["positions"] == "response"
+@BOTH
+def test_only_the_response_is_steered(steer_with, world):
+    results = steer_with(world, "--positions", "response", "--search-steps", "1")
+    assert results["chosen"]["positions"] == "response"
 
 
 def test_the_vector_of_other_traits_is_part_of_what_is_read(steer_with, worlds):
@@ -166,7 +171,7 @@ def test_senseless_settings_are_one_line(steer_with, flags, said, capfd):
 
 @BOTH
 def test_rescoring_judges_the_stored_texts_and_leaves_the_results(steer_with, worlds, world, monkeypatch, tmp_path):
-    before = steer_with(world)
+    before = steer_with(world, "--search-steps", "2")
     paths = TraitPaths("e", OPTIMISM, worlds(world))
     loaded: list = []
     monkeypatch.setattr("utils.model._load", loaded.append)
@@ -189,11 +194,11 @@ def test_rescoring_judges_the_stored_texts_and_leaves_the_results(steer_with, wo
     assert loaded == []  # no model was needed
 
 
-def test_the_cross_trait_matrix_and_the_figures(steer_with, worlds, monkeypatch, capfd):
-    steer_with("tiny")
-    root = worlds("tiny")
-    call(root, cross_trait.main, cross_trait.all_flags(), "", "--experiment", "e", "--traits", OPTIMISM, "--subset", "3", "--max-new-tokens", "6")
-    monkeypatch.setattr(sys, "argv", ["x", "--experiment", "e", "--trait", FORMALITY, *SMALL])
+@BOTH
+def test_the_cross_trait_matrix_and_the_figures(steer_with, worlds, monkeypatch, capfd, world):
+    steer_with(world, "--search-steps", "1")
+    root = worlds(world)
+    monkeypatch.setattr(sys, "argv", ["x", "--experiment", "e", "--trait", FORMALITY, *SMALL, "--layers", LAYERS[world], "--search-steps", "1"])
     stage_main(run_pipeline.load_stage(STAGE))
     both = f"{OPTIMISM},{FORMALITY}"
     call(root, cross_trait.main, cross_trait.all_flags(), "", "--experiment", "e", "--traits", both, "--subset", "3", "--max-new-tokens", "6")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from analysis.intervals import bootstrap_mean
 from analysis.steering.arms import Arm, ArmResult, arm_rows
 from analysis.steering.search import Cell, Finalist, Measure, Search, effect_of, explore, pick_cell, pick_finalists, pick_strongest, signal_of
 from analysis.steering.treatments import Intervention, Treatment, compose
@@ -86,9 +87,12 @@ def _curve_point(cell: Cell, plus: ArmResult, minus: ArmResult | None, unsteered
     """One point of the dose–response curve."""
     effect, signal = effect_of(plus, unsteered, cell.sign), signal_of(plus, minus, unsteered, cell.sign) if minus else None
     scores = plus.trait_values[~np.isnan(plus.trait_values)]
+    low, high = bootstrap_mean(effect, draws=2000)[1:] if len(effect) > 1 else (None, None)
     means = {
         "trait_score": round(float(scores.mean()), 4) if len(scores) else None,
         "effect": round(float(effect.mean()), 4) if len(effect) else None,
+        "effect_low": low and round(low, 4),
+        "effect_high": high and round(high, 4),
         "odd_part": round(float(signal.mean()), 4) if signal is not None and len(signal) else None,
     }
     return {"cell": cell.name} | describe(cell) | {"n": len(effect)} | means | {"coherence": round(plus.mean_coherence, 4)}

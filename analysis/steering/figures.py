@@ -14,6 +14,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # no display is needed
 from matplotlib import pyplot as plt
+from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
 
 from utils.artifacts import read_json, write_bytes
 from utils.cli import run_cli
@@ -21,6 +22,7 @@ from utils.errors import UserError
 from utils.flags import Flag, option_flags, pick
 from utils.paths import TraitPaths
 
+LINES = ("-", "--", ":", "-.")  # by method
 COLOURS = {"vector": "#1f5fa8", "null": "#9aa3ad", "shuffled": "#b8772e", "coherence": "#3a8f5c"}
 
 
@@ -70,25 +72,39 @@ def save(figure: Any, path: Path) -> None:
 def draw_curves(results: dict) -> Any:
     """Effect and coherence against the dose, one line per method and layer; the chosen cell is ringed."""
     figure, (upper, lower) = plt.subplots(2, 1, figsize=(7, 6), sharex=True, layout="constrained", height_ratios=(3, 2))
-    places = sorted({(p["method"], str(p["layer"])) for p in results["dev"]})
-    for i, place in enumerate(places):
-        points = sorted((p["dose"], p["effect"], p["coherence"]) for p in results["dev"] if (p["method"], str(p["layer"])) == place and p["effect"] is not None)
-        doses, effects, coherences = zip(*points, strict=True) if points else ((), (), ())
-        style = {"color": plt.get_cmap("viridis")(i / max(len(places), 2)), "marker": "o", "markersize": 4, "linewidth": 1.3}
-        upper.plot(doses, effects, label=f"{place[0]} {place[1]}", **style)
-        lower.plot(doses, coherences, **style)
+    methods, layers = (list(dict.fromkeys(str(p[key]) for p in results["dev"])) for key in ("method", "layer"))
+    for method, layer in dict.fromkeys((str(p["method"]), str(p["layer"])) for p in results["dev"]):
+        points = sorted((p for p in results["dev"] if (p["method"], str(p["layer"])) == (method, layer) and p["effect"] is not None), key=lambda p: p["dose"])
+        colour, dashes = plt.get_cmap("viridis")(layers.index(layer) / max(len(layers), 2)), LINES[methods.index(method) % len(LINES)]
+        style = {"color": colour, "linestyle": dashes, "marker": "o", "markersize": 4, "linewidth": 1.3}
+        doses = [p["dose"] for p in points]
+        upper.plot(doses, [p["effect"] for p in points], label=f"{method}, layer {layer}", **style)
+        upper.fill_between(doses, [p["effect_low"] for p in points], [p["effect_high"] for p in points], color=colour, alpha=0.08, linewidth=0)
+        lower.plot(doses, [p["coherence"] for p in points], **style)
     chosen = next(p for p in results["dev"] if all(p[k] == results["chosen"][k] for k in ("method", "layer", "dose")))
     upper.plot(chosen["dose"], chosen["effect"], "o", markersize=13, markerfacecolor="none", markeredgecolor="black")
     upper.axhline(0, color="black", linewidth=0.6)
     upper.set(ylabel="effect on dev (points)", title=f"{results['trait']}: {results['verdict']}")
     upper.legend(fontsize=7, ncols=2, frameon=False)
     lower.set(ylabel="coherence", xlabel="dose (share of the residual norm)", ylim=(0, 102), xscale="log")
+    lower.xaxis.set_major_formatter(ScalarFormatter())
+    lower.xaxis.set_minor_formatter(NullFormatter())
+    lower.xaxis.set_major_locator(FixedLocator(_ticks([p["dose"] for p in results["dev"]])))
     return figure
+
+
+def _ticks(doses: list[float]) -> list[float]:
+    """Return the doses tried, less those too close to another to be written beside it."""
+    kept: list[float] = []
+    for dose in sorted({round(d, 3) for d in doses}):
+        if not kept or dose > 1.12 * kept[-1]:
+            kept.append(dose)
+    return kept
 
 
 def draw_nulls(results: dict) -> Any:
     """The odd parts of the random directions, and where the vector and the shuffled labels fall."""
-    figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 2.8), layout="constrained")
     null = results["random"] or {"odd_parts": [], "z": float("nan")}
     axes.hist([abs(x) for x in null["odd_parts"]], bins=12, color=COLOURS["null"], label="random directions")
     marks = (("vector", results["odd_part"]), ("shuffled labels", results["shuffled_labels_odd_part"]))
@@ -98,7 +114,7 @@ def draw_nulls(results: dict) -> Any:
             axes.axvline(value, color=colour, linewidth=2.5, label=f"{name} {found['mean']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]")
             axes.axvspan(max(found["low"], 0), max(found["high"], 0), color=colour, alpha=0.12) if name == "vector" else None
     axes.set(xlabel="size of the odd part on test (points)", ylabel="directions", title=f"{results['trait']}: z = {null['z']:.1f}", xlim=(0, None))
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
