@@ -25,7 +25,7 @@ def test_a_set_is_named_described_and_annotated(name):
     assert SETS[name]["name"] == name
     assert len(SETS[name]["description"]) > 40
     for prompt in SETS[name]["prompts"]:
-        assert prompt["id"] and prompt["note"] and text_of(prompt).strip()
+        assert all((prompt["id"], prompt["note"], text_of(prompt).strip()))
         assert not [c for c in text_of(prompt) if ord(c) < 32 and c != "\n"]
 
 
