@@ -38,7 +38,7 @@ def count_unpaired(subject: Subject) -> Measure:
 def count_questions(subject: Subject) -> Measure:
     """How many different questions steering is evaluated on."""
     n = len({_normal(q) for q in subject.dataset.questions})
-    advice = f"add {MIN_QUESTIONS - n} neutral questions to 'questions' (steering.json), answerable either way: half choose the dose, half report"
+    advice = f"add {MIN_QUESTIONS - n} neutral questions to 'questions' (steering.json), answerable either way: two fifths choose the dose, three fifths report"
     return Measure(n, MIN_QUESTIONS, n >= MIN_QUESTIONS, f"{n} for evaluation", advice, is_minimum=True)
 
 
