@@ -16,7 +16,7 @@ from torch import Tensor
 
 from analysis.steering.bench import ModelBench
 from analysis.steering.evaluate import evaluate
-from analysis.steering.precision import compare_precisions
+from analysis.steering.precision import check_names, compare_precisions
 from analysis.steering.questions import split_questions
 from analysis.steering.rescoring import rescore
 from analysis.steering.search import Search
@@ -26,7 +26,7 @@ from extraction.activations import read_captured
 from extraction.methods import Fit, FitOptions, fit_directions, fit_functions
 from extraction.trait_files import dataset_files
 from extraction.traits import TraitDataset, read_trait
-from extraction.vectors import Key, load_vectors, vector_files, vector_keys
+from extraction.vectors import Key, add_traits, load_vectors, vector_files, vector_keys
 from utils.artifacts import digest, read_json, write_json
 from utils.errors import UserError
 from utils.experiment import stage_main
@@ -72,6 +72,9 @@ def steer_evaluate(
     """
     search.check()
     intervention.check()
+    check_names(check_precision)
+    if protocol.random_pairs < 19:
+        print(f"note: with {protocol.random_pairs} random pairs no verdict can be more than 'not proven'; 19 is the least")
     dataset = read_trait(paths)
     dev, test = split_questions(dataset.questions, subset)
     source = paths.within(vectors_from)
@@ -89,11 +92,13 @@ def steer_evaluate(
     used = {"usage": grader.usage.as_json()} if grader.usage else {}
     about = {"made_by": {"stage": NAME, "model": model.identity, "vectors": {"experiment": source.experiment, **made_by["made_by"]}}, "trait": paths.trait}
     about |= {"judge": grader.identity, "coherence_judge": bench.coherence.identity, **used}
-    if check_precision:
-        results["precision"] = compare_precisions(bench, cell, lm, check_precision, test)
+    results["chosen"] |= {"with_traits": list(with_traits), "gate_trait": gate_trait}
     for part, texts in rows.items():
         write_json(paths.steering_responses(part), {"made_by": about["made_by"], "rows": texts})
     write_json(paths.steering_results, about | results)
+    if check_precision:
+        precision = compare_precisions(bench, cell, lm, check_precision, test)
+        write_json(paths.steering_results, about | results | {"precision": precision})
     chosen = results["chosen"]
     place = f"{chosen['method']} layer {chosen['layer']} dose {chosen['dose']:g}"
     return {"texts": sum(map(len, rows.values())), "chosen": place, "verdict": results["verdict"], **(grader.usage.as_line() if grader.usage else {})}
@@ -117,10 +122,10 @@ def _candidates(
         # all responses, passed or not: those chosen because they show the trait would put it into every "random" direction
         activations=lambda layer: captured.activations[:, layer].float(),
         is_pos=np.array([row["side"] == "pos" for row in captured.rows]),
-        shuffled=partial(_fit_shuffled, fitted, fit_functions(fit), seed),
+        shuffled=lambda method, layer: add_traits(source, (method, layer), _fit_shuffled(fitted, fit_functions(fit), seed, method, layer), with_traits),
         sign=-1 if dataset.direction == "negative" else 1,
-        system_prompt=_system_prompt(dataset),
-        gates={layer: v for (_, layer), v in reversed(load_vectors(gate, keys).items())} if gate else None,
+        system_prompt=partial(_system_prompt, dataset),
+        gates=load_vectors(gate, keys) if gate else None,
     )
 
 
@@ -132,9 +137,9 @@ def _fit_shuffled(fitted: dict[str, Tensor], fits: dict[str, Fit], seed: int, me
     return fit_directions(fits[method], mixed[:n_pos], mixed[n_pos:])[0]
 
 
-def _system_prompt(dataset: TraitDataset) -> str:
+def _system_prompt(dataset: TraitDataset, wanted: int) -> str:
     wish = dataset.rubric.definition.split("\n\n")[0] or dataset.rubric.examples[0].text
-    target = "the opposite of this" if dataset.direction == "negative" else "this"
+    target = "the opposite of this" if wanted < 0 else "this"
     return f"Write every answer so that it clearly shows {target}. {wish}"
 
 

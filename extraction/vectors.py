@@ -28,13 +28,13 @@ def vector_keys(source: TraitPaths, layers: str, methods: tuple[str, ...]) -> li
 def load_vectors(source: TraitPaths, keys: list[Key], with_traits: tuple[str, ...] = ()) -> dict[Key, Tensor]:
     """Return {(method, layer): [d_model]}, each with the other traits' vectors of the same method and layer added by their weights."""
     d_model = read_json(source.activations_metadata)["shape"][2]
-    others = [(weight, paths) for weight, paths in parse_weighted(source, with_traits)]
-    vectors = {}
-    for key in keys:
-        added = [(weight, load_tensor(paths.vector(*key), (d_model,))) for weight, paths in others]
-        main = load_tensor(source.vector(*key), (d_model,))
-        vectors[key] = combine(main, added) if added else main
-    return vectors
+    return {key: add_traits(source, key, load_tensor(source.vector(*key), (d_model,)), with_traits) for key in keys}
+
+
+def add_traits(source: TraitPaths, key: Key, main: Tensor, with_traits: tuple[str, ...]) -> Tensor:
+    """Return a vector with other traits' vectors of the same method and layer added by their weights; the main one may be a null's."""
+    added = [(weight, load_tensor(paths.vector(*key), tuple(main.shape))) for weight, paths in parse_weighted(source, with_traits)]
+    return combine(main, added) if added else main
 
 
 def parse_weighted(source: TraitPaths, with_traits: tuple[str, ...]) -> list[tuple[float, TraitPaths]]:

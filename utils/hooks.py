@@ -1,8 +1,10 @@
 """Reading and writing the residual stream: `record` and `steer`, two `with` objects over the decoder blocks."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -67,11 +69,15 @@ class Push:
     gate: Tensor | None = None  # [d_model]; where given, only positions whose projection on it is above `threshold` are changed
     threshold: float = 0.0
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A digest of everything that the push does."""
-        gate = None if self.gate is None else (self.gate.tolist(), self.threshold)
-        return key_of(self.layer, self.coefficient, self.operation, self.vector.tolist(), gate)
+        gate = None if self.gate is None else (_digest(self.gate), self.threshold)
+        return key_of(self.layer, self.coefficient, self.operation, _digest(self.vector), gate)
+
+
+def _digest(vector: Tensor) -> str:
+    return hashlib.sha256(vector.detach().float().cpu().numpy().tobytes()).hexdigest()
 
 
 def _add(hidden: Tensor, vector: Tensor, coefficient: Tensor) -> Tensor:

@@ -85,6 +85,8 @@ def chosen_key(paths: TraitPaths) -> tuple[str, int]:
     chosen = read_json(paths.steering_results)["chosen"]
     if isinstance(chosen["layer"], list) or chosen["operation"] != "add":
         raise UserError(f"{paths.trait}: the matrix is of vectors added at one layer; stage 5 chose {chosen['operation']} at {chosen['layer']}")
+    if chosen["gate_trait"] or chosen["positions"] != "all":
+        raise UserError(f"{paths.trait}: the matrix is of vectors added everywhere; stage 5 was run with a gate or on the response only")
     return chosen["method"], chosen["layer"]
 
 
@@ -92,7 +94,8 @@ def chosen_push(paths: TraitPaths) -> Push:
     """Return the push of the cell that stage 5 chose."""
     key, results = chosen_key(paths), read_json(paths.steering_results)
     source = paths.within(results["made_by"]["vectors"]["experiment"])
-    return Push(key[1], load_vectors(source, [key])[key], results["chosen"]["coefficient"])
+    # towards more of the trait, whether or not that is wanted, so that the matrix and the cosines speak of the same direction
+    return Push(key[1], load_vectors(source, [key], tuple(results["chosen"]["with_traits"]))[key], results["wanted"] * results["chosen"]["coefficient"])
 
 
 def effects_on(target: TraitPaths, pushes: dict[str, Push], lm: LM, sampling: Sampling, judge: JudgeOptions, subset: int) -> dict[str, dict | None]:

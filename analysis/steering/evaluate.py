@@ -85,14 +85,14 @@ def describe(cell: Cell) -> dict:
 
 def _curve_point(cell: Cell, plus: ArmResult, minus: ArmResult | None, unsteered: ArmResult) -> dict:
     """One point of the dose–response curve."""
-    effect, signal = effect_of(plus, unsteered, cell.sign), signal_of(plus, minus, unsteered, cell.sign) if minus else None
+    return {"cell": cell.name} | describe(cell) | score_point(plus, minus, unsteered, cell.sign)
+
+
+def score_point(plus: ArmResult, minus: ArmResult | None, unsteered: ArmResult, sign: int) -> dict:
+    """Return what the judge says of one cell: trait score, effect with its interval, odd part where the opposite was run, coherence."""
+    effect, signal = effect_of(plus, unsteered, sign), signal_of(plus, minus, unsteered, sign) if minus else None
     scores = plus.trait_values[~np.isnan(plus.trait_values)]
     low, high = bootstrap_mean(effect, draws=2000)[1:] if len(effect) > 1 else (None, None)
-    means = {
-        "trait_score": round(float(scores.mean()), 4) if len(scores) else None,
-        "effect": round(float(effect.mean()), 4) if len(effect) else None,
-        "effect_low": low and round(low, 4),
-        "effect_high": high and round(high, 4),
-        "odd_part": round(float(signal.mean()), 4) if signal is not None and len(signal) else None,
-    }
-    return {"cell": cell.name} | describe(cell) | {"n": len(effect)} | means | {"coherence": round(plus.mean_coherence, 4)}
+    figures = {"trait_score": scores.mean() if len(scores) else None, "effect": effect.mean() if len(effect) else None, "effect_low": low, "effect_high": high}
+    figures |= {"odd_part": signal.mean() if signal is not None and len(signal) else None, "coherence": plus.mean_coherence}
+    return {"n": len(effect)} | {name: None if value is None else round(float(value), 4) for name, value in figures.items()}

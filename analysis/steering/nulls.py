@@ -8,7 +8,7 @@ from analysis.intervals import effective_number
 from analysis.steering.arms import Arm, ArmResult
 from analysis.steering.search import Cell, Finalist
 from analysis.steering.setting import Setting
-from analysis.steering.treatments import Treatment, compose
+from analysis.steering.treatments import compose
 from analysis.steering.verdict import Trial
 from utils.directions import draw_directions
 
@@ -20,7 +20,7 @@ def plan_test(setting: Setting, cell: Cell, strongest: Cell, finalists: Sequence
         "vector": [cell],
         "strongest": [strongest] if strongest is not cell else [],
         "shuffled labels": rival_cells(setting, cell, finalists),
-        "random": random_cells(setting, cell, treatments),
+        "random": random_cells(setting, cell),
         "candidates": [Cell(t, cell.dose) for t in treatments],
     }
 
@@ -28,7 +28,7 @@ def plan_test(setting: Setting, cell: Cell, strongest: Cell, finalists: Sequence
 def try_on_test(setting: Setting, cells: dict[str, list[Cell]], test: Sequence[str]) -> tuple[Trial, list[ArmResult]]:
     """Run every arm of the test in one go."""
     named = {(kind, i): c for kind in ("vector", "strongest", "shuffled labels", "random") for i, c in enumerate(cells[kind])}
-    arms = [Arm("unsteered"), Arm("system prompt", system_prompt=setting.candidates.system_prompt)]
+    arms = [Arm("unsteered"), Arm("system prompt", system_prompt=setting.candidates.system_prompt(cells["vector"][0].sign))]
     for (kind, i), cell in named.items():
         name = f"{kind} {i}" if kind in ("shuffled labels", "random") else kind
         signs = (("plus", 1), ("minus", -1)) if cell.treatment.has_opposite else (("plus", 1),)
@@ -54,17 +54,20 @@ def n_independent(cells: Sequence[Cell]) -> float:
     return effective_number(np.stack(rows))
 
 
-def random_cells(setting: Setting, cell: Cell, treatments: Sequence[Treatment]) -> list[Cell]:
-    """Return random directions at the chosen dose, spread over the layers that the vector could have been chosen from."""
-    protocol = setting.bench.protocol
-    places = list(dict.fromkeys(tuple(t.layers) for t in treatments))
-    layers = dict.fromkeys(layer for place in places for layer in place)
-    drawn = {layer: draw_directions(setting.candidates.activations(layer), protocol.random_pairs, protocol.null_seed + layer) for layer in layers}
+def random_cells(setting: Setting, cell: Cell) -> list[Cell]:
+    """Return random directions in the vector's place: the same layers, shares and dose.
+
+    At every layer a direction is the same random mixture of the examples, so that the layers of one null point as much alike as those of a
+    trait vector do. What the choice among layers is worth is paid for in `allow_for_selection`, not here: directions at layers that react
+    less would be easy to beat.
+    """
+    protocol, sites = setting.bench.protocol, {site.layer: site for site in cell.treatment.sites}
+    drawn = {layer: draw_directions(setting.candidates.activations(layer), protocol.random_pairs, protocol.null_seed) for layer in sites}
+    shares = {layer: site.share for layer, site in sites.items()}
     cells = []
     for i in range(protocol.random_pairs):
-        place = places[i % len(places)]
-        shares = {site.layer: site.share for site in cell.treatment.sites} if tuple(cell.treatment.layers) == place else None
-        cells.append(Cell(setting.build("random", {layer: drawn[layer][i] for layer in place}, shares), cell.dose))
+        vectors = compose(setting.intervention.multi_layer, {layer: drawn[layer][i] for layer in sites})
+        cells.append(Cell(setting.build("random", vectors, shares, cell.treatment.method), cell.dose))
     return cells
 
 
@@ -74,5 +77,5 @@ def rival_cells(setting: Setting, cell: Cell, finalists: Sequence[Finalist]) -> 
     cells = []
     for treatment in places:
         vectors = compose(setting.intervention.multi_layer, {layer: setting.candidates.shuffled(treatment.method, layer) for layer in treatment.layers})
-        cells.append(Cell(setting.build("shuffled", vectors, {site.layer: site.share for site in treatment.sites}), cell.dose))
+        cells.append(Cell(setting.build("shuffled", vectors, {site.layer: site.share for site in treatment.sites}, treatment.method), cell.dose))
     return cells

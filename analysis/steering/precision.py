@@ -1,5 +1,6 @@
 """Does the vector still work when the model runs in another precision?"""
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,6 +20,14 @@ PRECISIONS: dict[str, dict] = {
 }
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raise UserError for a precision that is not one, or that needs a package that is not there: before anything is run."""
+    if unknown := [name for name in names if name not in PRECISIONS]:
+        raise UserError(f"--check-precision {unknown[0]}: choose {', '.join(PRECISIONS)}")
+    if {"int8", "int4"} & set(names) and not importlib.util.find_spec("bitsandbytes"):
+        raise UserError("--check-precision int8 and int4 need bitsandbytes: pip install bitsandbytes")
+
+
 def compare_precisions(bench: ModelBench, cell: Cell, options: ModelOptions, names: Sequence[str], test: Sequence[str]) -> dict:
     """Repeat unsteered, + and − on the test questions with the model in each precision; the same vector, the same coefficients.
 
@@ -28,10 +37,8 @@ def compare_precisions(bench: ModelBench, cell: Cell, options: ModelOptions, nam
         {precision: effect and odd part with intervals, coherence}.
 
     Raises:
-        UserError: an unknown precision, or one that this machine cannot load.
+        UserError: this machine cannot load one of them.
     """
-    if unknown := [name for name in names if name not in PRECISIONS]:
-        raise UserError(f"--check-precision {unknown[0]}: choose {', '.join(PRECISIONS)}")
     figures = {}
     for name in names:
         lm = load_lm(replace(options, **({"load_in_8bit": False, "load_in_4bit": False} | PRECISIONS[name])), role="precision")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from analysis.steering.arms import Arm, ArmResult
+from analysis.steering.evaluate import score_point
 from analysis.steering.search import Cell
 from analysis.steering.treatments import Treatment
 from analysis.steering.verdict import Pair, Trial, reach_verdict
@@ -26,7 +27,7 @@ def rescore(results: dict, texts: dict[str, list[dict]], judge: Judge, gate: flo
     chosen = results["chosen"]
     cell = Cell(Treatment(chosen["method"], (), chosen["operation"], results["wanted"]), chosen["dose"])
     verdict = reach_verdict(cell, _trial(arms["test"], results), gate)
-    dev = [point | _dev_scores(point, arms["dev"]) for point in results["dev"]]
+    dev = [point | _dev_scores(point, arms["dev"], results["wanted"]) for point in results["dev"]]
     return {"judge": judge.identity, "gate": gate, "chosen": chosen, "verdict_before": results["verdict"], **verdict, "dev": dev}
 
 
@@ -55,7 +56,10 @@ def _judge(results: Sequence[ArmResult], judge: Judge, max_unjudged: float) -> N
         result.trait = [next(trait) for _ in result.questions]
     if isinstance(judge, LanguageJudge):
         graded = [r for r in results if r.arm.grades_coherence]
-        fluency = iter(AskedCoherence(judge).score([text for r in graded for text in r.texts]))
+        found = AskedCoherence(judge).score([text for r in graded for text in r.texts])
+        if gaps := explain_gaps(found, max_unjudged):
+            raise UserError(gaps)
+        fluency = iter(found)
         for result in graded:
             result.coherence = [next(fluency) for _ in result.questions]
 
@@ -70,8 +74,6 @@ def _trial(arms: dict[str, ArmResult], results: dict) -> Trial:
     return Trial(arms["unsteered"], pairs("vector")[0], pairs("random"), pairs("shuffled labels"), arms["system prompt"], candidates, strongest)
 
 
-def _dev_scores(point: dict, arms: dict[str, ArmResult]) -> dict:
+def _dev_scores(point: dict, arms: dict[str, ArmResult], sign: int) -> dict:
     """One point of the dose–response curve under the new judge."""
-    result = arms[f"plus {point['cell']}"]
-    values = [s.value for s in result.trait if s.value is not None]
-    return {"trait_score": round(sum(values) / len(values), 4) if values else None, "coherence": round(result.mean_coherence, 4)}
+    return score_point(arms[f"plus {point['cell']}"], arms.get(f"minus {point['cell']}"), arms["unsteered"], sign)

@@ -47,6 +47,8 @@ class Search:
         """Raise UserError for a value that means nothing."""
         if self.search_steps < 1 or self.start_mult <= 0 or self.up_mult <= 1 or not 0 < self.down_mult < 1:
             raise UserError("--search-steps is 1 or more, --start-mult above 0, --up-mult above 1, --down-mult between 0 and 1")
+        if not DOSES[0] <= self.start_mult <= DOSES[1]:
+            raise UserError(f"--start-mult is from {DOSES[0]:g} to {DOSES[1]:g}")
         if any(d <= 0 for d in self.doses) or any(c < 0 for c in self.coefficients) or (self.coefficients and not any(self.coefficients)):
             raise UserError("--doses and --coefficients are positive (0 is the unsteered arm): the opposite is always measured beside")
         if self.doses and self.coefficients:
@@ -151,11 +153,19 @@ def fixed_doses(treatment: Treatment, search: Search) -> list[float]:
     if not treatment.has_opposite:
         return [1.0]
     if search.doses:
-        return list(search.doses)
+        return _distinct(search.doses)
     if len(treatment.sites) > 1:
         raise UserError("--coefficients are for one layer at a time; with --multi-layer use --doses")
     site = treatment.sites[0]
-    return [c * float(site.vector.norm()) / site.norm for c in search.coefficients if c]
+    return _distinct([c * float(site.vector.norm()) / site.norm for c in search.coefficients if c])
+
+
+def _distinct(doses: Sequence[float]) -> list[float]:
+    kept: list[float] = []
+    for dose in doses:
+        if all(abs(math.log(dose / other)) >= SAME_DOSE for other in kept):
+            kept.append(dose)
+    return kept
 
 
 def effect_of(result: ArmResult, unsteered: ArmResult, sign: int) -> np.ndarray:

@@ -38,8 +38,8 @@ class Candidates:
     is_pos: np.ndarray  # [n], the side of each
     shuffled: Callable[[str, int], Tensor]  # (method, layer) → the vector that the same method fits to shuffled labels
     sign: int  # −1 for a trait that the researcher wants less of
-    system_prompt: str  # asks the model for the trait in words
-    gates: Mapping[int, Tensor] | None = None  # layer → the vector that conditional steering looks at
+    system_prompt: Callable[[int], str]  # wanted change (+1, −1) → asks the model for it in words
+    gates: Mapping[tuple[str, int], Tensor] | None = None  # (method, layer) → the vector that conditional steering looks at
 
 
 class Bench(Interface):
@@ -76,12 +76,12 @@ class Setting:
     def gate(self) -> float:
         return self.bench.protocol.coherence_gate
 
-    def build(self, method: str, vectors: Mapping[int, Tensor], shares: Mapping[int, float] | None = None) -> Treatment:
+    def build(self, method: str, vectors: Mapping[int, Tensor], shares: Mapping[int, float] | None = None, gate_of: str = "") -> Treatment:
         """Return the treatment with these vectors, {layer: [d_model]}, and shares of the dose."""
-        return build(self.intervention, self.around, method, vectors, shares)
+        return build(self.intervention, self.around, method, vectors, shares, gate_of)
 
 
 def surroundings(bench: Bench, candidates: Candidates, intervention: Intervention) -> Surroundings:
     """Return what treatments need of the model and the data."""
-    gates = {layer: (v, bench.gate(v, layer, intervention.gate_quantile)) for layer, v in (candidates.gates or {}).items()}
+    gates = {key: (v, bench.gate(v, key[1], intervention.gate_quantile)) for key, v in (candidates.gates or {}).items()}
     return Surroundings(bench.norms(), candidates.activations, candidates.is_pos, candidates.sign, gates or None)

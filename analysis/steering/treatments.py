@@ -94,21 +94,38 @@ class Surroundings:
     activations: Callable[[int], Tensor]  # layer → captured [n, d_model]
     is_pos: np.ndarray  # [n], the side of each
     sign: int = 1
-    gates: Mapping[int, tuple[Tensor, float]] | None = None  # layer → gate vector and threshold
+    gates: Mapping[tuple[str, int], tuple[Tensor, float]] | None = None  # (method, layer) → gate vector and threshold
 
 
-def build(intervention: Intervention, around: Surroundings, method: str, vectors: Mapping[int, Tensor], shares: Mapping[int, float] | None = None) -> Treatment:
+def build(
+    intervention: Intervention,
+    around: Surroundings,
+    method: str,
+    vectors: Mapping[int, Tensor],
+    shares: Mapping[int, float] | None = None,
+    gate_of: str = "",
+) -> Treatment:
     """Return the treatment of one or several layers with these vectors ({layer: [d_model]}).
 
-    What is not added can only take the trait away, so that its wanted change is −1 whatever the trait's direction.
+    Args:
+        gate_of: The method whose gate is used, where it is not this one: a null's, of the vector in whose place it stands.
+
+    Ablation and caps can only take the trait away, so that their wanted change is −1 whatever the trait's direction; a clamp raises or lowers
+    it, as its level lies above or below the captured mean.
     """
     sites = []
     for layer, vector in vectors.items():
         level = hold_at(intervention.cap_at, around.activations(layer), vector, around.is_pos) if intervention.operation in ("cap", "clamp") else 0.0
-        gate, threshold = around.gates[layer] if around.gates else (None, 0.0)
+        gate, threshold = around.gates[gate_of or method, layer] if around.gates else (None, 0.0)
         share = (shares or dict.fromkeys(vectors, 1 / len(vectors)))[layer]
         sites.append(Site(layer, vector, around.norms[layer], share, level, gate, threshold))
-    return Treatment(method, tuple(sites), intervention.operation, around.sign if intervention.operation == "add" else -1)
+    wanted = {"add": around.sign, "clamp": 1 if all(s.level > _mean_projection(around, s) for s in sites) else -1}.get(intervention.operation, -1)
+    return Treatment(method, tuple(sites), intervention.operation, wanted)
+
+
+def _mean_projection(around: Surroundings, site: Site) -> float:
+    vector = site.vector.float()
+    return float((around.activations(site.layer).float() @ (vector / vector.norm())).mean())
 
 
 def hold_at(rule: str, activations: Tensor, vector: Tensor, is_pos: np.ndarray) -> float:
@@ -141,7 +158,7 @@ def compose(how: str, vectors: Mapping[int, Tensor]) -> dict[int, Tensor]:
         if previous is not None and how == "incremental":
             new = vector - previous
         composed[layer] = new
-        previous = new if how == "orthogonal" else vector
+        previous = vector
     if any(float(v.norm()) < 1e-6 * float(vectors[layer].norm()) for layer, v in composed.items()):
         raise UserError(f"--multi-layer {how}: a layer adds nothing to the one before; leave out layers")
     return composed

@@ -67,16 +67,23 @@ def reach_verdict(cell: Cell, trial: Trial, gate: float) -> dict:
 def conclude(numbers: dict, gate: float) -> tuple[str, str]:
     """Return the one word and its reason, from the numbers alone."""
     coherence, effect, odd, null, shuffled = (numbers[k] for k in ("coherence", "effect", "odd_part", "random", "shuffled_labels_odd_part"))
+    if coherence["plus"] is None:
+        return NOT_PROVEN, "the coherence of the steered answers could not be judged"
     if coherence["plus"] < gate:
         return BREAKS, f"coherence falls from {coherence['unsteered']:.0f} to {coherence['plus']:.0f}, below the gate of {gate:.0f}"
     if effect is None or odd is None or null is None:
         return NOT_PROVEN, "too few answers could be judged"
     if effect["low"] <= 0:
-        return NOT_PROVEN, f"the effect's interval {effect['low']:+.1f} to {effect['high']:+.1f} includes no change"
+        return NOT_PROVEN, f"the effect's interval, {effect['low']:+.1f} to {effect['high']:+.1f}, is not above 0"
     if odd["low"] <= 0:
-        return NOT_PROVEN, f"the vector and its opposite do the same: odd part {odd['mean']:+.1f}, interval {odd['low']:+.1f} to {odd['high']:+.1f}"
+        return (
+            NOT_PROVEN,
+            f"the odd part, {odd['mean']:+.1f}, is not above 0 for sure: interval {odd['low']:+.1f} to {odd['high']:+.1f}",
+        )
     if coherence["minus"] is not None and coherence["minus"] < gate:
         return NOT_PROVEN, f"the opposite vector breaks the text (coherence {coherence['minus']:.0f}), so that the odd part may be damage"
+    if 1 / (1 + null["n"]) > P_MAX:
+        return NOT_PROVEN, f"{null['n']} random directions are too few to say more (z = {null['z']:.1f}); take 19 or more"
     if null["z"] < Z_MIN or null["p"] > P_MAX:
         return NOT_PROVEN, f"random directions do as much: z = {null['z']:.1f}, p = {null['p']:.3f} against {null['n']} of them"
     if null["selected"]["p"] > P_MAX:
@@ -153,7 +160,7 @@ def _named_arms(trial: Trial) -> dict[str, ArmResult]:
 
 
 def _coherence(result: ArmResult | None) -> float | None:
-    return _round(result.mean_coherence) if result else None
+    return _round(result.mean_coherence) if result and any(s.value is not None for s in result.coherence) else None
 
 
 def _mean(values: np.ndarray) -> float | None:
