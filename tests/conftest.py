@@ -125,3 +125,35 @@ def copy_trait(root: Path, trait: str, pairs: int) -> Path:
     for name in ("definition.txt", "steering.json"):
         (target / name).write_bytes((SHIPPED / trait / name).read_bytes())
     return target
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch) -> Path:
+    """Answers of judges in a folder of the test's own, no money spent, and short waits between tries."""
+    from utils.judge import asking
+    from utils.judge.ledger import Purse
+
+    monkeypatch.setenv("TRAITSCOPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(asking, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(Purse, "spent", 0.0)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def serve(monkeypatch, own_cache):
+    """Return a function that starts a server and points every provider at it."""
+    from judge_server import KEYS, URLS, JudgeServer
+
+    running = []
+
+    def start(key: str | None = None, **options):
+        server = JudgeServer(**options).__enter__()
+        running.append(server)
+        for provider in KEYS:
+            monkeypatch.setenv(KEYS[provider], key or server.key)
+            monkeypatch.setenv(URLS[provider], server.url + ("/v1" if provider == "openai" else ""))
+        return server
+
+    yield start
+    for server in running:
+        server.__exit__()

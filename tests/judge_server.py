@@ -10,11 +10,17 @@ import json
 import math
 import random
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
 
 FAULTS = ("429", "500", "529", "reset", "hang", "truncated", "malformed", "no_logprobs")
-REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error", 529: "Overloaded"}
+REASONS = {status.value: status.phrase for status in HTTPStatus} | {529: "Overloaded"}
+KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY", "gemini": "GEMINI_API_KEY"}
+URLS = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL", "gemini": "GOOGLE_GEMINI_BASE_URL"}
 
 
 @dataclass
@@ -33,8 +39,13 @@ class JudgeServer:
     retry_after: str = "0.05"
     models: tuple[str, ...] = ()  # known ones; all when empty
     answer: str = ""  # said to every question instead of a score
+    shape: Callable[[Any], Any] | None = None  # what becomes of a good payload before it is sent
+    error: Callable[[dict], tuple[int, Any, dict] | None] | None = None  # request body → (status, payload, headers) in place of an answer
+    rate: float = 0.0  # requests a second that its bucket lets through, and what the bucket holds; the rest get 429
     asked: Counter = field(default_factory=Counter)  # question → requests
     answered: Counter = field(default_factory=Counter)  # question → good answers
+    bodies: list[dict] = field(default_factory=list)
+    arrivals: list[float] = field(default_factory=list)  # seconds
     requests: int = 0
     busiest: int = 0
     in_flight: int = 0
@@ -44,6 +55,7 @@ class JudgeServer:
         self._dice = random.Random(0)
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
+        self._bucket, self._filled_at = self.rate, time.monotonic()
 
     def __enter__(self) -> "JudgeServer":
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -98,8 +110,12 @@ class JudgeServer:
         self.requests += 1
         question = read_question(path, body)
         self.asked[question] += 1
+        self.bodies.append(body)
+        self.arrivals.append(time.monotonic())
         if error := self._refusal_of_request(path, headers, body):
             return (*error, {}, "")
+        if stated := (self.error and self.error(body)) or self._overflow():
+            return (*stated, "")
         fault = self._dice.choice(self.faults) if self._dice.random() < self.fault_share else ""
         await asyncio.sleep(self.hang_seconds if fault == "hang" else self.latency)
         if fault in ("429", "500", "529"):
@@ -114,7 +130,18 @@ class JudgeServer:
         payload = self._payload(path, body, question, without_logprobs=fault == "no_logprobs")
         if fault not in ("reset", "truncated", "hang", "no_logprobs"):
             self.answered[question] += 1
-        return 200, payload, {}, fault
+        return 200, self.shape(payload) if self.shape else payload, {}, fault
+
+    def _overflow(self) -> tuple[int, dict, dict] | None:
+        """Take one from the token bucket; say so if it is empty."""
+        if not self.rate:
+            return None
+        now = time.monotonic()
+        self._bucket, self._filled_at = min(self.rate, self._bucket + (now - self._filled_at) * self.rate), now
+        if self._bucket < 1:
+            return 429, {"error": {"message": "too fast"}}, {"retry-after": self.retry_after}
+        self._bucket -= 1
+        return None
 
     def _refusal_of_request(self, path: str, headers: dict, body: dict):
         sent = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key") or headers.get("x-goog-api-key")
@@ -199,3 +226,34 @@ def gemini_payload(text: str, candidates: list) -> dict:
     if candidates:
         first["logprobsResult"] = {"topCandidates": [{"candidates": [{"token": t, "logProbability": p, "tokenId": 1} for t, p in candidates]}]}
     return {"candidates": [first], "usageMetadata": {"promptTokenCount": 100, "candidatesTokenCount": 1, "totalTokenCount": 101}}
+
+
+MISSING = object()
+
+
+def put(*path_and_value: Any) -> Callable[[Any], Any]:
+    """Return a shape: the payload with one value set, or taken out (MISSING)."""
+    *path, last, value = path_and_value
+
+    def shape(payload: Any) -> Any:
+        payload = place = json.loads(json.dumps(payload))
+        for step in path:
+            place = place[step]
+        if value is MISSING:
+            del place[last]
+        else:
+            place[last] = value
+        return payload
+
+    return shape
+
+
+def error(status: int, message: str = "no", headers: dict | None = None, **more: Any) -> Callable[[dict], tuple[int, Any, dict]]:
+    """Return an error with which every question is answered."""
+    return lambda body: (status, {"error": {"message": message, **more}}, headers or {})
+
+
+def first(n: int, fault: Callable[[dict], tuple[int, Any, dict]]) -> Callable[[dict], tuple[int, Any, dict] | None]:
+    """Return an error that is answered `n` times, and then no more."""
+    left = iter(range(n))
+    return lambda body: fault(body) if next(left, None) is not None else None

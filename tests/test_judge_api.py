@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from judge_server import FAULTS, JudgeServer, expected, score_of
+from judge_server import FAULTS, KEYS, URLS, expected, score_of
 
 from utils.errors import UserError
 from utils.judge import Answer, Example, JudgeOptions, Rubric, asking, choose_judge, count_states, identify_judge, load_judge, prepare_judge
@@ -21,34 +21,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = tuple(Example(side, i, f"{side} text {i}") for side in ("pos", "neg") for i in range(6))
 RUBRIC = Rubric("weather/warmth", "Warm weather.", EXAMPLES)
 ANSWERS = [Answer(f"question {i}", f"response number {i}") for i in range(120)]
-KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY", "gemini": "GEMINI_API_KEY"}
-URLS = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL", "gemini": "GOOGLE_GEMINI_BASE_URL"}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRAITSCOPE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(asking, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(Purse, "spent", 0.0)
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    """Return a function that starts a server and points every provider at it."""
-    running = []
-
-    def start(key: str | None = None, **options) -> JudgeServer:
-        server = JudgeServer(**options).__enter__()
-        running.append(server)
-        for provider in KEYS:
-            monkeypatch.setenv(KEYS[provider], key or server.key)
-            monkeypatch.setenv(URLS[provider], server.url + ("/v1" if provider == "openai" else ""))
-        return server
-
-    yield start
-    for server in running:
-        server.__exit__()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def judge_of(name: str = "openai", rubric: Rubric = RUBRIC, **options):

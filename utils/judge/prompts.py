@@ -100,7 +100,7 @@ def describe(rubric: Rubric) -> str:
 def prompt_id(kind: str, template: str) -> str:
     """Return a prompt's name: its kind and the hash of its text."""
     system = "" if kind == "eval_prompt" else SYSTEM
-    return f"{kind}:{hashlib.sha256((system + template).encode()).hexdigest()[:12]}"
+    return f"{kind}:{hashlib.sha256((system + template).encode(errors='replace')).hexdigest()[:12]}"
 
 
 def prompt_ids() -> dict[str, str]:

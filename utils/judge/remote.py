@@ -152,7 +152,7 @@ class RemoteGrader:
             lost = f"{len(values)} of {len(answers)} draws" if len(values) < len(answers) else ""
             return Score(sum(values) / len(values), "scored", mode, question.prompt, lost)
         _, state, detail = next(r for r in read if r[0] is None)
-        return Score(None, state, mode, question.prompt, detail)
+        return Score(None, state, mode, question.prompt, detail.encode("utf-8", "replace").decode())  # half a character cannot be stored
 
 
 def problem_with_tokens(reply: Reply) -> str:
