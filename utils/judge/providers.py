@@ -46,7 +46,7 @@ def reading() -> Iterator[None]:
     """Read an answer of a server that may be of any shape."""
     try:
         yield
-    except (AttributeError, TypeError, KeyError, IndexError) as error:
+    except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
         raise BadReplyError(f"it is not shaped as expected ({type(error).__name__})") from None
 
 
@@ -69,7 +69,7 @@ async def openai(model: str, timeout: float) -> AsyncIterator[Ask]:
     """Ask OpenAI, or any server that speaks its protocol (OPENAI_BASE_URL)."""
     from openai import AsyncOpenAI
 
-    async with AsyncOpenAI(api_key=key_of_provider("openai") or "none", timeout=timeout, max_retries=0) as client:
+    async with AsyncOpenAI(api_key=key_of_provider("openai") or "none", base_url=stated_server("openai"), timeout=timeout, max_retries=0) as client:
 
         async def ask(messages: Sequence[dict[str, str]], want: Want) -> Reply:
             # reasoning models take no temperature and refuse max_tokens; many servers of others know nothing else
@@ -92,12 +92,27 @@ def _read_openai(answer: Any) -> Reply:
     listed = choice.logprobs.content if choice.logprobs else None
     candidates = _known((c.token, c.logprob) for c in listed[0].top_logprobs) if listed else None
     refused = bool(getattr(choice.message, "refusal", None)) or choice.finish_reason == "content_filter"
-    tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
-    return Reply(choice.message.content or "", candidates, refused, choice.finish_reason == "length", *tokens)
+    tokens = (_count(usage.prompt_tokens), _count(usage.completion_tokens)) if usage else (0, 0)
+    return Reply(_words(choice.message.content), candidates, refused, choice.finish_reason == "length", *tokens)
 
 
 def _known(candidates: Iterable[tuple[str | None, float | None]]) -> tuple[tuple[str, float], ...]:
-    return tuple((token, logprob) for token, logprob in candidates if token is not None and logprob is not None)
+    """Leave out what is no token with a log-probability."""
+    pairs = ((t, p) for t, p in candidates if isinstance(t, str) and isinstance(p, int | float) and p <= 1e-3)
+    return tuple((token, float(logprob)) for token, logprob in pairs)
+
+
+def _words(content: Any) -> str:
+    """Return an answer's text; some servers send it in parts."""
+    if isinstance(content, list):
+        content = "".join(part.get("text", "") if isinstance(part, dict) else part.text for part in content)
+    if not isinstance(content, str | None):
+        raise TypeError("no text")
+    return content or ""
+
+
+def _count(tokens: Any) -> int:
+    return int(tokens or 0)
 
 
 @asynccontextmanager
@@ -105,7 +120,7 @@ async def anthropic(model: str, timeout: float) -> AsyncIterator[Ask]:
     """Ask Anthropic: text only, the service gives no log-probabilities."""
     from anthropic import AsyncAnthropic
 
-    async with AsyncAnthropic(api_key=key_of_provider("anthropic"), timeout=timeout, max_retries=0) as client:
+    async with AsyncAnthropic(api_key=key_of_provider("anthropic"), base_url=stated_server("anthropic"), timeout=timeout, max_retries=0) as client:
 
         async def ask(messages: Sequence[dict[str, str]], want: Want) -> Reply:
             system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
@@ -119,9 +134,9 @@ async def anthropic(model: str, timeout: float) -> AsyncIterator[Ask]:
 
 
 def _read_anthropic(answer: Any) -> Reply:
-    text = "".join(block.text or "" for block in answer.content if block.type == "text")
+    text = "".join(_words(block.text) for block in answer.content if block.type == "text")
     usage = answer.usage
-    tokens = (usage.input_tokens or 0, usage.output_tokens or 0) if usage else (0, 0)
+    tokens = (_count(usage.input_tokens), _count(usage.output_tokens)) if usage else (0, 0)
     return Reply(text, None, answer.stop_reason == "refusal", answer.stop_reason == "max_tokens", *tokens)
 
 
@@ -141,9 +156,8 @@ async def gemini(model: str, timeout: float) -> AsyncIterator[Ask]:
         if want.mode == "logprobs":
             config.response_logprobs, config.logprobs = True, TOP
         turns = [types.Content(role="user", parts=[types.Part(text=m["content"])]) for m in messages if m["role"] != "system"]
-        answer = await client.aio.models.generate_content(model=model, contents=turns, config=config)
-        with reading():
-            return _read_gemini(answer)
+        with reading():  # this client reads some of the answer itself
+            return _read_gemini(await client.aio.models.generate_content(model=model, contents=turns, config=config))
 
     try:
         yield ask
@@ -181,9 +195,14 @@ def key_of_provider(name: str) -> str:
     return next((key for variable in PROVIDERS[name].keys if (key := os.environ.get(variable, "").strip())), "")
 
 
+def stated_server(name: str) -> str | None:
+    """Return the base URL set in the environment, as the client is to use it; None for the provider's own."""
+    return os.environ.get(PROVIDERS[name].server, "").strip() or None
+
+
 def server_of(name: str) -> str:
     """Return the base URL set in the environment, without what may be secret in it; "" for the provider's own."""
-    stated = os.environ.get(PROVIDERS[name].server, "").strip()
+    stated = stated_server(name) or ""
     try:
         url = urlsplit(stated)
         is_wrong = bool(stated) and (url.scheme not in ("http", "https") or not url.hostname or url.port == 0)
