@@ -188,3 +188,16 @@ def test_an_unsupported_architecture_says_so():
     model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(num_hidden_layers=3)), get_decoder=lambda: torch.nn.Linear(2, 2))
     with pytest.raises(UserError, match="not supported"):
         layers(model)
+
+
+@pytest.mark.parametrize(("operation", "coefficient"), [("ablate", 1.0), ("ablate", 0.5), ("cap", -1.0), ("clamp", 3.0)])
+def test_an_operation_that_is_undone_is_an_error(llama, operation, coefficient, monkeypatch):
+    from utils import hooks
+
+    push = Push(1, torch.randn(32, generator=torch.Generator().manual_seed(2)), coefficient, operation)
+    ids = torch.arange(10, 20)[None]
+    with torch.inference_mode(), steer(llama.model, [[push]]):
+        llama.model(input_ids=ids)  # done as it should be, it passes
+    monkeypatch.setitem(hooks.OPERATIONS, operation, lambda hidden, unit, coefficient: hidden)
+    with pytest.raises(RuntimeError, match=f"{operation} left a projection"), torch.inference_mode(), steer(llama.model, [[push]]):
+        llama.model(input_ids=ids)

@@ -1,7 +1,9 @@
 """The search and the whole protocol, on simulated texts: planted effects are found, and what is planted nowhere is not."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ import torch
 from analysis.intervals import allow_for_selection, benjamini_hochberg, compare_with_null, effective_number, permutation_p
 from analysis.steering.arms import Arm, ArmResult
 from analysis.steering.evaluate import evaluate
-from analysis.steering.search import Search, Track, explore, fixed_doses
-from analysis.steering.setting import Candidates, Protocol
+from analysis.steering.nulls import random_cells, rival_cells
+from analysis.steering.search import Cell, Search, Track, explore, fixed_doses
+from analysis.steering.setting import Candidates, Protocol, Setting, surroundings
 from analysis.steering.treatments import Intervention, Site, Surroundings, Treatment, build, compose, hold_at, youden_threshold
 from utils.directions import combine
 from utils.errors import UserError
@@ -176,8 +179,6 @@ def doses_of(search: Search, breaks_at: float, steps: int) -> list[float]:
         if (dose := track.next_dose(search, 70)) is None:
             break
         tracks_doses.append(dose)
-        from analysis.steering.search import Cell
-
         track.tried.append((Cell(track.treatment, dose), results_of([95 if dose < breaks_at else 10])[0]))
     return tracks_doses
 
@@ -322,3 +323,81 @@ def test_benjamini_hochberg_is_the_textbooks():
     assert benjamini_hochberg([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.02, 0.04, 0.04, 0.02])
     assert benjamini_hochberg([None, 0.5]) == [None, 0.5]
     assert benjamini_hochberg([]) == []
+
+
+# Nulls that have the vector's chances
+
+
+class UnevenBench(SimulatedBench):
+    """A model whose layers react differently to the same push."""
+
+    sensitivity: ClassVar[dict] = {3: 1.0, 5: 0.0, 7: 0.0}
+
+    def _answer(self, arm, questions):
+        felt = tuple(replace(p, coefficient=p.coefficient * self.sensitivity[p.layer]) for p in arm.pushes)
+        answered = super()._answer(replace(arm, pushes=felt), questions)
+        return replace(answered, arm=arm)
+
+
+def shared_candidates(bench: SimulatedBench) -> Candidates:
+    """Layers whose activations are much alike, as a residual stream's are, with vectors fitted on sides drawn by lot."""
+    rng = np.random.default_rng(bench.seed + 1)
+    common = torch.tensor(rng.normal(size=(60, D))).float() + torch.tensor(np.repeat([1.0, -1.0], 30)).float()[:, None] * bench.planted
+    activations = {layer: common + 0.2 * torch.tensor(rng.normal(size=(60, D))).float() for layer in LAYERS}
+
+    def fit(seed: int) -> dict:
+        sides = np.random.default_rng([bench.seed, seed]).permutation(np.arange(60) < 30)
+        return {("mean_diff", layer): a[sides].mean(0) - a[~sides].mean(0) for layer, a in activations.items()}
+
+    shuffled = fit(1)
+    return Candidates(fit(2), activations.__getitem__, np.arange(60) < 30, lambda m, layer: shuffled[m, layer], 1, lambda wanted: "show it")
+
+
+@pytest.mark.parametrize(
+    ("kind", "intervention"),
+    [(UnevenBench, Intervention()), (SimulatedBench, Intervention(multi_layer="weighted")), (SimulatedBench, Intervention(multi_layer="orthogonal"))],
+)
+def test_where_layers_differ_or_act_together_chance_is_still_not_proven(kind, intervention):
+    found = [evaluate(bench := kind(seed), shared_candidates(bench), Search(), intervention, QUESTIONS[:12], QUESTIONS[12:])[0] for seed in range(100)]
+    assert [f["verdict"] for f in found].count("not proven") >= 95
+
+
+def test_random_directions_of_several_layers_point_as_much_alike_as_the_layers_do():
+    bench = SimulatedBench(0)
+    candidates = shared_candidates(bench)
+    setting = Setting(bench, candidates, surroundings(bench, candidates, Intervention()), Intervention(multi_layer="weighted"))
+    cell = Cell(setting.build("mean_diff", {layer: candidates.vectors["mean_diff", layer] for layer in LAYERS}), 0.2)
+    for null in random_cells(setting, cell):
+        assert null.treatment.layers == cell.treatment.layers
+        first, *others = [site.vector / site.vector.norm() for site in null.treatment.sites]
+        assert all(float(first @ other) > 0.8 for other in others)
+
+
+def test_shuffled_vectors_are_composed_and_dosed_like_the_vector():
+    bench = SimulatedBench(0)
+    candidates = shared_candidates(bench)
+    how = Intervention(multi_layer="incremental")
+    setting = Setting(bench, candidates, surroundings(bench, candidates, how), how)
+    cell = Cell(setting.build("mean_diff", compose("incremental", {layer: candidates.vectors["mean_diff", layer] for layer in LAYERS})), 0.3)
+    (rival,) = rival_cells(setting, cell, [])
+    plain = {layer: candidates.shuffled("mean_diff", layer) for layer in LAYERS}
+    assert rival.dose == 0.3
+    assert torch.allclose(rival.treatment.sites[1].vector, plain[LAYERS[1]] - plain[LAYERS[0]])
+
+
+def test_a_clamp_that_raises_is_wanted_upwards():
+    high = build(Intervention(operation="clamp", cap_at="95"), AROUND, "m", {0: torch.tensor([1.0, 0.0])})
+    low = build(Intervention(operation="clamp", cap_at="5"), AROUND, "m", {0: torch.tensor([1.0, 0.0])})
+    assert (high.sign, low.sign) == (1, -1)
+
+
+def test_doses_that_are_one_are_asked_for_once():
+    assert fixed_doses(treatment(), Search(doses=(0.2, 0.2, 0.201, 0.4))) == [0.2, 0.4]
+    for start in (0.003, 3.0):
+        with pytest.raises(UserError, match="start-mult"):
+            Search(start_mult=start).check()
+
+
+def test_too_few_random_directions_are_called_so_and_coherence_that_is_not_known_is_no_zero():
+    bench = SimulatedBench(0, random_pairs=5)
+    assert "too few" in run(bench, planted_vectors(bench))["why"]

@@ -267,3 +267,92 @@ def test_a_gate_opens_only_where_its_projection_is_above_the_threshold(lm):
     assert 0 < int(is_open.sum()) < len(is_open)
     assert torch.equal(seen[1][0][~is_open], plain[1][0][~is_open])
     assert torch.allclose(seen[1][0][is_open], plain[1][0][is_open] + 2 * vector, atol=1e-4)
+
+
+# What reaches the model
+
+
+@pytest.fixture
+def handed(steer_with, monkeypatch):
+    """Return a function that runs stage 5 on the tiny model and gives back what it handed to the evaluation."""
+    stage = run_pipeline.importlib.import_module(f"extraction.{STAGE}")
+
+    def run(*flags: str):
+        seen: dict = {}
+        real = stage.evaluate
+
+        def spy(bench, candidates, *rest):
+            seen.update(bench=bench, candidates=candidates)
+            return real(bench, candidates, *rest)
+
+        monkeypatch.setattr(stage, "evaluate", spy)
+        seen["results"] = steer_with("tiny", "--search-steps", "1", *flags)
+        monkeypatch.setattr(stage, "evaluate", real)
+        return seen
+
+    return run
+
+
+def test_weights_of_other_traits_reach_the_vectors_and_their_nulls(handed, worlds):
+    from utils.artifacts import load_tensor
+    from utils.directions import combine
+
+    root = worlds("tiny")
+    main, other = (load_tensor(TraitPaths("e", trait, root).vector("mean_diff", 1), (32,)) for trait in (OPTIMISM, FORMALITY))
+    plain, mixed = handed()["candidates"], handed("--with-traits", f"{FORMALITY}:-0.5")
+    assert torch.allclose(mixed["candidates"].vectors["mean_diff", 1], combine(main, [(-0.5, other)]))
+    assert torch.allclose(mixed["candidates"].shuffled("mean_diff", 1), combine(plain.shuffled("mean_diff", 1), [(-0.5, other)]))
+    assert mixed["results"]["chosen"]["with_traits"] == [f"{FORMALITY}:-0.5"]
+    cosine = torch.nn.functional.cosine_similarity(plain.shuffled("mean_diff", 1), main, dim=0)
+    assert abs(float(cosine)) < 0.95  # the labels really were shuffled
+
+
+def test_an_unwanted_trait_is_steered_down(handed, worlds):
+    file = TraitPaths("e", OPTIMISM, worlds("tiny")).dataset / "steering.json"
+    before = file.read_bytes()
+    try:
+        file.write_text(json.dumps(json.loads(before) | {"direction": "negative"}))
+        seen = handed()
+    finally:
+        file.write_bytes(before)
+    assert seen["candidates"].sign == -1
+    assert seen["results"]["chosen"]["coefficient"] < 0
+    assert "the opposite of this" in seen["candidates"].system_prompt(-1)
+    assert "the opposite" not in seen["candidates"].system_prompt(1)
+
+
+def test_positions_quantile_and_precision_reach_the_model(handed, monkeypatch):
+    asked: dict = {"positions": set(), "quantiles": set(), "dtypes": set()}
+    from analysis.steering import bench, precision
+
+    real_arms, real_gate, real_load = bench.generate_arms, bench.ModelBench.gate, precision.load_lm
+    monkeypatch.setattr(bench, "generate_arms", lambda *a, positions, **k: asked["positions"].add(positions) or real_arms(*a, positions=positions, **k))
+    monkeypatch.setattr(bench.ModelBench, "gate", lambda self, v, layer, q: asked["quantiles"].add(q) or real_gate(self, v, layer, q))
+    monkeypatch.setattr(precision, "load_lm", lambda options, role: asked["dtypes"].add(options.dtype) or real_load(options, role=role))
+    results = handed("--positions", "response", "--gate-trait", FORMALITY, "--gate-quantile", "0.3", "--check-precision", "bfloat16")["results"]
+    assert asked == {"positions": {"response"}, "quantiles": {0.3}, "dtypes": {"bfloat16"}}
+    assert set(results["precision"]) == {"bfloat16"}
+
+
+def test_neutral_prose_is_less_likely_under_a_strong_push(handed):
+    effects = handed("--doses", "1.5")["results"]["side_effects"]
+    assert effects["plus"]["neutral_perplexity"] != effects["unsteered"]["neutral_perplexity"]
+
+
+def test_the_matrix_refuses_what_it_cannot_repeat(handed, worlds):
+    handed("--positions", "response")
+    with pytest.raises(SystemExit) as ended:
+        call(worlds("tiny"), cross_trait.main, cross_trait.all_flags(), "", "--experiment", "e", "--traits", OPTIMISM, "--max-new-tokens", "4")
+    assert "on the response only" in str(ended.value.code)
+
+
+def test_everything_that_a_push_does_is_in_its_key():
+    from dataclasses import replace
+
+    from utils.hooks import Push
+
+    push = Push(1, torch.ones(4), 2.0, "add", torch.ones(4), 0.5)
+    others = [replace(push, **change) for change in ({"layer": 2}, {"coefficient": 3.0}, {"operation": "cap"}, {"gate": None}, {"threshold": 1.0})]
+    others.append(replace(push, vector=2 * torch.ones(4)))
+    assert len({push.key, *(p.key for p in others)}) == 7
+    assert replace(push).key == push.key

@@ -112,6 +112,7 @@ class SteerCheck:
     fires: dict[int, int] = field(default_factory=dict)
     measured: dict[int, Tensor] = field(default_factory=dict)  # layer → change of the projection per row, first forward pass
     rounding: dict[int, Tensor] = field(default_factory=dict)  # layer → what the model's dtype can hide of it, per row
+    broken: list[str] = field(default_factory=list)  # rows where another operation did not do what it says, first forward pass
 
     def verify(self) -> None:
         """Raise RuntimeError unless every hook fired in every pass and every projection moved by coefficient × ‖v‖."""
@@ -124,6 +125,8 @@ class SteerCheck:
                 if wrong.any():
                     row = int(wrong.nonzero()[0])
                     raise RuntimeError(f"steering at layer {layer}, row {row}: the projection moved by {moved[row]:.4g} instead of {wanted[row]:.4g}")
+        if self.broken:
+            raise RuntimeError(self.broken[0])
 
 
 @contextmanager
@@ -150,7 +153,8 @@ def steer(model: nn.Module, plan: Sequence[Sequence[Push]], positions: str = "al
                 raise ValueError(f"no layer {layer}; the model has layers 0 to {len(blocks) - 1}")
             before: list[Tensor] = []
             handles.append(blocks[layer].register_forward_hook(_editor(slots, positions, before)))
-            handles.append(blocks[layer].register_forward_hook(_watcher(check, layer, slots, before)))  # sees what the next block will get
+            lone = {i: here[0] for i, row in enumerate(plan) if len(here := [p for p in row if p.layer == layer]) == 1}
+            handles.append(blocks[layer].register_forward_hook(_watcher(check, layer, slots, before, lone)))  # sees what the next block will get
         yield check
         check.verify()
     finally:
@@ -239,7 +243,13 @@ def _editor(slots: list[Slot], positions: str, before: list[Tensor]) -> Callable
     return edit
 
 
-def _watcher(check: SteerCheck, layer: int, slots: list[Slot], before: list[Tensor]) -> Callable:
+def _is_right(push: Push, was: float, found: float, rounding: float) -> bool:
+    """Tell whether ablation, a cap or a clamp by itself at a layer left the projection that it should."""
+    wanted = {"ablate": (1 - push.coefficient) * was, "cap": min(was, push.coefficient), "clamp": push.coefficient}.get(push.operation, found)
+    return abs(found - wanted) <= rounding + 0.01 * abs(was - wanted) + 1e-4
+
+
+def _watcher(check: SteerCheck, layer: int, slots: list[Slot], before: list[Tensor], lone: dict[int, Push]) -> Callable:
     additions = [(slot.vectors * slot.coefficients)[:, 0] for slot in slots if slot.operation == "add"]
 
     def watch(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -250,5 +260,10 @@ def _watcher(check: SteerCheck, layer: int, slots: list[Slot], before: list[Tens
             total = torch.stack(additions).sum(0) if additions else torch.zeros(moved.shape)
             check.rounding[layer] = 4 * torch.finfo(steered.dtype).eps * before[0].norm(dim=-1).cpu()
             check.measured[layer] = (moved * nn.functional.normalize(total.to(moved.device), dim=-1)).sum(-1).cpu()
+            for row, push in lone.items():
+                unit = nn.functional.normalize(push.vector.float(), dim=-1).to(moved.device)
+                found, was = float(steered[row].float() @ unit), float(before[0][row] @ unit)
+                if push.gate is None and not _is_right(push, was, found, float(check.rounding[layer][row])):
+                    check.broken.append(f"steering at layer {layer}, row {row}: {push.operation} left a projection of {found:.4g}, which was {was:.4g}")
 
     return watch
