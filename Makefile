@@ -7,7 +7,7 @@ demo: .venv/installed
 	$(BIN)/python extraction/run_pipeline.py --experiment demo --traits behavioral/formality,epistemic/optimism --subset 16 --judge embedded
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
