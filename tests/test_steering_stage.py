@@ -109,7 +109,7 @@ def test_the_search_climbs_by_its_factors_and_stores_the_whole_curve(steer_with,
 def test_what_is_not_added_has_no_opposite_and_takes_away(steer_with, world, operation):
     results = steer_with(world, "--operation", operation, "--cap-at", "50")
     assert results["chosen"]["operation"] == operation
-    assert results["wanted"] == -1
+    assert results["wanted"] == -1 or operation == "clamp"  # which may also raise
     assert results["effect_minus"] is None
     assert results["coherence"]["minus"] is None
     assert results["random"]["n"] == 2
