@@ -69,6 +69,11 @@ class Push:
     gate: Tensor | None = None  # [d_model]; where given, only positions whose projection on it is above `threshold` are changed
     threshold: float = 0.0
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether it leaves a projection that is known: what is not added, at every position."""
+        return self.operation != "add" and self.gate is None
+
     @cached_property
     def key(self) -> str:
         """A digest of everything that the push does."""
@@ -153,7 +158,7 @@ def steer(model: nn.Module, plan: Sequence[Sequence[Push]], positions: str = "al
                 raise ValueError(f"no layer {layer}; the model has layers 0 to {len(blocks) - 1}")
             before: list[Tensor] = []
             handles.append(blocks[layer].register_forward_hook(_editor(slots, positions, before)))
-            lone = {i: here[0] for i, row in enumerate(plan) if len(here := [p for p in row if p.layer == layer]) == 1}
+            lone = {i: here[0] for i, row in enumerate(plan) if len(here := [p for p in row if p.layer == layer]) == 1 and here[0].is_exact}
             handles.append(blocks[layer].register_forward_hook(_watcher(check, layer, slots, before, lone)))  # sees what the next block will get
         yield check
         check.verify()
@@ -245,7 +250,7 @@ def _editor(slots: list[Slot], positions: str, before: list[Tensor]) -> Callable
 
 def _is_right(push: Push, was: float, found: float, rounding: float) -> bool:
     """Tell whether ablation, a cap or a clamp by itself at a layer left the projection that it should."""
-    wanted = {"ablate": (1 - push.coefficient) * was, "cap": min(was, push.coefficient), "clamp": push.coefficient}.get(push.operation, found)
+    wanted = {"ablate": (1 - push.coefficient) * was, "cap": min(was, push.coefficient), "clamp": push.coefficient}[push.operation]
     return abs(found - wanted) <= rounding + 0.01 * abs(was - wanted) + 1e-4
 
 
@@ -263,7 +268,7 @@ def _watcher(check: SteerCheck, layer: int, slots: list[Slot], before: list[Tens
             for row, push in lone.items():
                 unit = nn.functional.normalize(push.vector.float(), dim=-1).to(moved.device)
                 found, was = float(steered[row].float() @ unit), float(before[0][row] @ unit)
-                if push.gate is None and not _is_right(push, was, found, float(check.rounding[layer][row])):
+                if not _is_right(push, was, found, float(check.rounding[layer][row])):
                     check.broken.append(f"steering at layer {layer}, row {row}: {push.operation} left a projection of {found:.4g}, which was {was:.4g}")
 
     return watch
