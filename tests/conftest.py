@@ -1,5 +1,6 @@
 """Tiny random models of three architectures, with byte-level tokenizers made offline, and small trait datasets."""
 
+import json
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -159,3 +160,21 @@ def serve(monkeypatch, own_cache):
     yield start
     for server in running:
         server.__exit__()
+
+
+def write_dataset(folder: Path, files: dict) -> None:
+    """Write the files of a dataset: bytes and texts as they are, other content as JSON, or as lines of JSON; None is left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        if content is not None:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(dataset_bytes(name, content))
+
+
+def dataset_bytes(name: str, content) -> bytes:
+    """Return a file's content as bytes."""
+    if isinstance(content, bytes):
+        return content
+    if isinstance(content, str):
+        return content.encode()
+    return "\n".join(map(json.dumps, content)).encode() if name.endswith("jsonl") else json.dumps(content).encode()

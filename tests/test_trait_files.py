@@ -3,9 +3,9 @@
 import json
 import random
 import shutil
-from pathlib import Path
 
 import pytest
+from conftest import dataset_bytes, write_dataset
 
 from extraction.audit import CHECKS
 from extraction.subject import read_subject
@@ -40,22 +40,8 @@ def paths(tmp_path) -> TraitPaths:
     return TraitPaths("demo", "persona/evil", tmp_path)
 
 
-def write(folder: Path, files: dict) -> None:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(as_bytes(name, content))
-
-
-def as_bytes(name: str, content) -> bytes:
-    if isinstance(content, bytes):
-        return content
-    if isinstance(content, str):
-        return content.encode()
-    return "\n".join(map(json.dumps, content)).encode() if name.endswith("jsonl") else json.dumps(content).encode()
-
-
 def read(paths: TraitPaths, files: dict) -> TraitDataset:
-    write(paths.dataset, files)
+    write_dataset(paths.dataset, files)
     return read_trait(paths)
 
 
@@ -146,7 +132,7 @@ def test_instructions_may_accept_in_their_own_file(paths):
 
 
 def test_a_folder_with_only_a_definition_is_known_but_has_no_form(paths):
-    write(paths.dataset, {"trait_definition.txt": "A thought."})
+    write_dataset(paths.dataset, {"trait_definition.txt": "A thought."})
     assert known_traits(paths.root) == ["persona/evil"]
     assert form_of(paths.dataset) is None
     assert prompt_files(paths) == []
@@ -157,7 +143,7 @@ def test_a_folder_with_only_a_definition_is_known_but_has_no_form(paths):
 def test_traits_may_lie_deeper_but_a_category_is_none(paths):
     base = paths.root / "datasets" / "traits"
     for folder in ("", "mood", "mood/hope", "mood/by/whom", "a/b/c/d/e", "a/b/c/d/e/f"):
-        write(base / folder, {"definition.txt": "x"})
+        write_dataset(base / folder, {"definition.txt": "x"})
     assert known_traits(paths.root) == ["a/b/c/d/e", "mood/by/whom", "mood/hope"]
 
 
@@ -220,7 +206,7 @@ DAMAGES = {
 
 def damage(rng: random.Random, files: dict) -> tuple[dict[str, bytes], str]:
     """Return a dataset's files with one to three of them damaged, and what was done."""
-    kept = {name: as_bytes(name, content) for name, content in files.items()}
+    kept = {name: dataset_bytes(name, content) for name, content in files.items()}
     done = []
     for _ in range(rng.randrange(1, 3)):
         name, how = rng.choice(sorted(kept) or ["definition.txt"]), rng.choice([*DAMAGES, "swapped", "removed"])

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import dataset_bytes, write_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,25 +37,10 @@ def read(paths):
     """read({file name: content}): write a dataset and read it; None leaves a file out."""
 
     def read(files: dict) -> TraitDataset:
-        write(paths.dataset, files)
+        write_dataset(paths.dataset, files)
         return read_trait(paths)
 
     return read
-
-
-def write(folder: Path, files: dict) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        if content is not None:
-            (folder / name).write_bytes(as_bytes(name, content))
-
-
-def as_bytes(name: str, content) -> bytes:
-    if isinstance(content, bytes):
-        return content
-    if isinstance(content, str):
-        return content.encode()
-    return "".join(json.dumps(row) + "\n" for row in content).encode() if name.endswith("l") else json.dumps(content).encode()
 
 
 def prompts(dataset: TraitDataset, side: str) -> dict[int, object]:
@@ -179,7 +165,7 @@ def test_ends_of_lines_and_of_files_are_no_content_of_jsonl(read, content):
 def test_a_byte_order_mark_changes_nothing_in_any_form(read, form):
     plain = read(FORMS[form])
     steering = {} if form == "answers" else {"steering.json": {"questions": []}}
-    marked = {name: b"\xef\xbb\xbf" + as_bytes(name, content) for name, content in (FORMS[form] | steering).items()}
+    marked = {name: b"\xef\xbb\xbf" + dataset_bytes(name, content) for name, content in (FORMS[form] | steering).items()}
     assert read(marked).items == plain.items
 
 
@@ -228,21 +214,21 @@ def test_a_blank_line_in_the_middle_shifts_no_pair(read, blank, name):
 
 def test_a_name_in_two_categories_is_two_traits(tmp_path):
     for trait, text in (("epistemic/optimism", "one"), ("mood/optimism", "two"), ("deep/er/optimism", "three")):
-        write(tmp_path / "datasets" / "traits" / trait, SCENARIOS | {"positive.txt": text})
+        write_dataset(tmp_path / "datasets" / "traits" / trait, SCENARIOS | {"positive.txt": text})
     assert known_traits(tmp_path) == ["deep/er/optimism", "epistemic/optimism", "mood/optimism"]
     assert [prompts(read_trait(TraitPaths("demo", t, tmp_path)), "pos")[0] for t in known_traits(tmp_path)] == ["three", "one", "two"]
 
 
 def test_an_unknown_trait_is_told_which_categories_have_its_name(read, paths):
     read(SCENARIOS)
-    write(paths.root / "datasets" / "traits" / "mood" / "cheer", SCENARIOS)
+    write_dataset(paths.root / "datasets" / "traits" / "mood" / "cheer", SCENARIOS)
     with pytest.raises(UserError, match=r"unknown trait mood/optimism: .*; known: epistemic/optimism$"):
         read_trait(TraitPaths("demo", "mood/optimism", paths.root))
 
 
 def test_an_unknown_name_is_told_the_traits_there_are(read, paths):
     read(SCENARIOS)
-    write(paths.root / "datasets" / "traits" / "mood" / "cheer", SCENARIOS)
+    write_dataset(paths.root / "datasets" / "traits" / "mood" / "cheer", SCENARIOS)
     with pytest.raises(UserError, match=r"; known: epistemic/optimism, mood/cheer$"):
         read_trait(TraitPaths("demo", "epistemic/optimsm", paths.root))
 
@@ -346,7 +332,7 @@ CONTENT = st.binary(max_size=40) | st.one_of(JSON, LINES).map(lambda text: text.
 def test_any_bytes_at_all_are_a_dataset_or_a_user_error(form, damage):
     with tempfile.TemporaryDirectory() as root:
         paths = TraitPaths("demo", "epistemic/optimism", Path(root))
-        write(paths.dataset, FORMS[form] | damage)
+        write_dataset(paths.dataset, FORMS[form] | damage)
         try:
             dataset = read_trait(paths)
         except UserError:
