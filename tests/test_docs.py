@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from analysis import judge_agreement, trait_table
+from analysis import judge_agreement
 from analysis.steering import cross_trait, figures
-from extraction import check_trait, run_pipeline
+from extraction import check_trait, run_pipeline, trait_table
 from extraction.new_trait import NewTraitOptions
 from utils.cli import parse_arguments
 from utils.experiment import stage_flags
