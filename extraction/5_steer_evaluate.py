@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 if not __package__:  # run as a script
@@ -11,8 +10,6 @@ if not __package__:  # run as a script
 import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from analysis.steering.bench import ModelBench
 from analysis.steering.evaluate import evaluate
@@ -23,10 +20,10 @@ from analysis.steering.search import Search
 from analysis.steering.setting import Candidates, Protocol
 from analysis.steering.treatments import Intervention
 from extraction.activations import read_captured
-from extraction.methods import Fit, FitOptions, fit_directions, fit_functions
+from extraction.methods import FitOptions, fit_functions, fit_shuffled
 from extraction.trait_files import dataset_files
 from extraction.traits import TraitDataset, read_trait
-from extraction.vectors import Key, add_traits, load_vectors, vector_files, vector_keys
+from extraction.vectors import Key, add_traits, load_vectors, require_fit, vector_files, vector_keys
 from utils.artifacts import digest, read_json, write_json
 from utils.errors import UserError
 from utils.experiment import stage_main
@@ -81,16 +78,12 @@ def steer_evaluate(
     candidates = _candidates(source, dataset, vector_keys(source, layers, method), fit, protocol.null_seed, with_traits, gate_trait)
     grader = load_judge(judge, dataset.rubric)
     model = load_lm(lm)
-    made_by = read_json(source.activations_metadata)
-    if [model.n_layers, model.d_model] != made_by["shape"][1:]:
-        ours = f"{made_by['shape'][1]} layers of width {made_by['shape'][2]}"
-        raise UserError(
-            f"the vectors of {source.experiment} are for {ours}; {lm.model} has {model.n_layers} of width {model.d_model}: steer a sibling of that model"
-        )
+    require_fit(source, model)
     bench = ModelBench(model, grader, sampling, protocol, Work(Journal(paths.journal(NAME)), f"{NAME} {paths.trait}"), judge.max_unjudged)
     results, rows, cell = evaluate(bench, candidates, search, intervention, dev, test)
     used = {"usage": grader.usage.as_json()} if grader.usage else {}
-    about = {"made_by": {"stage": NAME, "model": model.identity, "vectors": {"experiment": source.experiment, **made_by["made_by"]}}, "trait": paths.trait}
+    origin = {"experiment": source.experiment, **read_json(source.activations_metadata)["made_by"]}
+    about = {"made_by": {"stage": NAME, "model": model.identity, "vectors": origin}, "trait": paths.trait}
     about |= {"judge": grader.identity, "coherence_judge": bench.coherence.identity, **used}
     results["chosen"] |= {"with_traits": list(with_traits), "gate_trait": gate_trait}
     for part, texts in rows.items():
@@ -122,34 +115,11 @@ def _candidates(
         # all responses, passed or not: those chosen because they show the trait would put it into every "random" direction
         activations=lambda layer: captured.activations[:, layer].float(),
         is_pos=np.array([row["side"] == "pos" for row in captured.rows]),
-        shuffled=lambda method, layer: add_traits(source, (method, layer), _fit_shuffled(fitted, fit_functions(fit), seed, method, layer), with_traits),
+        shuffled=lambda method, layer: add_traits(source, (method, layer), fit_shuffled(fitted, fit_functions(fit), seed, method, layer), with_traits),
         sign=-1 if dataset.direction == "negative" else 1,
-        system_prompt=partial(_system_prompt, dataset),
+        system_prompt=dataset.ask_for,
         gates=load_vectors(gate, keys) if gate else None,
     )
-
-
-def _fit_shuffled(fitted: dict[str, Tensor], fits: dict[str, Fit], seed: int, method: str, layer: int) -> Tensor:
-    """Fit a method to the same responses with their sides shuffled."""
-    both = torch.cat([fitted[side][:, [layer]] for side in SIDES])
-    mixed = both[torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))]
-    n_pos = len(fitted["pos"])
-    return fit_directions(fits[method], mixed[:n_pos], mixed[n_pos:])[0]
-
-
-def _system_prompt(dataset: TraitDataset, wanted: int) -> str:
-    wish = dataset.rubric.definition.split("\n\n")[0] or dataset.rubric.examples[0].text
-    target = "the opposite of this" if wanted < 0 else "this"
-    return f"Write every answer so that it clearly shows {target}. {wish}"
-
-
-def _inputs(paths: TraitPaths, params: dict) -> list[Path]:
-    source = paths.within(params["vectors_from"])
-    files = [*dataset_files(paths), source.activations_metadata]
-    if not source.activations_metadata.exists():
-        return files
-    keys = vector_keys(source, params["layers"], params["method"])
-    return [*files, source.fitted_on, *vector_files(source, keys, params["with_traits"], params["gate_trait"])]
 
 
 def rescore_texts(paths: TraitPaths, params: dict) -> dict:
@@ -168,7 +138,7 @@ def rescore_texts(paths: TraitPaths, params: dict) -> dict:
 STAGE = Stage(
     name=NAME,
     run=steer_evaluate,
-    inputs=_inputs,
+    inputs=lambda paths, params: [*dataset_files(paths), *vector_files(paths.within(params["vectors_from"]), params)],
     version=2,
     outputs=lambda paths, params: [paths.steering_results, *(paths.steering_responses(part) for part in ("dev", "test"))],
     instead={"rescore": Instead("Judge the stored texts again (--judge, --coherence-gate), without a model, into a file beside.", rescore_texts)},

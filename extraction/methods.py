@@ -206,3 +206,11 @@ def random(pos: Tensor, neg: Tensor, *, seed: int) -> Tensor:
     """Return a direction drawn from the activations' covariance: a null for the other methods."""
     x = torch.cat([pos, neg])
     return torch.stack([draw_directions(x[:, layer], 1, seed)[0] for layer in range(x.shape[1])])
+
+
+def fit_shuffled(fitted: dict[str, Tensor], fits: dict[str, Fit], seed: int, method: str, layer: int) -> Tensor:
+    """Fit a method at one layer to the same responses with their sides shuffled: {side: [n, n_layers, d_model]} → [d_model]."""
+    both = torch.cat([fitted[side][:, [layer]] for side in ("pos", "neg")])
+    mixed = both[torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))]
+    n_pos = len(fitted["pos"])
+    return fit_directions(fits[method], mixed[:n_pos], mixed[n_pos:])[0]

@@ -54,6 +54,11 @@ class TraitDataset:
     direction: str = "positive"  # "negative": the researcher wants less of it
     accepted_confounds: dict[str, str] = field(default_factory=dict)  # check of the audit → why its finding belongs to the trait
 
+    def ask_for(self, wanted: int) -> str:
+        """Return a system prompt that asks for more of the trait (+1) or for less (−1)."""
+        wish = self.rubric.definition.split("\n\n")[0] or self.rubric.examples[0].text
+        return f"Write every answer so that it clearly shows {'the opposite of this' if wanted < 0 else 'this'}. {wish}"
+
 
 def read_trait(paths: TraitPaths) -> TraitDataset:
     """Read and validate the dataset of a trait.

@@ -9,6 +9,7 @@ from utils.artifacts import load_tensor, read_json
 from utils.directions import combine
 from utils.errors import UserError
 from utils.layers import parse_layers
+from utils.model import LM
 from utils.paths import TraitPaths
 
 Key = tuple[str, int]  # method, layer
@@ -53,7 +54,21 @@ def parse_weighted(source: TraitPaths, with_traits: tuple[str, ...]) -> list[tup
     return parsed
 
 
-def vector_files(source: TraitPaths, keys: list[Key], with_traits: tuple[str, ...], gate_trait: str) -> list[Path]:
-    """Return every vector file that steering reads."""
-    others = [paths for _, paths in parse_weighted(source, with_traits)] + ([TraitPaths(source.experiment, gate_trait, source.root)] if gate_trait else [])
-    return [paths.vector(*key) for paths in (source, *others) for key in keys]
+def vector_files(source: TraitPaths, params: dict) -> list[Path]:
+    """Return every file of an experiment that steering reads, by the parameters of its stage; the first one alone where it is missing."""
+    if not source.activations_metadata.exists():
+        return [source.activations_metadata]
+    gate = [TraitPaths(source.experiment, params["gate_trait"], source.root)] if params["gate_trait"] else []
+    owners = [source, *(paths for _, paths in parse_weighted(source, params["with_traits"])), *gate]
+    keys = vector_keys(source, params["layers"], params["method"])
+    return [source.activations_metadata, source.fitted_on, *(paths.vector(*key) for paths in owners for key in keys)]
+
+
+def require_fit(source: TraitPaths, lm: LM) -> None:
+    """Raise UserError when the vectors are for a model of another shape."""
+    n_layers, d_model = read_json(source.activations_metadata)["shape"][1:]
+    if (lm.n_layers, lm.d_model) != (n_layers, d_model):
+        raise UserError(
+            f"the vectors of {source.experiment} are for {n_layers} layers of width {d_model}; {lm.identity['name']} has {lm.n_layers} of width "
+            f"{lm.d_model}: steer a sibling of that model"
+        )
