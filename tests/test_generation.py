@@ -3,7 +3,8 @@ import torch
 
 from utils import batching, generation, prefix
 from utils.batching import halve_on_oom, is_out_of_memory, plan_batches
-from utils.generation import Row, Sampling, Work, generate, pad_left
+from utils.batching import pad_left
+from utils.generation import Row, Sampling, Work, generate
 from utils.hooks import Push, steer
 from utils.journal import Journal
 from utils.model import encode
@@ -177,19 +178,46 @@ def chat_rows(lm) -> list[Row]:
     return [Row(encode(lm, chat), pushes=arm) for arm in arms for chat in CHATS]
 
 
-@pytest.mark.parametrize("positions", ["all", "response"])
-def test_sharing_the_prompts_beginning_changes_no_text(lm, positions, monkeypatch):
+def passes_of(lm, rows: list[Row], positions: str) -> tuple[list, list[tuple[int, int]]]:
+    """Return the texts, and the shape of every forward pass."""
+    passes: list[tuple[int, int]] = []
+    handle = lm.model.base_model.register_forward_pre_hook(lambda _m, _a, kwargs: passes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True)
+    found = texts(lm, rows, positions=positions)
+    handle.remove()
+    return found, passes
+
+
+def test_sharing_the_prompts_beginning_changes_no_text(lm, monkeypatch):
     rows = chat_rows(lm)
     monkeypatch.setattr(prefix, "MIN_SHARED", 10**6)
-    alone = texts(lm, rows, positions=positions)
+    alone = texts(lm, rows)
     monkeypatch.setattr(prefix, "MIN_SHARED", 2)
-    passes = []
-    handle = lm.model.base_model.register_forward_pre_hook(lambda _m, _a, kwargs: passes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True)
-    assert texts(lm, rows, positions=positions) == alone
-    handle.remove()
-    assert passes[0][0] == (3 if positions == "all" else 1)  # one row per steering
+    found, passes = passes_of(lm, rows, "all")
+    assert found == alone
+    assert passes[0][0] == 3  # one row per steering
     longest = max(len(row.prompt_ids) for row in rows)
     assert passes[1] == (len(rows), longest - passes[0][1])  # the shared part is not computed again
+
+
+@pytest.mark.parametrize("positions", ["all", "response"])
+def test_rows_of_one_prompt_share_all_of_it_and_write_the_same(lm, positions, monkeypatch):
+    """With "response" all arms of a question share its prompt; with "all" only rows of one arm do (several draws of one prompt)."""
+    rows = chat_rows(lm) * (1 if positions == "response" else 2) + [Row([65])] * 2  # a prompt of one token has nothing to share
+    with monkeypatch.context() as patch:
+        patch.setattr(generation, "prefill_shared", lambda *_: None)
+        alone = texts(lm, rows, positions=positions)
+    found, passes = passes_of(lm, rows, positions)
+    assert found == alone
+    assert [rows for rows, _ in passes[:2]] == [7 if positions == "response" else 19, len(rows)]
+    assert passes[1][1] == 1  # of the prompts, only the last token is computed again
+
+
+def test_prompts_longer_than_an_attention_window_are_shared_as_well(gemma, monkeypatch):
+    prompts = [list(range(20, 20 + gemma.model.config.sliding_window + extra)) for extra in (1, 5)]
+    rows = [Row(ids, pushes=pushes) for ids in prompts for pushes in ((), (Push(1, torch.ones(gemma.d_model), 1.0),))]
+    shared = texts(gemma, rows, positions="response")
+    monkeypatch.setattr(generation, "prefill_shared", lambda *_: None)
+    assert texts(gemma, rows, positions="response") == shared
 
 
 def test_sharing_stops_where_it_would_be_wrong_or_useless(gemma, llama, monkeypatch):

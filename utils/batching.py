@@ -1,9 +1,10 @@
-"""How work is cut into batches: planned from the whole list, so that a resumed run meets the same batches, and halved when memory ends."""
+"""Batches: planned from the whole list, so that a resumed run meets the same ones, padded, and halved when memory ends."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from utils.model import free_memory
 
@@ -28,6 +29,14 @@ def plan_batches(lengths: Sequence[int], *, max_tokens: int | None = None, max_r
         else:
             batches[-1].append(i)
     return batches
+
+
+def pad_left(sequences: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Return ids and mask [batch, width]; padded on the left, so that the last column is every row's last token."""
+    width = max(len(s) for s in sequences)
+    ids = torch.tensor([[pad] * (width - len(s)) + s for s in sequences])
+    mask = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in sequences])
+    return ids, mask
 
 
 def halve_on_oom(run: Callable[[Sequence[Row]], list[Answer]], rows: Sequence[Row]) -> list[Answer]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from utils.batching import halve_on_oom, plan_batches
+from utils.batching import halve_on_oom, pad_left, plan_batches
 from utils.memory import rows_that_fit
 from utils.hooks import Push, steer
 from utils.journal import Journal, key_of
@@ -124,14 +124,6 @@ def _generate_batch(lm: LM, batch: Sequence[Row], sampling: Sampling, positions:
         )
     ends = lm.model.generation_config.eos_token_id
     return [cut_at_end(row, set(ends) if isinstance(ends, list) else {ends}) for row in output[:, width:].tolist()]  # sliced at the padded width
-
-
-def pad_left(sequences: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Return ids and mask [batch, width]; padded on the left, so that the last column is every row's last token."""
-    width = max(len(s) for s in sequences)
-    ids = torch.tensor([[pad] * (width - len(s)) + s for s in sequences])
-    mask = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in sequences])
-    return ids, mask
 
 
 def cut_at_end(ids: list[int], ends: set[int]) -> Completion:
