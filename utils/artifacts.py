@@ -53,9 +53,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write strict JSON (a NaN raises ValueError: a missing number is written as null, on purpose or not at all)."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
+    """Write strict JSON (a NaN raises ValueError: a missing number is written as null, on purpose or not at all); no indent for long lists."""
+    write_text(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

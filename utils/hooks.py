@@ -41,9 +41,17 @@ def component_of(block: nn.Module, component: str) -> nn.Module:
     return block.get_submodule(names[component])
 
 
+class _Enough(Exception):
+    """Ends a forward pass of which nothing further is needed."""
+
+
 @contextmanager
-def record(model: nn.Module, readout: Callable[[int, Tensor], None], component: str = "residual") -> Iterator[None]:
-    """While active, call `readout(layer, hidden [batch, pos, d_model])` for every block of every forward pass."""
+def record(model: nn.Module, readout: Callable[[int, Tensor], None], component: str = "residual", until: int | None = None) -> Iterator[None]:
+    """While active, call `readout(layer, hidden [batch, pos, d_model])` for every block of every forward pass.
+
+    Args:
+        until: The last layer that is needed: the first forward pass ends after it, and with it the `with` block.
+    """
 
     def read(layer: int) -> Callable:
         return lambda _module, _inputs, output: readout(layer, hidden_of(output))
@@ -52,10 +60,18 @@ def record(model: nn.Module, readout: Callable[[int, Tensor], None], component: 
     try:
         for layer, block in enumerate(layers(model)):
             handles.append(component_of(block, component).register_forward_hook(read(layer)))
+        if until is not None:
+            handles.append(layers(model)[until].register_forward_hook(_stop))
         yield
+    except _Enough:
+        pass
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _stop(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+    raise _Enough
 
 
 @dataclass(frozen=True)

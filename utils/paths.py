@@ -178,3 +178,56 @@ class TraitPaths:
 
     def steering_responses(self, split: str) -> Path:
         return self.steering / "responses" / f"{split}.json"
+
+
+@dataclass(frozen=True)
+class InferencePaths:
+    """The files of one prompt set in one experiment."""
+
+    experiment: str
+    prompt_set: str
+    root: Path = field(default_factory=root_dir)
+
+    def __post_init__(self) -> None:
+        check_name("experiment", self.experiment, range(1, 2))
+        check_name("prompt set", self.prompt_set, range(1, 2))
+
+    def within(self, experiment: str) -> "InferencePaths":
+        """Return the same prompt set's paths in another experiment ("" is this one)."""
+        return replace(self, experiment=experiment or self.experiment)
+
+    @property
+    def dataset(self) -> Path:
+        return self.root / "datasets" / "inference" / f"{self.prompt_set}.json"
+
+    @property
+    def dir(self) -> Path:
+        return self.root / "experiments" / self.experiment / "inference" / self.prompt_set
+
+    @property
+    def index(self) -> Path:
+        return self.dir / "index.json"
+
+    def response(self, prompt: str) -> Path:
+        return self.dir / "responses" / f"{prompt}.json"
+
+    def projections(self, prompt: str) -> Path:
+        return self.dir / "projections" / f"{prompt}.json"
+
+    def raw(self, prompt: str) -> Path:
+        return self.dir / "raw" / f"{prompt}.pt"
+
+    def raw_metadata(self, prompt: str) -> Path:
+        return self.dir / "raw" / f"{prompt}.json"
+
+    def dynamics(self, trait: str) -> Path:
+        return self.dir / "dynamics" / f"{trait}.json"
+
+    def groups(self, field: str) -> Path:
+        return self.dir / "groups" / f"{file_name(field)}.json"
+
+    def comparison(self, other: str) -> Path:
+        return self.dir / "compare" / f"{other}.json"
+
+    def table(self, name: str) -> Path:
+        return self.dir / f"{name}.csv"
