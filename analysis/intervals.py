@@ -58,6 +58,17 @@ def permutation_p(values: np.ndarray, draws: int = 10_000, seed: int = 0) -> flo
     return float((1 + reached.sum()) / (1 + draws))
 
 
+def permutation_p_of_groups(first: np.ndarray, second: np.ndarray, draws: int = 10_000, seed: int = 0) -> float:
+    """Return the two-sided p of a difference in means when the labels are shuffled, (1 + #{|difference*| ≥ |difference|}) / (1 + draws)."""
+    both, n = np.concatenate([first, second]), len(first)
+    rng = np.random.default_rng(seed)
+    total = np.array([both[rng.permutation(len(both))[:n]].sum() for _ in range(draws)])
+    # the sum of the first group fixes the difference in means: sum/n − (all − sum)/m
+    differences = total / n - (both.sum() - total) / len(second)
+    reached = np.abs(differences) >= abs(first.mean() - second.mean()) - 1e-9
+    return float((1 + reached.sum()) / (1 + draws))
+
+
 def benjamini_hochberg(p_values: list[float | None]) -> list[float | None]:
     """Return the p values adjusted for the false discovery rate over those that are there (Benjamini and Hochberg 1995)."""
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)

@@ -10,7 +10,6 @@ from utils.errors import UserError
 from utils.model import Prompt
 from utils.paths import InferencePaths
 
-SCALES = ("raw", "centered", "cosine")
 SINK = 1  # the first token is an attention sink, a hundred times as long as any other: it is no reading
 
 

@@ -104,6 +104,16 @@ def load_tensor(path: Path, shape: tuple[int | None, ...], sha256: str | None = 
     return tensor
 
 
+def write_figure(path: Path, figure: Any) -> None:
+    """Write a matplotlib figure as PNG and close it, without the program's name and date, which would make every file differ."""
+    from matplotlib import pyplot as plt
+
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=130, metadata={"Software": None})
+    plt.close(figure)
+    write_bytes(path, data.getvalue())
+
+
 def digest(path: Path) -> str | None:
     """Return the sha256 of a file's content, or None when there is no such file."""
     try:

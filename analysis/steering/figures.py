@@ -1,7 +1,6 @@
 """Pictures of a steering evaluation: dose–response curves, and the null with the vector's mark."""
 
 import inspect
-import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ matplotlib.use("Agg")  # no display is needed
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
 
-from utils.artifacts import read_json, write_bytes
+from utils.artifacts import read_json, write_figure
 from utils.cli import run_cli
 from utils.errors import UserError
 from utils.flags import Flag, option_flags, pick
@@ -57,16 +56,8 @@ def main(**given: Any) -> None:
             raise UserError(f"{trait} has no completed 5_steer_evaluate in {options.experiment}; run it first")
         results = read_json(paths.steering_results)
         for name, draw in (("dose_response", draw_curves), ("nulls", draw_nulls)):
-            save(draw(results), paths.steering_figure(name))
+            write_figure(paths.steering_figure(name), draw(results))
             print(paths.steering_figure(name).relative_to(paths.root))
-
-
-def save(figure: Any, path: Path) -> None:
-    """Write a figure as PNG, without the date that would make every file differ."""
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=130, metadata={"Software": None})
-    plt.close(figure)
-    write_bytes(path, data.getvalue())
 
 
 def draw_curves(results: dict) -> Any:
