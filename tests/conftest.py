@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+from types import ModuleType
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from utils.cli import run_cli
 from utils.model import LM, ModelOptions, load_lm
 
 CHATML = (
@@ -178,3 +181,13 @@ def dataset_bytes(name: str, content) -> bytes:
     if isinstance(content, str):
         return content.encode()
     return "\n".join(map(json.dumps, content)).encode() if name.endswith("jsonl") else json.dumps(content).encode()
+
+
+def call(script: ModuleType, *arguments: str) -> None:
+    """Run a script's command line in this process."""
+    before = sys.argv
+    sys.argv = ["script.py", *arguments]
+    try:
+        run_cli(script.main, script.all_flags(), "")
+    finally:
+        sys.argv = before

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis import judge_agreement
+from analysis import compare_groups, compare_models, judge_agreement
 from analysis.steering import cross_trait, figures
 from extraction import check_trait, run_pipeline, trait_table
 from extraction.new_trait import NewTraitOptions
+from inference import capture_raw_activations, chat, monitor_dynamics, project_activations
 from utils.cli import parse_arguments
 from utils.experiment import stage_flags
 from utils.flags import REQUIRED, Flag, option_flags
@@ -27,6 +28,12 @@ TOOLS = {
     "trait_table": trait_table.all_flags(),
     "cross_trait": cross_trait.all_flags(),
     "figures": figures.all_flags(),
+    "capture_raw_activations": capture_raw_activations.all_flags(),
+    "project_activations": project_activations.all_flags(),
+    "monitor_dynamics": monitor_dynamics.all_flags(),
+    "chat": chat.all_flags(),
+    "compare_groups": compare_groups.all_flags(),
+    "compare_models": compare_models.all_flags(),
 }
 
 

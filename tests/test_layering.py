@@ -184,7 +184,7 @@ def test_importing_utils_sets_the_threads_unless_they_are_set(setting, expected)
     assert int(threads) >= 1
 
 
-@pytest.mark.parametrize("file", modules())
+@pytest.mark.parametrize("file", [file for file in modules() if file != "inference/chat.py"])  # a chat is nothing but questions
 def test_nothing_asks_a_question(file):
     calls = [node for node in ast.walk(ast.parse((CHECKOUT / file).read_text())) if isinstance(node, ast.Call)]
     assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "input"]  # it would stop a run overnight

@@ -6,29 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import copy_trait
+from conftest import call, copy_trait
 from judge_server import JudgeServer
 
 from analysis.steering import cross_trait, figures
 from extraction import run_pipeline
 from utils.artifacts import read_json
-from utils.cli import run_cli
 from utils.experiment import stage_main
 from utils.paths import TraitPaths
 
 OPTIMISM, FORMALITY = "epistemic/optimism", "behavioral/formality"
 SMALL = ["--max-new-tokens", "6", "--subset", "3", "--random-pairs", "2", "--layers", "1,2", "--method", "mean_diff", "--coherence-gate", "0"]
 STAGE = "5_steer_evaluate"
-
-
-def call(root: Path, main, flags, doc: str, *arguments: str) -> None:
-    """Run a script's command line in this process."""
-    before = sys.argv
-    sys.argv = ["script.py", *arguments]
-    try:
-        run_cli(main, flags, doc)
-    finally:
-        sys.argv = before
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +47,7 @@ def worlds(tmp_path_factory, tiny_folders):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("TRAITSCOPE_ROOT", str(roots[name]))
                 thresholds = ["--pos-threshold", "0", "--neg-threshold", "100", "--judge", "embedded"]
-                call(roots[name], run_pipeline.main, run_pipeline.all_flags(), "", *flags, *thresholds)
+                call(run_pipeline, *flags, *thresholds)
         return roots[name]
 
     return make
@@ -201,12 +190,12 @@ def test_the_cross_trait_matrix_and_the_figures(steer_with, worlds, monkeypatch,
     monkeypatch.setattr(sys, "argv", ["x", "--experiment", "e", "--trait", FORMALITY, *SMALL, "--layers", LAYERS[world], "--search-steps", "1"])
     stage_main(run_pipeline.load_stage(STAGE))
     both = f"{OPTIMISM},{FORMALITY}"
-    call(root, cross_trait.main, cross_trait.all_flags(), "", "--experiment", "e", "--traits", both, "--subset", "3", "--max-new-tokens", "6")
+    call(cross_trait, "--experiment", "e", "--traits", both, "--subset", "3", "--max-new-tokens", "6")
     stored = read_json(root / "experiments/e/steering/cross_trait.json")
     assert set(stored["odd_parts"]) == set(stored["odd_parts"][OPTIMISM]) == {OPTIMISM, FORMALITY}
     assert stored["cosines"][OPTIMISM][OPTIMISM] == pytest.approx(1)
     assert "cosine at the row's method and layer" in capfd.readouterr().out
-    call(root, figures.main, figures.all_flags(), "", "--experiment", "e", "--traits", both)
+    call(figures, "--experiment", "e", "--traits", both)
     for name in ("dose_response", "nulls"):
         assert TraitPaths("e", OPTIMISM, root).steering_figure(name).read_bytes().startswith(b"\x89PNG")
 
@@ -342,7 +331,8 @@ def test_neutral_prose_is_less_likely_under_a_strong_push(handed):
 def test_the_matrix_refuses_what_it_cannot_repeat(handed, worlds):
     handed("--positions", "response")
     with pytest.raises(SystemExit) as ended:
-        call(worlds("tiny"), cross_trait.main, cross_trait.all_flags(), "", "--experiment", "e", "--traits", OPTIMISM, "--max-new-tokens", "4")
+        worlds("tiny")
+        call(cross_trait, "--experiment", "e", "--traits", OPTIMISM, "--max-new-tokens", "4")
     assert "on the response only" in str(ended.value.code)
 
 

@@ -53,6 +53,7 @@ class ModelOptions:
     Args:
         model: Hugging Face id, local folder, .gguf file or "embedded"; by default the experiment's config decides, else its name.
         revision: Branch, tag or commit of a Hugging Face model.
+        lora: Folder or Hugging Face id of a LoRA adapter, merged into the model.
         dtype: auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16.
         device: auto, cuda, cuda:1, mps or cpu.
         load_in_8bit: Quantise to 8 bits with bitsandbytes.
@@ -62,6 +63,7 @@ class ModelOptions:
 
     model: str = ""
     revision: str = ""
+    lora: str = ""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     load_in_8bit: bool = False
@@ -69,7 +71,7 @@ class ModelOptions:
     chat_template: bool = True
 
     cosmetic: ClassVar[tuple[str, ...]] = ("device",)
-    identify: ClassVar[dict[str, Any]] = {"model": identify_model}
+    identify: ClassVar[dict[str, Any]] = {"model": identify_model, "lora": identify_model}
 
 
 @dataclass(frozen=True)
@@ -148,9 +150,23 @@ def _load(options: ModelOptions) -> LM:
         ) from None
     if not placement:
         model.to(device)
+    if options.lora:
+        model = _merge_lora(model, options)
     lm = wrap(model, tokenizer, options)
     print(f"model: {options.model} on {device}, {lm.identity['dtype']}, {torch.get_num_threads()} CPU threads", flush=True)
     return lm
+
+
+def _merge_lora(model: Any, options: ModelOptions) -> Any:
+    """Return the model with an adapter's weights added to its own."""
+    from peft import PeftModel
+
+    if options.load_in_8bit or options.load_in_4bit:
+        raise UserError("--lora needs weights that are not quantised; leave out --load-in-8bit and --load-in-4bit")
+    try:
+        return PeftModel.from_pretrained(model, os.path.expanduser(options.lora)).merge_and_unload()
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+        raise UserError(f"cannot load LoRA adapter {options.lora!r} for {options.model!r}: {first_line(error)}") from None
 
 
 def wrap(model: Any, tokenizer: Any, options: ModelOptions) -> LM:
@@ -166,8 +182,8 @@ def wrap(model: Any, tokenizer: Any, options: ModelOptions) -> LM:
     speed_up_linear_layers(model)
     chats = bool(options.chat_template and tokenizer.chat_template)
     identity = {
-        "name": options.model,
-        "identity": identify_model(options.model),
+        "name": " + ".join(filter(None, (options.model, options.lora))),
+        "identity": " + ".join(map(identify_model, filter(None, (options.model, options.lora)))),
         "revision": getattr(model.config, "_commit_hash", None) or options.revision or None,
         "architecture": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),

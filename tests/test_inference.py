@@ -1,0 +1,464 @@
+"""Projections, replay, live chat and what may be projected on what: laws on tiny models of three architectures."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import call
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inference import capture_raw_activations, project_activations, responses
+from inference.cards import CardOptions, read_cards
+from inference.chat import Chat
+from inference.engine import ChatEngine, Decoder, Talk
+from inference.projection import project_texts
+from inference.prompt_sets import read_prompt_set
+from inference.records import Record, read_record, read_scores
+from utils.artifacts import read_json, save_tensor, write_json
+from utils.errors import UserError
+from utils.generation import Row, Sampling, generate
+from utils.model import LM, ModelOptions, encode, layers, load_lm
+from utils.paths import InferencePaths, TraitPaths
+from utils.tokens import locate, token_texts
+from utils.vectors import Card, best_cell, choose_cells, load_card, require_match
+
+TRAIT, OTHER = "mood/hope", "mood/calm"
+QUESTION = [{"role": "user", "content": "What is the tide?"}]
+
+
+def plant(root: Path, lm: LM, trait: str, cells: dict[tuple[str, int], torch.Tensor], experiment: str = "e", **about) -> TraitPaths:
+    """Write vectors as stage 4 does."""
+    paths = TraitPaths(experiment, trait, root)
+    for (method, layer), vector in cells.items():
+        save_tensor(paths.vector(method, layer), vector)
+        origin = {"made_by": {"stage": "3_capture_activations", "model": lm.identity}, "component": "residual", "position": "response[:]"}
+        content = {"trait": trait, "method": method, "layer": layer, **origin, "centre": 0.25, "val": {"auroc": 0.5 + layer / 10, "cohens_d": 1.0}}
+        write_json(paths.vector_metadata(method, layer), content | about)
+    norms = [2.0 + layer for layer in range(lm.n_layers)]
+    write_json(paths.activations_metadata, {"shape": [8, lm.n_layers, lm.d_model], "mean_norms": norms})
+    return paths
+
+
+def draw(seed: int, d_model: int = 32) -> torch.Tensor:
+    return torch.randn(d_model, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("TRAITSCOPE_ROOT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def world(root, llama, tiny_folders):
+    """An experiment of a tiny model with two traits, and a prompt set of chats, plain and with several turns."""
+    for i, trait in enumerate((TRAIT, OTHER)):
+        plant(root, llama, trait, {("mean_diff", layer): draw(10 * i + layer) for layer in range(llama.n_layers)})
+    prompts = [
+        {"id": f"p{i}", "text": f"Tell me about the {word}.", "kind": "ab"[i % 2]} for i, word in enumerate(("sea", "long dark winter", "moon", "reeds"))
+    ]
+    talk = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Good day!"}, {"role": "user", "content": "Is it late?"}]
+    prompts += [{"id": "talk", "messages": talk}, {"id": "rounds", "turns": ["One?", "Two?", "Three?"]}]
+    write_json(root / "datasets" / "inference" / "set.json", {"description": "made for tests", "prompts": prompts})
+
+    def capture(*flags: str, experiment: str = "e", model: str = "llama") -> InferencePaths:
+        call(capture_raw_activations, "--experiment", experiment, "--model", tiny_folders[model], "--prompt-set", "set", "--max-new-tokens", "9", *flags)
+        return InferencePaths(experiment, "set", root)
+
+    return capture
+
+
+def hidden_by_hand(lm: LM, ids: list[int]) -> list[torch.Tensor]:
+    """Every layer's output by transformers' own hidden states; the last layer's lie before the final norm and are left out."""
+    with torch.inference_mode():
+        states = lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    return [state[0].float() for state in states[1:-1]]
+
+
+def cards_of(lm: LM, root: Path) -> list[Card]:
+    cells = {("mean_diff", layer): draw(layer) for layer in range(lm.n_layers - 1)} | {("probe", 1): draw(99)}
+    paths = plant(root, lm, TRAIT, cells)
+    return [load_card(paths, *cell) for cell in cells]
+
+
+def test_projections_are_those_of_the_models_own_hidden_states(lm, root):
+    cards = cards_of(lm, root)
+    sequences = [encode(lm, [{"role": "user", "content": "x" * n}]) for n in (3, 30, 11)]
+    found = {}
+    project_texts(lm, sequences, cards, lambda i, scores: found.update({i: scores}), batch_tokens=80)
+    for i, ids in enumerate(sequences):
+        states = hidden_by_hand(lm, ids)
+        for card, scores in zip(cards, found[i], strict=True):
+            hidden = states[card.layer]
+            np.testing.assert_allclose(scores.raw, hidden @ (card.vector / card.vector.norm()), atol=2e-4, rtol=1e-4)
+            np.testing.assert_allclose(scores.norms, hidden.norm(dim=-1), rtol=1e-4)
+            np.testing.assert_allclose(scores.on("centered"), scores.raw - 0.25)
+            np.testing.assert_allclose(scores.on("cosine"), torch.cosine_similarity(hidden, card.vector[None]), atol=1e-4)
+
+
+def test_blocks_above_the_last_layer_asked_for_are_not_computed(llama, root):
+    seen = []
+    handles = [block.register_forward_hook(lambda *_, i=i: seen.append(i)) for i, block in enumerate(layers(llama.model))]
+    project_texts(llama, [[5, 6, 7]], [c for c in cards_of(llama, root) if c.layer <= 1], lambda *_: None)
+    for handle in handles:
+        handle.remove()
+    assert seen == [0, 1]
+    assert not any(block._forward_hooks for block in layers(llama.model))
+
+
+def test_capture_leaves_what_the_model_wrote_and_says_which_turn_is_whose(world, llama):
+    paths = world()
+    for record in (read_record(paths, name) for name in ("p0", "talk", "rounds")):
+        said = record.prompt
+        assert record.ids[: record.prompt_tokens] == encode(llama, said)
+        alone = generate(llama, [Row(encode(llama, said))], Sampling(max_new_tokens=9))[0]
+        assert record.ids[record.prompt_tokens :] == alone.ids
+        assert "".join(record.tokens) == llama.tokenizer.decode(record.ids)
+        assert [turn["role"] for turn in record.turns] == [m["role"] for m in said] + ["assistant"]
+        for turn, message in zip(record.turns, said, strict=False):
+            assert "".join(record.tokens[turn["start"] : turn["end"]]).strip() == message["content"].strip()
+    rounds = read_record(paths, "rounds").prompt
+    assert [m["content"] for m in rounds[::2]] == ["One?", "Two?", "Three?"]
+    first = generate(llama, [Row(encode(llama, rounds[:1]))], Sampling(max_new_tokens=9))[0]
+    assert rounds[1]["content"] == llama.tokenizer.decode(first.ids, skip_special_tokens=True).strip()
+    assert read_record(paths, "p1").metadata == {"kind": "b"}
+
+
+def test_projecting_while_it_is_generated_equals_projecting_afterwards(world, llama, root):
+    paths = world("--layers", "2")
+    engine = ChatEngine(llama, read_cards("e", CardOptions(layers="2")))
+    for name in ("p0", "p1", "talk"):
+        record = read_record(paths, name)
+        steps = list(engine.reply(record.prompt, {}, Talk(max_new_tokens=9)))
+        assert [step.id for step in steps] == record.ids[record.prompt_tokens :]
+        for scores in read_scores(paths, name):
+            live = [step.scores[scores.origin["trait"]] for step in steps]
+            np.testing.assert_allclose(live, scores.on("centered")[record.prompt_tokens :], atol=1e-3)
+
+
+def test_replay_reads_the_very_same_tokens_with_another_model(world, capsys):
+    first = world()
+    plant(first.root, load_lm(ModelOptions(model=read_json(first.index)["made_by"]["model"]["name"], device="cpu")), TRAIT, {}, experiment="s")
+    second = world("--responses-from", "e", "--vectors-from", "e", experiment="s", model="sibling")
+    assert "was fitted on" in capsys.readouterr().out  # a sibling may be read, and it is said
+    for name in ("p0", "p3", "rounds"):
+        assert read_record(second, name) == read_record(first, name)
+        ours, theirs = read_scores(first, name), read_scores(second, name)
+        assert all(np.abs(a.raw - b.raw).max() > 0.01 for a, b in zip(ours, theirs, strict=True))
+
+
+def test_replay_refuses_ids_of_another_tokenizer(world, root, llama):
+    paths = world("--limit", "1")
+    record = read_json(paths.response("p0"))
+    record["tokens"][3] = "other"
+    write_json(paths.response("p0"), record)
+    with pytest.raises(SystemExit, match=r"the tokenizer of .* differs"):
+        world("--limit", "1", "--responses-from", "e", "--vectors-from", "e", experiment="s")
+
+
+def count_generated(monkeypatch) -> list[int]:
+    counts: list[int] = []
+    real = responses.generate
+
+    def counting(lm, rows, *rest, **named):
+        counts.append(len(rows))
+        return real(lm, rows, *rest, **named)
+
+    monkeypatch.setattr(responses, "generate", counting)
+    return counts
+
+
+def results_of(paths: InferencePaths) -> tuple[dict, np.ndarray]:
+    """Return every file's content, and all projections as one row: another batch sums in another order, and rounds otherwise."""
+    files = {f.relative_to(paths.dir).as_posix(): read_json(f) for f in sorted(paths.dir.rglob("*.json"))}
+    projected = [content for name, content in files.items() if name.startswith("projections/")]
+    rows = [row for content in projected for row in (*content.pop("scores"), *content.pop("norms").values())]
+    return files, np.concatenate(rows)
+
+
+def test_an_interrupted_capture_resumes_per_prompt_and_ends_the_same(world, monkeypatch, root):
+    whole, scores = results_of(world())
+    paths = InferencePaths("e", "set", root)
+    for file in list(paths.dir.rglob("*.json")):
+        file.unlink()
+    written: list[str] = []
+    with monkeypatch.context() as patch:
+        real = capture_raw_activations.write_record
+
+        def dies(where, record):
+            if len(written) == 3:
+                raise KeyboardInterrupt
+            written.append(record.id)
+            real(where, record)
+
+        patch.setattr(capture_raw_activations, "write_record", dies)
+        with pytest.raises(SystemExit):
+            world("--batch-size", "2")
+    counts = count_generated(monkeypatch)
+    world("--batch-size", "2")
+    assert sum(counts) == 3 + 2  # three prompts were left, one of them with two more turns
+    resumed, resumed_scores = results_of(paths)
+    assert resumed == whole
+    np.testing.assert_allclose(resumed_scores, scores, rtol=1e-3, atol=1e-3)
+    counts.clear()
+    world()
+    assert not counts  # and once more does nothing
+
+
+def test_other_settings_generate_again_unless_told_to_keep(world, monkeypatch):
+    paths = world("--limit", "2")
+    counts = count_generated(monkeypatch)
+    world("--limit", "2", "--max-new-tokens", "5", "--skip-existing")
+    assert not counts
+    world("--limit", "2", "--max-new-tokens", "5")
+    assert sum(counts) == 2
+    record = read_record(paths, "p0")
+    assert len(record.ids) - record.prompt_tokens <= 5
+    assert all(len(s.raw) == len(record.ids) for s in read_scores(paths, "p0"))  # the projections are of the new tokens
+
+
+def test_refitted_vectors_are_projected_again(world, root, llama):
+    paths = world("--limit", "1")
+    before = read_scores(paths, "p0")
+    plant(root, llama, TRAIT, {("mean_diff", 3): draw(77)})
+    world("--limit", "1")
+    after = {s.origin["trait"]: s for s in read_scores(paths, "p0")}
+    assert len(before) == len(after) == 2
+    assert np.abs(after[TRAIT].raw - next(s.raw for s in before if s.origin["trait"] == TRAIT)).max() > 0.01
+
+
+def test_raw_streams_give_the_same_projections_without_a_model(world, root, monkeypatch, llama):
+    paths = world("--save-raw", "--limit", "2")
+    assert torch.load(paths.raw("p0"), weights_only=True).shape == (llama.n_layers, len(read_record(paths, "p0").ids), llama.d_model)
+    with monkeypatch.context() as patch:
+        patch.setattr(project_activations, "load_lm", lambda *_: pytest.fail("the raw streams are there"))
+        call(project_activations, "--experiment", "e", "--prompt-set", "set", "--layers", "0,2")
+    kept = {s.label: s for s in read_scores(paths, "p0")}
+    paths.raw_metadata("p0").unlink()
+    paths.projections("p0").unlink()
+    model = read_json(paths.index)["made_by"]["model"]["name"]
+    call(project_activations, "--experiment", "e", "--prompt-set", "set", "--layers", "0,2", "--model", model)
+    for label, scores in {s.label: s for s in read_scores(paths, "p0")}.items():
+        np.testing.assert_allclose(scores.raw, kept[label].raw, atol=1e-4)
+    with pytest.raises(SystemExit, match="were read by"):
+        call(project_activations, "--experiment", "e", "--prompt-set", "set", "--layers", "1", "--model", model, "--dtype", "bfloat16")
+
+
+def test_the_table_holds_the_means_on_every_scale(world, root):
+    paths = world("--limit", "2", "--layers", "best")
+    record = read_record(paths, "p1")
+    for flags, scale in (((), "raw"), (("--centered",), "centered"), (("--cosine",), "cosine")):
+        call(project_activations, "--experiment", "e", "--prompt-set", "set", *flags)
+        lines = [line.split(",") for line in paths.table(f"projections_{scale}").read_text().splitlines()]
+        row = dict(zip(lines[0], next(line for line in lines if line[:2] == ["p1", TRAIT]), strict=True))
+        scores = next(s for s in read_scores(paths, "p1") if s.origin["trait"] == TRAIT).on(scale)
+        assert float(row["response"]) == pytest.approx(scores[record.prompt_tokens :].mean())
+        assert float(row["prompt"]) == pytest.approx(scores[1 : record.prompt_tokens].mean())  # without the first token, an attention sink
+    with pytest.raises(SystemExit, match="not both"):
+        call(project_activations, "--experiment", "e", "--prompt-set", "set", "--centered", "--cosine")
+
+
+def test_best_is_where_steering_works_and_else_what_separates_best(root, llama):
+    paths = plant(root, llama, TRAIT, {("mean_diff", layer): draw(layer) for layer in range(4)} | {("random", 3): draw(9)})
+    assert best_cell(paths)[:2] == ("mean_diff", 3)
+    write_json(paths.steering_results, {"verdict": "not proven", "chosen": {"method": "mean_diff", "layer": 1}})
+    assert best_cell(paths)[:2] == ("mean_diff", 3)
+    write_json(paths.steering_results, {"verdict": "works", "chosen": {"method": "mean_diff", "layer": 1}})
+    assert best_cell(paths) == ("mean_diff", 1, "steering works there")
+    assert [c[:2] for c in choose_cells(paths, "best,best+2,0", "")] == [("mean_diff", 1), ("mean_diff", 3), ("mean_diff", 0)]
+    assert [c[1] for c in choose_cells(paths, "1-3:2", "mean_diff")] == [1, 3]
+    for spec, method, message in (("best+3", "", "no vector of mean_diff at layer 4"), ("1", "probe", "no vector of probe"), ("bets", "", "is not a layer")):
+        with pytest.raises(UserError, match=message):
+            choose_cells(paths, spec, method)
+
+
+def test_what_does_not_belong_on_the_model_is_refused(root, llama, gemma, tiny_folders):
+    paths = plant(root, llama, TRAIT, {("mean_diff", 3): draw(1)})
+    assert require_match(load_card(paths, "mean_diff", 3), llama) is None
+    shallow, sibling = (load_lm(ModelOptions(model=tiny_folders[name], device="cpu")) for name in ("shallow", "sibling"))
+    for lm, message in ((gemma, "architecture LlamaForCausalLM against Gemma2"), (shallow, "layers 4 against 3")):
+        with pytest.raises(UserError, match=message):
+            require_match(load_card(paths, "mean_diff", 3), lm)
+    assert "was fitted on" in str(require_match(load_card(paths, "mean_diff", 3), sibling))
+    plant(root, llama, TRAIT, {("mean_diff", 3): draw(1, 16)})
+    with pytest.raises(UserError, match="width 16 against 32"):
+        require_match(load_card(paths, "mean_diff", 3), llama)
+    quantised = LM(llama.model, llama.tokenizer, True, llama.identity | {"quantization": "int4"})
+    plant(root, llama, TRAIT, {("mean_diff", 3): draw(1)})
+    with pytest.raises(UserError, match="4-bit weights"):
+        require_match(load_card(paths, "mean_diff", 3), quantised)
+
+
+def test_damaged_vectors_are_refused_in_one_line(root, llama):
+    damages = {"NaN": torch.full((32,), float("nan")), "zero vector": torch.zeros(32), r"expected \(None,\)": torch.ones(2, 32)}
+    for message, tensor in damages.items():
+        paths = plant(root, llama, TRAIT, {("mean_diff", 1): tensor})
+        with pytest.raises(UserError, match=message):
+            load_card(paths, "mean_diff", 1)
+    paths = plant(root, llama, TRAIT, {("mean_diff", 1): draw(1)}, made_by={})
+    with pytest.raises(UserError, match="lacks or garbles 'model'"):
+        load_card(paths, "mean_diff", 1)
+
+
+def test_vectors_of_different_components_are_not_mixed(world, root, llama):
+    plant(root, llama, OTHER, {("mean_diff", 3): draw(5)}, component="mlp_out")
+    with pytest.raises(SystemExit, match="different components"):
+        world()
+
+
+def test_steered_replies_are_those_of_steered_generation(llama, root):
+    card = load_card(plant(root, llama, TRAIT, {("mean_diff", 1): draw(4)}), "mean_diff", 1)
+    engine = ChatEngine(llama, [card])
+    (push,) = engine.pushes({TRAIT: 0.8})
+    assert float(push.coefficient * card.vector.norm()) == pytest.approx(0.8 * 3.0)  # 3.0: the mean residual norm at layer 1
+    steered = [step.id for step in engine.reply(QUESTION, {TRAIT: 0.8}, Talk(max_new_tokens=12))]
+    plain = [step.id for step in engine.reply(QUESTION, {TRAIT: 0.0}, Talk(max_new_tokens=12))]
+    rows = [Row(encode(llama, QUESTION), pushes=p) for p in ((push,), ())]
+    assert [steered, plain] == [c.ids for c in generate(llama, rows, Sampling(max_new_tokens=12))]
+    assert steered != plain
+
+
+def test_a_seeded_reply_repeats_and_an_abandoned_one_leaves_no_hook(llama, root):
+    engine = ChatEngine(llama, [load_card(plant(root, llama, TRAIT, {("mean_diff", 1): draw(4)}), "mean_diff", 1)])
+    talk = Talk(max_new_tokens=8, temperature=1.0, seed=3)
+    twice = [[step.id for step in engine.reply(QUESTION, {}, talk)] for _ in range(2)]
+    assert twice[0] == twice[1]
+    assert twice[0] != [step.id for step in engine.reply(QUESTION, {}, Talk(max_new_tokens=8, temperature=1.0, seed=4))]
+    next(engine.reply(QUESTION, {TRAIT: 0.5}, talk))
+    assert not any(block._forward_hooks or block._forward_pre_hooks for block in layers(llama.model))
+    with pytest.raises(UserError, match="the conversation has"):
+        list(engine.reply([{"role": "user", "content": "x" * 600}], {}, talk))
+    reply = list(engine.reply([{"role": "user", "content": "x" * 480}], {}, Talk(max_new_tokens=400)))
+    assert len(reply) <= 512 - 480
+
+
+def test_a_chat_in_the_terminal(llama, root, capsys):
+    chat = Chat(ChatEngine(llama, [load_card(plant(root, llama, TRAIT, {("mean_diff", 1): draw(4)}), "mean_diff", 1)]), Talk(max_new_tokens=5), "Be brief.")
+    chat.take("Hello")
+    assert [m["role"] for m in chat.messages] == ["system", "user", "assistant"]
+    assert TRAIT in capsys.readouterr().out
+    chat.take(f"/steer {TRAIT} -0.2")
+    assert chat.doses == {TRAIT: -0.2}
+    for line, message in (
+        ("/steer mood/none 1", "no vector of mood/none"),
+        ("/steer a", "write /steer"),
+        (f"/steer {TRAIT} nan", "is no dose"),
+        ("/no", "unknown"),
+    ):
+        with pytest.raises(UserError, match=message):
+            chat.take(line)
+    chat.take(f"/steer {TRAIT} 0")
+    assert chat.doses == {}
+    chat.take("And you?")
+    chat.take("/undo")
+    assert len(chat.messages) == 3
+    chat.take("/undo")
+    chat.take("/undo")
+    assert chat.messages == [{"role": "system", "content": "Be brief."}]
+    chat.take("/quit")
+    assert chat.is_over
+
+
+BAD_SETS = {
+    "[1, 2]": "must hold",
+    '{"prompts": []}': "must hold",
+    '{"prompts": [{"id": "a"}]}': "prompt 1: expected an object with one of",
+    '{"prompts": [{"id": "a", "text": "x", "turns": ["y"]}]}': "expected an object with one of",
+    '{"prompts": [{"id": "a", "text": "  "}]}': "not empty",
+    '{"prompts": [{"id": "../a", "text": "x"}]}': "bad prompt name",
+    '{"prompts": [{"id": "a", "text": "x"}, {"id": "a", "text": "y"}]}': "occurs twice",
+    '{"prompts": [{"id": "a", "messages": [{"role": "user", "content": 3}]}]}': "messages are objects",
+    '{"prompts": [{"id": "a", "messages": [{"role": "assistant", "content": "x"}]}]}': "must be the user's",
+    '{"prompts": ': "not valid JSON",
+}
+
+
+@pytest.mark.parametrize("content", BAD_SETS)
+def test_a_malformed_prompt_set_is_refused_in_one_line(root, content):
+    paths = InferencePaths("e", "bad", root)
+    paths.dataset.parent.mkdir(parents=True)
+    paths.dataset.write_text(content)
+    with pytest.raises(UserError, match=BAD_SETS[content]) as caught:
+        read_prompt_set(paths)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"unknown prompt set other: .*known: bad"):
+        read_prompt_set(InferencePaths("e", "other", root))
+
+
+def test_damaged_results_are_refused_in_one_line(world):
+    paths = world("--limit", "1")
+    good = read_json(paths.projections("p0"))
+    for damage in ({"scores": good["scores"][:-1]}, {"norms": {}}, {"scores": [row[:-1] for row in good["scores"]]}):
+        write_json(paths.projections("p0"), good | damage)
+        with pytest.raises(UserError, match="is damaged"):
+            read_scores(paths, "p0")
+    write_json(paths.response("p0"), {"id": "p0"})
+    with pytest.raises(UserError, match="is no response"):
+        read_record(paths, "p0")
+
+
+def test_prompts_from_the_command_line_and_plain_completions(root, llama, tiny_folders, monkeypatch, world):
+    base = ("--experiment", "e", "--model", tiny_folders["llama"], "--max-new-tokens", "4")
+    call(capture_raw_activations, *base, "--prompt", "The sea is", "--completion")
+    paths = InferencePaths("e", "adhoc", root)
+    (name,) = [p["id"] for p in read_json(paths.index)["prompts"]]
+    record = read_record(paths, name)
+    assert record.ids[: record.prompt_tokens] == encode(llama, "The sea is")
+    assert [turn["role"] for turn in record.turns] == ["prompt", "response"]
+    for flags, message in (
+        (("--prompt", "x", "--prompt-set", "set"), "pass --prompt-set NAME, or"),
+        (("--prompt", "x", "--completion", "--system-prompt", "y"), "needs chat"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            call(capture_raw_activations, *base, *flags)
+    call(capture_raw_activations, *base, "--prompt", "x", "--system-prompt", "Be kind.")
+    found = [read_record(paths, p["id"]) for p in read_json(paths.index)["prompts"]]
+    assert found[0].prompt[0] == {"role": "system", "content": "Be kind."}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=30))
+def test_token_texts_make_up_the_text_whatever_it_holds(tiny_folders, text):
+    lm = load_lm(ModelOptions(model=tiny_folders["llama"], device="cpu"))
+    ids = lm.tokenizer(text, add_special_tokens=False).input_ids
+    assert "".join(token_texts(lm, ids)) == lm.tokenizer.decode(ids)
+    decoder = Decoder(lm)
+    said = "".join(decoder.add(token) for token in ids)
+    if not text.endswith("\ufffd"):
+        assert said == lm.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_pieces_are_located_in_order_whatever_becomes_of_spaces():
+    tokens = ["<s>", "The", "sea", " is ", "wide", ".", " The", "sea", "!"]  # this decoder loses spaces
+    assert locate(tokens, ["The sea", "the sea", "The sea!"]) == [(1, 3), None, (6, 9)]
+    assert locate(tokens, ["", "wi"]) == [None, (4, 5)]
+
+
+def test_a_lora_adapter_is_merged_and_named(tiny_folders, llama, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    adapted = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_folders["llama"]), LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    )
+    adapted.save_pretrained(tmp_path / "adapter")
+    lm = load_lm(ModelOptions(model=tiny_folders["llama"], lora=str(tmp_path / "adapter"), device="cpu"))
+    ids = torch.tensor([encode(llama, QUESTION)])
+    with torch.inference_mode():
+        torch.testing.assert_close(lm.model(ids).logits, adapted.eval()(ids).logits, atol=1e-4, rtol=1e-4)
+        assert (lm.model(ids).logits - llama.model(ids).logits).abs().max() > 0.01
+    assert lm.identity["identity"] != llama.identity["identity"]
+    assert lm.identity["name"].endswith("+ " + str(tmp_path / "adapter"))
+    with pytest.raises(UserError, match="cannot load LoRA adapter"):
+        load_lm(ModelOptions(model=tiny_folders["llama"], lora=str(tmp_path / "none"), device="cpu"))
+
+
+def test_records_are_plain_json(world):
+    paths = world("--limit", "1")
+    assert set(json.loads(paths.response("p0").read_text())) == set(Record.__dataclass_fields__)
+    assert "torch" not in sys.modules or paths.projections("p0").stat().st_size < 20_000
