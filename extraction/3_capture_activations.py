@@ -76,8 +76,10 @@ def capture_activations(
 
 def as_stored(activations: Tensor, model_dtype: str) -> Tensor:
     """Return what is written: float32, or float16 where the model ran in 16 bits and every value fits (some models' residuals overflow)."""
+    if model_dtype == "float32":
+        return activations
     half = activations.to(float16)
-    return half if model_dtype != "float32" and half.isfinite().all() else activations
+    return half if half.isfinite().all() else activations
 
 
 STAGE = Stage(

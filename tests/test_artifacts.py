@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from utils import artifacts
 from utils.artifacts import digest, load_tensor, read_json, save_tensor, sweep_temporaries, write_bytes, write_json, write_text
 from utils.errors import UserError
 from utils.journal import Journal, key_of
@@ -238,8 +239,23 @@ def test_what_is_not_a_tensor_file_is_a_user_error(tensor_file, content):
     assert str(tensor_file) in refused(lambda: load_tensor(tensor_file, (4,)))
 
 
+@pytest.fixture(params=[False, True], ids=["read", "mapped"])
+def mapping(request, monkeypatch):
+    """Small files read as they are, and as large ones are: mapped."""
+    if request.param:
+        monkeypatch.setattr(artifacts, "MAPPED", 0)
+
+
+def test_a_mapped_tensor_is_the_same_and_outlives_its_file(tensor_file, mapping):
+    loaded = load_tensor(tensor_file, (4,))
+    save_tensor(tensor_file, torch.full((4,), 7.0))  # another file under the name
+    assert loaded.tolist() == [0, 1, 2, 3]
+    save_tensor(tensor_file, torch.tensor([0.0, 1.0, 2.0, float("nan")]))
+    assert "NaN" in refused(lambda: load_tensor(tensor_file, (4,)))
+
+
 @pytest.mark.parametrize("part", [0.02, 0.3, 0.6, 0.99])
-def test_a_truncated_tensor_file_is_a_user_error(tensor_file, part):
+def test_a_truncated_tensor_file_is_a_user_error(tensor_file, part, mapping):
     whole = tensor_file.read_bytes()
     tensor_file.write_bytes(whole[: int(part * len(whole))])
     assert str(tensor_file) in refused(lambda: load_tensor(tensor_file, (4,)))

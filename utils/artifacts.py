@@ -4,22 +4,33 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from utils.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+MAPPED = 32 << 20  # bytes from which a tensor file is mapped instead of read
+
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write to a sibling temporary file, fsync, rename: a reader sees the old file or the new one."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write to; what was written takes the path's place when the block ends without an error, and is deleted when not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -72,14 +83,18 @@ def save_tensor(path: Path, tensor: "Tensor") -> str:
     """Save a tensor (same values, same bytes) and return the sha256 of the file."""
     import torch
 
-    buffer = io.BytesIO()  # torch.save into a path would put the temporary file's name into the archive
-    torch.save(tensor.detach().cpu().clone(memory_format=torch.contiguous_format), buffer)  # a clone: a view would bring its whole storage along
-    write_bytes(path, buffer.getvalue())
-    return hashlib.sha256(buffer.getvalue()).hexdigest()
+    whole = tensor.detach().cpu().contiguous()
+    if whole.untyped_storage().nbytes() > whole.nbytes or whole.stride() != torch.empty(whole.shape, device="meta").stride():
+        whole = whole.clone(memory_format=torch.contiguous_format)  # a view would bring its whole storage and its strides along
+    with replacing(path) as file:  # torch.save into a path would put the temporary file's name into the archive
+        torch.save(whole, file)
+    return str(digest(path))
 
 
 def load_tensor(path: Path, shape: tuple[int | None, ...], sha256: str | None = None) -> "Tensor":
     """Load a tensor of the expected shape (None matches any size), never running code from the file.
+
+    Large files are mapped: what nobody reads takes no memory.
 
     Raises:
         UserError: the file is missing, damaged, of another shape, not finite, or not the one `sha256` names.
@@ -91,7 +106,7 @@ def load_tensor(path: Path, shape: tuple[int | None, ...], sha256: str | None = 
     if sha256 is not None and digest(path) != sha256:
         raise UserError(f"{path} is not the file its metadata describes; run its stage again with --force")
     try:
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
+        tensor = torch.load(path, map_location="cpu", weights_only=True, mmap=path.stat().st_size > MAPPED)
     except OSError:
         raise
     except Exception as error:  # an unpickler fed garbage may raise anything
@@ -99,7 +114,7 @@ def load_tensor(path: Path, shape: tuple[int | None, ...], sha256: str | None = 
     fits = isinstance(tensor, torch.Tensor) and tensor.dim() == len(shape) and all(w in (None, g) for w, g in zip(shape, tensor.shape, strict=True))
     if not fits:
         raise UserError(f"{path} holds {tuple(getattr(tensor, 'shape', ()))}, expected {shape}")
-    if not torch.isfinite(tensor).all():
+    if not all(torch.isfinite(part).all() for part in tensor.reshape(-1).split(1 << 22)):
         raise UserError(f"{path} holds NaN or infinite values; run its stage again with --force")
     return tensor
 
