@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 
 from analysis.intervals import bootstrap_mean
 from inference.dynamics import DynamicsOptions, change_at, describe
-from inference.records import Record, Scores, read_record, read_scores, recorded_prompts
+from inference.records import Record, Scores, read_projected
 from utils.artifacts import write_json, write_text
 from utils.cli import run_cli
 from utils.errors import UserError
@@ -61,8 +61,7 @@ def main(**given: Any) -> None:
     if how.window < 1 or how.tolerance < 0:
         raise UserError("--window is 1 or more, --tolerance 0 or more")
     paths = InferencePaths(options.experiment, options.prompt_set)
-    records = [read_record(paths, name) for name in recorded_prompts(paths)]
-    read = [(record, scores) for record in records for scores in read_scores(paths, record.id)]
+    read = read_projected(paths)
     traits = options.traits or tuple(dict.fromkeys(scores.origin["trait"] for _, scores in read))
     absent = [trait for trait in traits if not any(scores.origin["trait"] == trait for _, scores in read)]
     if absent or not traits:
@@ -73,7 +72,9 @@ def main(**given: Any) -> None:
         write_text(paths.table(f"dynamics_{trait.replace('/', '_')}"), _table(vectors).to_csv(index=False))
         for found in vectors:
             print(render(found))
-    print(f"[monitor] {options.experiment}, {paths.prompt_set}: {len(records)} prompts × {len(traits)} traits, over the {options.over}; {paths.dir}")
+    print(
+        f"[monitor] {options.experiment}, {paths.prompt_set}: {len({r.id for r, _ in read})} prompts × {len(traits)} traits, over the {options.over}; {paths.dir}"
+    )
 
 
 Pair = tuple[Record, Scores]

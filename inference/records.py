@@ -112,5 +112,19 @@ def read_scores(paths: InferencePaths, prompt: str, made_by: dict[str, Any] | No
     return found
 
 
+def read_projected(paths: InferencePaths) -> list[tuple[Record, Scores]]:
+    """Return every recorded prompt with each of its projections.
+
+    Raises:
+        UserError: prompts were projected on different fits of a vector, which cannot be compared.
+    """
+    pairs = [(record, scores) for name in recorded_prompts(paths) for record in [read_record(paths, name)] for scores in read_scores(paths, name)]
+    fits: dict[str, str] = {}
+    for _, scores in pairs:
+        if fits.setdefault(scores.label, scores.origin["sha256"]) != scores.origin["sha256"]:
+            raise UserError(f"{paths.dir}: prompts were projected on different fits of {scores.label}; run inference/project_activations.py")
+    return pairs
+
+
 def _rounded(values: np.ndarray) -> list[float]:
     return [float(f"{v:.6g}") for v in values]

@@ -205,6 +205,16 @@ def test_stretches_do_not_overlap_and_short_texts_count():
     assert all(abs(x - y) >= 2 for i, x in enumerate(places) for y in places[:i])
 
 
+def test_different_fits_of_a_vector_are_not_mixed(captured):
+    paths = captured({f"p{i}": np.ones(10) for i in range(4)}, {f"p{i}": {"kind": "ab"[i % 2]} for i in range(4)})
+    content = read_json(paths.projections("p2"))
+    content["vectors"][0]["sha256"] = "another"
+    write_json(paths.projections("p2"), content)
+    for script, flags in ((monitor_dynamics, ()), (compare_groups, ("--by", "kind"))):
+        with pytest.raises(SystemExit, match="different fits"):
+            call(script, "--experiment", "e", "--prompt-set", "set", *flags)
+
+
 def test_unknown_sets_say_what_to_run(captured, tmp_path):
     captured({}, {})
     for script, flags in ((monitor_dynamics, ()), (compare_groups, ("--by", "kind")), (compare_models, ("--other", "o"))):
