@@ -72,9 +72,8 @@ def main(**given: Any) -> None:
         write_text(paths.table(f"dynamics_{trait.replace('/', '_')}"), _table(vectors).to_csv(index=False))
         for found in vectors:
             print(render(found))
-    print(
-        f"[monitor] {options.experiment}, {paths.prompt_set}: {len({r.id for r, _ in read})} prompts × {len(traits)} traits, over the {options.over}; {paths.dir}"
-    )
+    size = f"{len({record.id for record, _ in read})} prompts × {len(traits)} traits over the {options.over}"
+    print(f"[monitor] {options.experiment}, {paths.prompt_set}: {size}; {paths.dir}")
 
 
 Pair = tuple[Record, Scores]
