@@ -20,7 +20,8 @@ from analysis.steering.search import Search
 from analysis.steering.setting import Candidates, Protocol
 from analysis.steering.treatments import Intervention
 from extraction.activations import read_captured
-from extraction.methods import FitOptions, fit_functions, fit_shuffled
+from extraction.imported import origins
+from extraction.methods import FitOptions, fit_functions, fit_shuffled, rival_of
 from extraction.trait_files import dataset_files
 from extraction.traits import TraitDataset, read_trait
 from extraction.vectors import Key, add_traits, load_vectors, require_fit, vector_files, vector_keys
@@ -82,9 +83,10 @@ def steer_evaluate(
     bench = ModelBench(model, grader, sampling, protocol, Work(Journal(paths.journal(NAME)), f"{NAME} {paths.trait}"), judge.max_unjudged)
     results, rows, cell = evaluate(bench, candidates, search, intervention, dev, test)
     used = {"usage": grader.usage.as_json()} if grader.usage else {}
-    origin = {"experiment": source.experiment, **read_json(source.activations_metadata)["made_by"]}
+    origin = {"experiment": source.experiment, **read_json(source.activations_metadata)["made_by"], **origins(source, method)}
     about = {"made_by": {"stage": NAME, "model": model.identity, "vectors": origin}, "trait": paths.trait}
     about |= {"judge": grader.identity, "coherence_judge": bench.coherence.identity, **used}
+    results["shuffled_labels_fitted_by"] = {m: rival_of(m) for m in method}
     results["chosen"] |= {"with_traits": list(with_traits), "gate_trait": gate_trait}
     for part, texts in rows.items():
         write_json(paths.steering_responses(part), {"made_by": about["made_by"], "rows": texts})

@@ -9,7 +9,9 @@ from torch import Tensor
 from extraction.responses import Response
 from utils.artifacts import load_tensor, read_json
 from utils.errors import UserError
-from utils.paths import TraitPaths
+from utils.paths import SIDES, TraitPaths
+
+SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,20 @@ def read_captured(paths: TraitPaths) -> Captured:
     except (TypeError, KeyError) as error:
         raise UserError(f"{paths.activations_metadata} lacks {error}; run 3_capture_activations with --force") from None
     return Captured(load_tensor(paths.activations, shape, sha256), rows, metadata)
+
+
+def fitted_sides(captured: Captured, fitted_on: dict) -> dict[tuple[str, str], Tensor]:
+    """Return {(side, split): [n, n_layers, d_model]} of the responses that stage 4 fitted and measured its vectors on.
+
+    Args:
+        fitted_on: What fitted_on.json holds.
+
+    Raises:
+        UserError: it is of other activations, or does not say which responses were held out.
+    """
+    if fitted_on.get("activations_sha256") != captured.metadata["sha256"] or not set(SPLITS) <= fitted_on.keys():
+        raise UserError("the vectors were not fitted on these activations; run 4_fit_vectors with --force")
+    return {(side, split): captured.select(side, split, set(fitted_on[split])) for side in SIDES for split in SPLITS}
 
 
 def split_held_out(responses: Sequence[Response], share: float, seed: int) -> list[str]:
