@@ -13,6 +13,7 @@ from utils.layers import parse_layers
 from utils.model import LM
 from utils.paths import TraitPaths
 
+
 def vector_keys(source: TraitPaths, layers: str, methods: tuple[str, ...]) -> list[Key]:
     """Return every (method, layer) asked for; of an imported method the layers that there are.
 
