@@ -79,3 +79,12 @@ def check_vectors(found: Mapping[int, Tensor], shape: Shape) -> dict[int, Tensor
         if not vector.any():
             raise UserError(f"layer {layer} is zero")
     return checked
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A file's vectors, checked."""
+
+    vectors: dict[int, Tensor]  # layer → [d_model], float32
+    said: dict[str, str]
+    sha256: str

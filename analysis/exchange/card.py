@@ -50,13 +50,20 @@ def _head(facts: dict[str, Any]) -> str:
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
     header, *body = rows
-    return "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in row)} |" for row in (header, ["---"] * len(header), *body)
-    )
+    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in (header, ["---"] * len(header), *body))
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _file_rows(layers_in: dict[str, list[int]]) -> list[tuple[str, str, str]]:
+    return [(f"`{FORMATS[name].file}`", ", ".join(map(str, layers)), FORMATS[name].about) for name, layers in layers_in.items()]
 
 
 def _origin_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    model, origin = facts["model"], facts["origin"]
+    model = facts["model"]
+    made_with = f"made with the model in {model['dtype']}, quantisation {model['quantization'] or 'none'}" if model["dtype"] else f"the model's {MISSING}"
     rows = [
         ("model", _said(facts["model_name"])),
         ("revision", _said(model["revision"])),
@@ -65,22 +72,16 @@ def _origin_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("site", _said(facts["component"])),
         ("position", _said(facts["position"])),
         ("chat template", {True: "used for questions", False: "not used"}.get(model["chat_template"], MISSING)),
-        (
-            "precision",
-            f"vectors float32, made with the model in {_said(model['dtype'])}, quantisation {model['quantization'] or 'none'}" if model["dtype"] else MISSING,
-        ),
-        ("made by", f"traitscope, git commit {_said(facts['git_commit'])}" if origin is None else "somewhere else: see origin"),
+        ("precision", f"vectors float32, {made_with}"),
     ]
-    if origin is not None:
-        said = "; ".join(f"{key} {value}" for key, value in origin["said"].items())
-        rows.append(
-            (
-                "origin",
-                f"{origin['format']} file {origin['file']}, sha256 {origin['sha256']}, made by {_said(origin['made_by'])}"
-                + (f"; it says: {said}" if said else ""),
-            )
-        )
-    return rows
+    if facts["origin"] is None:
+        return [*rows, ("made by", f"traitscope, git commit {_said(facts['git_commit'])}")]
+    return [*rows, ("made by", _said(facts["origin"]["made_by"])), ("imported from", _origin(facts["origin"]))]
+
+
+def _origin(origin: dict[str, Any]) -> str:
+    said = "; ".join(f"{key} {value}" for key, value in origin["said"].items())
+    return f"{origin['format']} file {origin['file']}, sha256 {origin['sha256']}" + (f"; it says: {said}" if said else "")
 
 
 def _layer_rows(facts: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -148,10 +149,10 @@ def _number(value: float | None) -> str:
 
 def usable_cell(facts: dict[str, Any]) -> tuple[int, float, bool]:
     """Return the layer and coefficient that the snippets use, and whether stage 5 tested just that: one layer, added everywhere, alone."""
-    chosen = facts["steering"].get("chosen")
-    if chosen and chosen["operation"] == "add" and chosen["positions"] == "all" and not chosen.get("with_traits") and not chosen.get("gate_trait"):
-        if chosen["layer"] in facts["layers"]:
-            return chosen["layer"], chosen["coefficient"], True
+    chosen = facts["steering"].get("chosen") or {"operation": "none"}
+    is_plain = chosen["operation"] == "add" and chosen["positions"] == "all" and not chosen.get("with_traits") and not chosen.get("gate_trait")
+    if is_plain and chosen["layer"] in facts["layers"]:
+        return chosen["layer"], chosen["coefficient"], True
     return facts["layers"][len(facts["layers"]) // 2], 1.0, False
 
 

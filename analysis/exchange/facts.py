@@ -61,9 +61,8 @@ def _existing(paths: TraitPaths, method: str, n_layers: int) -> list[int]:
     found = [layer for layer in range(n_layers) if paths.vector(method, layer).exists()]
     if not found:
         there = sorted({file.name.rpartition("_layer")[0] for file in paths.vectors.glob("*_layer*.pt")})
-        raise UserError(
-            f"{paths.trait} has no vector of {method!r} in {paths.experiment}; " + (f"there are {', '.join(there)}" if there else f"run {FIT} first")
-        )
+        advice = f"there are {', '.join(there)}" if there else f"run {FIT} first"
+        raise UserError(f"{paths.trait} has no vector of {method!r} in {paths.experiment}; {advice}")
     return found
 
 

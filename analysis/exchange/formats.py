@@ -1,13 +1,12 @@
 """The formats there are, each a file that is written and read."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
 from analysis.exchange import gguf_format, persona_format, repeng_format, safetensors_format
-from analysis.exchange.bundle import Bundle, Found, Shape, check_vectors, read_bounded
+from analysis.exchange.bundle import Bundle, Foreign, Found, Shape, check_vectors, read_bounded
 from utils.errors import UserError
 
 
@@ -63,8 +62,8 @@ def require_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def read_vectors(path: Path, name: str, shape: Shape) -> tuple[dict[int, Tensor], dict[str, str]]:
-    """Return {layer: [d_model]} of a file that somebody else may have made, and what it says of itself.
+def read_vectors(path: Path, name: str, shape: Shape) -> Foreign:
+    """Return the vectors of a file that somebody else may have made.
 
     Raises:
         UserError: the file is not what it should be.
@@ -73,6 +72,6 @@ def read_vectors(path: Path, name: str, shape: Shape) -> tuple[dict[int, Tensor]
     data = read_bounded(path, shape)
     try:
         found = form.read(data, shape)
-        return check_vectors(found.vectors, shape), found.said
+        return Foreign(check_vectors(found.vectors, shape), found.said, hashlib.sha256(data).hexdigest())
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -9,7 +9,7 @@ PLAIN = f"Question: {QUESTION}\n\nAnswer:"  # as a model is asked that has no ch
 SOMEWHERE = "path/to/the/model"
 
 OURS = """
-import torch  # run it in the folder of traitscope
+import torch  # in the folder of the export, with traitscope's folder in PYTHONPATH
 from safetensors.torch import load_file
 from utils.hooks import Push, steer
 from utils.model import ModelOptions, encode, load_lm
