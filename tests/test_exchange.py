@@ -148,21 +148,17 @@ def test_a_damaged_file_is_refused_or_gives_vectors_that_can_be_used(tmp_path_fa
     path.write_bytes(bytes(content))
     try:
         found = read_vectors(path, name, SHAPE).vectors
-    except UserError as error:
-        assert "\n" not in str(error)
+    except UserError:
+        refused(path, name)
     else:
         assert all(v.shape == (16,) and v.isfinite().all() and v.any() for v in found.values())
 
 
 @EACH
 @settings(max_examples=40, deadline=None)
-@given(
-    content=st.one_of(
-        st.binary(max_size=300), st.binary(max_size=60).map(lambda tail: b"GGUF\x03\0\0\0" + tail), st.binary(max_size=60).map(lambda t: b"PK\x03\x04" + t)
-    )
-)
-def test_noise_is_refused(tmp_path_factory, name, content):
-    refused(tmp_path_factory.getbasetemp() / f"noise {name}", name, content)
+@given(head=st.sampled_from([b"", b"GGUF\x03\0\0\0", b"PK\x03\x04"]), tail=st.binary(max_size=300))
+def test_noise_is_refused(tmp_path_factory, name, head, tail):
+    refused(tmp_path_factory.getbasetemp() / f"noise {name}", name, head + tail)
 
 
 @EACH
