@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from httpx2 import RequestError
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError, HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
@@ -40,7 +41,7 @@ def upload(folder: Path, files: Sequence[str], repo: str) -> str:
     except OfflineModeIsEnabled:
         raise UserError("HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it") from None
     except HfHubHTTPError as error:
-        raise UserError(f"the hub refuses {repo}: {first_line(error)}") from None
-    except OSError as error:  # every failure of the network, whatever library speaks it
-        raise UserError(f"cannot reach the hub: {first_line(error)}") from None
+        raise UserError(f"the hub refuses {repo}: {first_line(error)}; check that the token may write there") from None
+    except RequestError as error:
+        raise UserError(f"cannot reach the hub: {first_line(error)}; the export is written, so upload it when there is a network") from None
     return commit.commit_url
