@@ -52,7 +52,7 @@ def fitted_sides(captured: Captured, fitted_on: dict) -> dict[tuple[str, str], T
         UserError: it is of other activations, or does not say which responses were held out.
     """
     if fitted_on.get("activations_sha256") != captured.metadata["sha256"] or not set(SPLITS) <= fitted_on.keys():
-        raise UserError("the vectors were not fitted on these activations; run 4_fit_vectors with --force")
+        raise UserError("fitted_on.json is of other activations, or does not say which responses were held out; run 4_fit_vectors with --force")
     return {(side, split): captured.select(side, split, set(fitted_on[split])) for side in SIDES for split in SPLITS}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import judge_agreement
+from analysis import export_vectors, import_vectors, judge_agreement
 from analysis.steering import cross_trait, figures
 from extraction import check_trait, run_pipeline, trait_table
 from extraction.new_trait import NewTraitOptions
@@ -27,6 +27,8 @@ TOOLS = {
     "trait_table": trait_table.all_flags(),
     "cross_trait": cross_trait.all_flags(),
     "figures": figures.all_flags(),
+    "export_vectors": export_vectors.all_flags(),
+    "import_vectors": import_vectors.all_flags(),
 }
 
 

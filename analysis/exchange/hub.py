@@ -42,6 +42,6 @@ def upload(folder: Path, files: Sequence[str], repo: str) -> str:
         raise UserError("HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it") from None
     except HfHubHTTPError as error:
         raise UserError(f"the hub refuses {repo}: {first_line(error)}; check that the token may write there") from None
-    except RequestError as error:
+    except (RequestError, ConnectionError) as error:
         raise UserError(f"cannot reach the hub: {first_line(error)}; the export is written, so upload it when there is a network") from None
     return commit.commit_url
