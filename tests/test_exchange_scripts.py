@@ -141,6 +141,16 @@ def test_stage_5_steers_with_an_imported_method_and_says_where_it_came_from(run,
     assert "input changed" in run("pipeline", *steering, "--layers", "1-3", "--dry-run")
 
 
+def test_a_verdict_from_another_experiment_names_the_model_that_was_steered(run, paths, tiny_folders):
+    steering = ["--only-stage", "5", "--steer-experiment", "sibling", "--steer-model", tiny_folders["sibling"], "--method", "probe", "--layers", "1"]
+    run("pipeline", *steering, *SMALL)
+    run("export", "--method", "probe", "--verdict-from", "sibling")
+    card = (paths.export("probe") / "README.md").read_text()
+    assert f"**{read_json(paths.within('sibling').steering_results)['verdict']}**" in card
+    assert "| steered model | sibling (a local copy), float32, quantisation none |" in card
+    assert "| model | llama (a local copy) |" in card
+
+
 def test_imported_vectors_make_stage_4_no_older_and_outlive_it(run, paths, tmp_path):
     run("export", "--method", "probe", "--layers", "2")
     run("import", "--file", str(paths.export("probe") / "vectors.safetensors"), "--format", "safetensors", "--method", "kept")
