@@ -1,7 +1,24 @@
 """How well a direction separates two groups of projections."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from scipy.stats import norm, rankdata
+from torch import Tensor
+
+
+def describe_vector(vector: Tensor, acts: Mapping[tuple[str, str], Tensor]) -> dict:
+    """Return norm, centre and separation of one vector; projections are onto v̂, and the centre is midway between the training means.
+
+    Args:
+        vector: [d_model].
+        acts: (side, split) → [n, d_model] at the vector's layer, for both sides and the splits "train" and "val".
+    """
+    unit = vector / vector.norm()
+    projections = {k: (a @ unit).double().numpy() for k, a in acts.items()}
+    centre = float((projections["pos", "train"].mean() + projections["neg", "train"].mean()) / 2)
+    quality = {split: separation(projections["pos", split], projections["neg", split], centre) for split in ("train", "val")}
+    return {"norm": round(float(vector.norm()), 6), "centre": round(centre, 6)} | quality
 
 
 def separation(pos: np.ndarray, neg: np.ndarray, centre: float) -> dict | None:

@@ -1,8 +1,6 @@
 """Stage 4: one trait vector per method and layer, judged on held-out responses."""
 
-import shutil
 import sys
-from itertools import product
 from pathlib import Path
 
 if not __package__:  # run as a script
@@ -12,15 +10,16 @@ import utils  # noqa: F401  # before torch: it sets the threads that torch start
 
 from torch import Tensor
 
-from analysis.separation import separation
-from extraction.activations import Captured, read_captured
+from analysis.separation import describe_vector
+from extraction.activations import SPLITS, Captured, fitted_sides, read_captured
+from extraction.imported import Key, clear_fitted, read_imported
 from extraction.methods import DegenerateError, Fit, FitOptions, fit_directions, fit_functions, require_known
 from extraction.vetting import Thresholds, require_usable, usable_responses
 from utils.artifacts import read_json, save_tensor, write_json
 from utils.errors import UserError
 from utils.experiment import stage_main
 from utils.layers import parse_layers
-from utils.paths import SIDES, TraitPaths
+from utils.paths import TraitPaths
 from utils.stage import Stage
 
 NAME = "4_fit_vectors"
@@ -51,18 +50,30 @@ def fit_vectors(
     keys = None if no_vet else usable_responses(paths, thresholds, captured.metadata["responses_sha256"])
     rows = [r for r in captured.rows if keys is None or r["key"] in keys]
     require_usable(paths.trait, [r["side"] for r in rows], min_usable)
-    acts = {(side, split): captured.select(side, split, keys)[:, layers] for side in SIDES for split in ("train", "val")}
-    vectors = {method: _fit(f"{paths.trait}, method {method}", layers, functions[method], acts) for method in methods}
-    shutil.rmtree(paths.vectors, ignore_errors=True)  # only now that all are fitted: vectors of an earlier run must not stay among them
-    best = 0.0
-    for (method, fitted), (i, layer) in product(vectors.items(), enumerate(layers)):
-        metadata = describe(fitted[i], {k: a[:, i] for k, a in acts.items()})
-        save_tensor(paths.vector(method, layer), fitted[i])
+    fitted_on = {"activations_sha256": captured.metadata["sha256"]} | {s: [r["key"] for r in rows if r["split"] == s] for s in SPLITS}
+    fitted: dict[Key, tuple[Tensor, dict]] = {}
+    for chunk in captured.chunks(layers):
+        fitted |= _fit_chunk(paths.trait, chunk, {method: functions[method] for method in methods}, fitted_sides(captured, fitted_on, chunk))
+    foreign = read_imported(paths, captured.activations.shape[2])
+    clear_fitted(paths, foreign)  # only now that all are fitted: vectors of an earlier run must not stay among them
+    for (method, layer), (vector, metadata) in fitted.items():
+        save_tensor(paths.vector(method, layer), vector)
         write_json(paths.vector_metadata(method, layer), {"trait": paths.trait, "method": method, "layer": layer} | _origin(captured) | metadata)
-        best = max(best, (metadata["val"] or {"auroc": 0.0})["auroc"]) if method != "random" else best
-    fitted_on = {"activations_sha256": captured.metadata["sha256"], "train": [r["key"] for r in rows if r["split"] == "train"]}
+    for (method, layer), (vector, known) in foreign.items():  # what was imported is measured on the new activations
+        acts = {key: a[:, 0] for key, a in fitted_sides(captured, fitted_on, [layer]).items()}
+        write_json(paths.vector_metadata(method, layer), known | describe_vector(vector, acts))
     write_json(paths.fitted_on, fitted_on)
-    return {"vectors": len(methods) * len(layers), "best held-out AUROC": best}
+    best = max((m["val"]["auroc"] for (method, _), (_, m) in fitted.items() if method != "random" and m["val"]), default=0.0)
+    return {"vectors": len(fitted), "best held-out AUROC": best}
+
+
+def _fit_chunk(trait: str, layers: list[int], functions: dict[str, Fit], acts: dict[tuple[str, str], Tensor]) -> dict[Key, tuple[Tensor, dict]]:
+    """Return {(method, layer): (vector, what is measured of it)} for some layers."""
+    found: dict[Key, tuple[Tensor, dict]] = {}
+    for method, function in functions.items():
+        vectors = _fit(f"{trait}, method {method}", layers, function, acts)
+        found |= {(method, n): (vectors[i], describe_vector(vectors[i], {key: a[:, i] for key, a in acts.items()})) for i, n in enumerate(layers)}
+    return found
 
 
 def _fit(what: str, layers: list[int], function: Fit, acts: dict[tuple[str, str], Tensor]) -> Tensor:
@@ -72,15 +83,6 @@ def _fit(what: str, layers: list[int], function: Fit, acts: dict[tuple[str, str]
         raise UserError(f"{what}, layer {layers[error.index]}: {error.cause}") from None
     except ValueError as error:
         raise UserError(f"{what}: {error}") from None
-
-
-def describe(vector: Tensor, acts: dict[tuple[str, str], Tensor]) -> dict:
-    """Return norm, centre and separation of one vector; projections are onto v̂, and the centre is midway between the training means."""
-    unit = vector / vector.norm()
-    projections = {k: (a @ unit).double().numpy() for k, a in acts.items()}
-    centre = float((projections["pos", "train"].mean() + projections["neg", "train"].mean()) / 2)
-    quality = {split: separation(projections["pos", split], projections["neg", split], centre) for split in ("train", "val")}
-    return {"norm": round(float(vector.norm()), 6), "centre": round(centre, 6)} | quality
 
 
 def _origin(captured: Captured) -> dict:

@@ -10,6 +10,7 @@ if not __package__:  # run as a script
 import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
 import numpy as np
+from torch import Tensor
 
 from analysis.steering.bench import ModelBench
 from analysis.steering.evaluate import evaluate
@@ -19,8 +20,9 @@ from analysis.steering.rescoring import rescore
 from analysis.steering.search import Search
 from analysis.steering.setting import Candidates, Protocol
 from analysis.steering.treatments import Intervention
-from extraction.activations import read_captured
-from extraction.methods import FitOptions, fit_functions, fit_shuffled
+from extraction.activations import fitted_sides, read_captured
+from extraction.imported import origins
+from extraction.methods import FitOptions, fit_functions, fit_shuffled, rival_of
 from extraction.trait_files import dataset_files
 from extraction.traits import TraitDataset, read_trait
 from extraction.vectors import Key, add_traits, load_vectors, require_fit, vector_files, vector_keys
@@ -32,7 +34,7 @@ from utils.generation import Sampling, Work
 from utils.journal import Journal
 from utils.judge import JudgeOptions, load_judge
 from utils.model import ModelOptions, load_lm
-from utils.paths import SIDES, TraitPaths
+from utils.paths import TraitPaths
 from utils.stage import Instead, Stage
 
 NAME = "5_steer_evaluate"
@@ -82,9 +84,10 @@ def steer_evaluate(
     bench = ModelBench(model, grader, sampling, protocol, Work(Journal(paths.journal(NAME)), f"{NAME} {paths.trait}"), judge.max_unjudged)
     results, rows, cell = evaluate(bench, candidates, search, intervention, dev, test)
     used = {"usage": grader.usage.as_json()} if grader.usage else {}
-    origin = {"experiment": source.experiment, **read_json(source.activations_metadata)["made_by"]}
+    origin = {"experiment": source.experiment, **read_json(source.activations_metadata)["made_by"], **origins(source, method)}
     about = {"made_by": {"stage": NAME, "model": model.identity, "vectors": origin}, "trait": paths.trait}
     about |= {"judge": grader.identity, "coherence_judge": bench.coherence.identity, **used}
+    results["shuffled_labels_fitted_by"] = {m: rival_of(m) for m in method}
     results["chosen"] |= {"with_traits": list(with_traits), "gate_trait": gate_trait}
     for part, texts in rows.items():
         write_json(paths.steering_responses(part), {"made_by": about["made_by"], "rows": texts})
@@ -108,14 +111,18 @@ def _candidates(
     captured, fitted_on = read_captured(source), read_json(source.fitted_on)
     if fitted_on.get("activations_sha256") != captured.metadata["sha256"]:
         raise UserError(f"{source.trait}: the vectors of {source.experiment} were not fitted on its activations; run 4_fit_vectors first")
-    fitted = {side: captured.select(side, "train", set(fitted_on["train"])) for side in SIDES}
+
+    def shuffle(method: str, layer: int) -> Tensor:
+        acts = fitted_sides(captured, fitted_on, [layer])
+        return fit_shuffled(fit_functions(fit)[rival_of(method)], acts["pos", "train"], acts["neg", "train"], seed)
+
     gate = replace(source, trait=gate_trait) if gate_trait else None
     return Candidates(
         vectors=load_vectors(source, keys, with_traits),
         # all responses, passed or not: those chosen because they show the trait would put it into every "random" direction
         activations=lambda layer: captured.activations[:, layer].float(),
         is_pos=np.array([row["side"] == "pos" for row in captured.rows]),
-        shuffled=lambda method, layer: add_traits(source, (method, layer), fit_shuffled(fitted, fit_functions(fit), seed, method, layer), with_traits),
+        shuffled=lambda method, layer: add_traits(source, (method, layer), shuffle(method, layer), with_traits),
         sign=-1 if dataset.direction == "negative" else 1,
         system_prompt=dataset.ask_for,
         gates=load_vectors(gate, keys) if gate else None,

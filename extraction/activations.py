@@ -4,12 +4,16 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from extraction.responses import Response
 from utils.artifacts import load_tensor, read_json
 from utils.errors import UserError
-from utils.paths import TraitPaths
+from utils.paths import SIDES, TraitPaths
+
+SPLITS = ("train", "val")
+CHUNK_BYTES = 256 << 20  # of float32 activations that are fitted at a time
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,15 @@ class Captured:
     rows: list[dict]  # key, side, pair, group, split
     metadata: dict
 
-    def select(self, side: str, split: str, keys: set[str] | None) -> Tensor:
-        """Return [n, n_layers, d_model] of one side and split ("train" or "val"); `keys`, where given, says which rows are usable."""
-        chosen = [i for i, r in enumerate(self.rows) if r["side"] == side and r["split"] == split and (keys is None or r["key"] in keys)]
-        return self.activations[chosen].float()
+    def select(self, side: str, split: str, keys: set[str], layers: Sequence[int]) -> Tensor:
+        """Return [n, len(layers), d_model], float32, of one side and split ("train" or "val"); `keys` says which rows are usable."""
+        chosen = [i for i, r in enumerate(self.rows) if r["side"] == side and r["split"] == split and r["key"] in keys]
+        return self.activations[torch.tensor(chosen, dtype=torch.long)[:, None], torch.tensor(layers)].float()
+
+    def chunks(self, layers: Sequence[int]) -> list[list[int]]:
+        """Return the layers in groups of which one fits into memory at a time, however large the tensor is."""
+        size = max(1, CHUNK_BYTES // (4 * len(self.rows) * self.activations.shape[2]))
+        return [list(layers[i : i + size]) for i in range(0, len(layers), size)]
 
 
 def read_captured(paths: TraitPaths) -> Captured:
@@ -38,6 +47,20 @@ def read_captured(paths: TraitPaths) -> Captured:
     except (TypeError, KeyError) as error:
         raise UserError(f"{paths.activations_metadata} lacks {error}; run 3_capture_activations with --force") from None
     return Captured(load_tensor(paths.activations, shape, sha256), rows, metadata)
+
+
+def fitted_sides(captured: Captured, fitted_on: dict, layers: Sequence[int]) -> dict[tuple[str, str], Tensor]:
+    """Return {(side, split): [n, len(layers), d_model]} of the responses that stage 4 fitted and measured its vectors on.
+
+    Args:
+        fitted_on: What fitted_on.json holds.
+
+    Raises:
+        UserError: it is of other activations, or does not say which responses were held out.
+    """
+    if fitted_on.get("activations_sha256") != captured.metadata["sha256"] or not set(SPLITS) <= fitted_on.keys():
+        raise UserError("fitted_on.json is of other activations, or does not say which responses were held out; run 4_fit_vectors with --force")
+    return {(side, split): captured.select(side, split, set(fitted_on[split]), layers) for side in SIDES for split in SPLITS}
 
 
 def split_held_out(responses: Sequence[Response], share: float, seed: int) -> list[str]:

@@ -208,9 +208,13 @@ def random(pos: Tensor, neg: Tensor, *, seed: int) -> Tensor:
     return torch.stack([draw_directions(x[:, layer], 1, seed)[0] for layer in range(x.shape[1])])
 
 
-def fit_shuffled(fitted: dict[str, Tensor], fits: dict[str, Fit], seed: int, method: str, layer: int) -> Tensor:
-    """Fit a method at one layer to the same responses with their sides shuffled: {side: [n, n_layers, d_model]} → [d_model]."""
-    both = torch.cat([fitted[side][:, [layer]] for side in ("pos", "neg")])
+def rival_of(method: str) -> str:
+    """Return the method whose fit on shuffled labels a vector must beat: its own; for one made elsewhere, mean_diff."""
+    return method if method in fit_functions(FitOptions()) else "mean_diff"
+
+
+def fit_shuffled(fit: Fit, pos: Tensor, neg: Tensor, seed: int) -> Tensor:
+    """Fit a method at one layer to the same responses with their sides shuffled: [n, 1, d_model] of each side → [d_model]."""
+    both = torch.cat([pos, neg])
     mixed = both[torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))]
-    n_pos = len(fitted["pos"])
-    return fit_directions(fits[method], mixed[:n_pos], mixed[n_pos:])[0]
+    return fit_directions(fit, mixed[: len(pos)], mixed[len(pos) :])[0]

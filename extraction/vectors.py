@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from extraction.imported import Key, imported_layers
 from extraction.methods import FitOptions, fit_functions, require_known
 from utils.artifacts import load_tensor, read_json
 from utils.directions import combine
@@ -12,18 +13,21 @@ from utils.layers import parse_layers
 from utils.model import LM
 from utils.paths import TraitPaths
 
-Key = tuple[str, int]  # method, layer
-
 
 def vector_keys(source: TraitPaths, layers: str, methods: tuple[str, ...]) -> list[Key]:
-    """Return every (method, layer) asked for.
+    """Return every (method, layer) asked for; of an imported method the layers that there are.
 
     Raises:
-        UserError: an unknown method, or a layer that the model does not have.
+        UserError: an unknown method, a layer that the model does not have, or an imported method without any of the layers.
     """
-    require_known(methods, fit_functions(FitOptions()))
-    n_layers = read_json(source.activations_metadata)["shape"][1]
-    return [(m, layer) for m in methods for layer in parse_layers(layers, n_layers)]
+    fitted = fit_functions(FitOptions())
+    imported = {} if fitted.keys() >= set(methods) else imported_layers(source)
+    require_known(methods, [*fitted, *imported])
+    asked = parse_layers(layers, read_json(source.activations_metadata)["shape"][1])
+    keys = [(m, layer) for m in methods for layer in asked if m in fitted or layer in imported[m]]
+    for method in set(methods) - {m for m, _ in keys}:
+        raise UserError(f"{method} was imported at {', '.join(map(str, imported[method]))}, and --layers {layers} names none of these")
+    return keys
 
 
 def load_vectors(source: TraitPaths, keys: list[Key], with_traits: tuple[str, ...] = ()) -> dict[Key, Tensor]:

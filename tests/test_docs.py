@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import compare_groups, compare_models, judge_agreement
+from analysis import compare_groups, compare_models, export_vectors, import_vectors, judge_agreement
 from analysis.steering import cross_trait, figures
 from extraction import check_trait, run_pipeline, trait_table
 from extraction.new_trait import NewTraitOptions
@@ -20,21 +20,12 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 COMMAND = re.compile(r"(?:\.venv/bin/)?python ((?:extraction|analysis|inference|visualization)/[\w/]+\.py)([^\n`]*)")
 
 
-TOOLS = {
-    "run_pipeline": run_pipeline.all_flags(),
-    "check_trait": check_trait.FLAGS,
-    "new_trait": option_flags(NewTraitOptions),
-    "judge_agreement": judge_agreement.all_flags(),
-    "trait_table": trait_table.all_flags(),
-    "cross_trait": cross_trait.all_flags(),
-    "figures": figures.all_flags(),
-    "capture_raw_activations": capture_raw_activations.all_flags(),
-    "project_activations": project_activations.all_flags(),
-    "monitor_dynamics": monitor_dynamics.all_flags(),
-    "chat": chat.all_flags(),
-    "compare_groups": compare_groups.all_flags(),
-    "compare_models": compare_models.all_flags(),
-}
+SCRIPTS = (
+    *(run_pipeline, trait_table, judge_agreement, cross_trait, figures, compare_groups, compare_models, export_vectors, import_vectors),
+    *(capture_raw_activations, project_activations, monitor_dynamics, chat),
+)
+TOOLS = {Path(str(script.__file__)).stem: script.all_flags() for script in SCRIPTS}
+TOOLS |= {"check_trait": check_trait.FLAGS, "new_trait": option_flags(NewTraitOptions)}
 
 
 def flags_of_script(script: str) -> dict[str, Flag]:

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from extraction import activations
+from extraction.activations import Captured
 from extraction.methods import FitOptions, _logistic_loss, _solve_logistic, fit_directions, fit_functions, gradient, ica, mean_diff, probe
 
 N, LAYERS, D = 60, 3, 96
@@ -150,3 +152,18 @@ def test_fitting_twice_gives_the_same_bytes():
     pos, neg, _ = planted()
     for fit in METHODS.values():
         assert torch.equal(fit_directions(fit, pos, neg), fit_directions(fit, pos, neg))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fitting_layers_in_groups_gives_the_same_vectors(method, monkeypatch):
+    pos, neg, _ = planted()
+    rows = [{"key": f"{side}{i}", "side": side, "split": "train"} for side in ("pos", "neg") for i in range(N)]
+    captured = Captured(torch.cat([pos, neg]).half(), rows, {"sha256": "x"})
+    monkeypatch.setattr(activations, "CHUNK_BYTES", 4 * 2 * N * D * 2)  # two layers
+    assert captured.chunks([0, 1, 2]) == [[0, 1], [2]]
+    fitted_on = {"activations_sha256": "x", "train": [row["key"] for row in rows], "val": []}
+    parts = [activations.fitted_sides(captured, fitted_on, chunk) for chunk in captured.chunks([0, 1, 2])]
+    grouped = torch.cat([fit_directions(METHODS[method], acts["pos", "train"], acts["neg", "train"]) for acts in parts])
+    whole = activations.fitted_sides(captured, fitted_on, [0, 1, 2])
+    assert torch.equal(whole["pos", "train"], pos.half().float())
+    torch.testing.assert_close(grouped, fit_directions(METHODS[method], whole["pos", "train"], whole["neg", "train"]), atol=1e-4, rtol=1e-4)

@@ -32,6 +32,7 @@ FILES = {  # every kind of file that a trait has, and the stage that writes it
     "activations_metadata": (lambda p: p.activations_metadata, "3_capture_activations"),
     "vector": (lambda p: p.vector("mean_diff", 16), "4_fit_vectors"),
     "vector_metadata": (lambda p: p.vector_metadata("mean_diff", 16), "4_fit_vectors"),
+    "export": (lambda p: p.export("mean_diff"), None),
     "steering_results": (lambda p: p.steering_results, "5_steer_evaluate"),
     "steering_responses": (lambda p: p.steering_responses("test"), "5_steer_evaluate"),
     "scenarios": (lambda p: p.dataset / "positive.txt", None),

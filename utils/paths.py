@@ -156,6 +156,10 @@ class TraitPaths:
     def vector_metadata(self, method: str, layer: int) -> Path:
         return self.vectors / f"{method}_layer{layer}_metadata.json"
 
+    def export(self, method: str) -> Path:
+        """Return the folder whose files other tools read."""
+        return self.root / "experiments" / self.experiment / "exports" / self.trait / method
+
     def manifest(self, stage: str) -> Path:
         return self.dir / "stages" / f"{stage}.json"
 
