@@ -4,12 +4,14 @@ import hashlib
 import io
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError, first_line
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 
@@ -102,6 +104,29 @@ def load_tensor(path: Path, shape: tuple[int | None, ...], sha256: str | None = 
     if not torch.isfinite(tensor).all():
         raise UserError(f"{path} holds NaN or infinite values; run its stage again with --force")
     return tensor
+
+
+def read_vector(path: Path, size: int) -> "np.ndarray":
+    """Read a float32 vector [size] that `save_tensor` wrote, without torch: its archive holds the bare numbers beside a pickle that stays unread.
+
+    Raises:
+        UserError: the file is missing, or not such a vector.
+    """
+    import numpy as np
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+            raw = archive.read(parts["data/0"]) if parts["data/0"].file_size == 4 * size else b""
+            order = archive.read(parts["byteorder"])
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run the stage that writes it") from None
+    except (zipfile.BadZipFile, KeyError, IsADirectoryError) as error:
+        raise UserError(f"{path} is not a readable tensor file ({first_line(error)}); run its stage again with --force") from None
+    values = np.frombuffer(raw, "<f4" if order == b"little" else ">f4")
+    if len(values) != size or not np.isfinite(values).all():
+        raise UserError(f"{path} is not a finite float32 vector of {size} numbers; run its stage again with --force")
+    return values
 
 
 def digest(path: Path) -> str | None:
