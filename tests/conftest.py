@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -160,6 +161,24 @@ def serve(monkeypatch, own_cache):
     yield start
     for server in running:
         server.__exit__()
+
+
+@pytest.fixture(scope="session")
+def shown(tmp_path_factory) -> Path:
+    """Return a root with experiments for the dashboard; nobody writes there."""
+    from dashboard_server import shared_experiments
+
+    own = tmp_path_factory.getbasetemp()
+    return shared_experiments(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
+
+
+@pytest.fixture(scope="session")
+def dashboard(shown) -> Iterator[str]:
+    """Return the address of a dashboard over those experiments."""
+    from dashboard_server import DashboardServer
+
+    with DashboardServer(shown) as server:
+        yield server.url
 
 
 def write_dataset(folder: Path, files: dict) -> None:

@@ -7,13 +7,15 @@ from pydantic import BaseModel
 
 from extraction.summary import summarise
 from extraction.vetting import Thresholds
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.experiment import resolve_settings
 from utils.flags import option_flags, pick
 from utils.paths import ExperimentPaths, TraitPaths
 from utils.stage import read_manifest
 from visualization.artifacts import Store
 from visualization.freshness import StageState, stage_states
+
+MALFORMED = (AttributeError, LookupError, TypeError, ValueError)  # what JSON of another shape does to its reader
 
 
 class Interval(BaseModel):
@@ -147,5 +149,8 @@ def _card(store: Store, paths: TraitPaths, thresholds: Thresholds) -> TraitCard:
     try:
         store.check_links(paths)
         return TraitCard(trait=paths.trait, stages=stage_states(paths), summary=TraitSummary.model_validate(summarise(paths, paths, thresholds)))
-    except (UserError, ValueError, KeyError) as error:
-        return TraitCard(trait=paths.trait, stages=[], summary=None, problem=store.relative(str(error)))
+    except UserError as error:
+        problem = str(error)
+    except MALFORMED as error:
+        problem = f"a file of {paths.trait} is not what its stage writes ({first_line(error)}); run the stage again with --force"
+    return TraitCard(trait=paths.trait, stages=[], summary=None, problem=store.relative(problem))
