@@ -158,7 +158,7 @@ def _read_answers(folder: Path) -> Parts:
     items: list[Item] = []
     examples: list[Example] = []
     for pair, where, record in read_records(path):
-        prompt: "Prompt" = [{"role": "user", "content": string_in(record, "question", where)}]
+        prompt: Prompt = [{"role": "user", "content": string_in(record, "question", where)}]
         for side, key in SCENARIO_FILES.items():
             response = string_in(record, key, where)
             items.append(Item(side, pair, pair, len(examples), prompt, response))

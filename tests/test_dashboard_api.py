@@ -5,7 +5,7 @@ import shutil
 import pytest
 import schemathesis
 from dashboard_server import DECEPTION, FORMALITY, MARKUP, OPTIMISM
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from starlette.testclient import TestClient
 
 from utils.artifacts import load_tensor, read_json
@@ -166,19 +166,22 @@ def test_the_pages_and_plotly_are_served(client):
 
 def test_a_port_that_is_taken_is_one_line(dashboard):
     port = dashboard.rstrip("/").rsplit(":", 1)[1]
-    with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}; choose another --port"):
+    with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port} .* choose another --port"):
         serve.main(**parse_arguments(["--port", port], serve.all_flags()))
 
 
-schema = schemathesis.pytest.from_fixture("described")
+@pytest.mark.parametrize("names", [{}, {"experiment": "demo", "trait": OPTIMISM}, {"experiment": "demo", "trait": DECEPTION}], ids=str)
+def test_the_api_keeps_its_own_description_whatever_is_asked(shown, names):
+    schema = schemathesis.openapi.from_asgi("/api/openapi.json", build_app(Store(shown), names=["testserver"]))
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert len(operations) == 9
+    for operation in operations:
 
+        @given(case=operation.as_strategy())
+        @settings(max_examples=6, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        def keeps_it(case):
+            case.path_parameters |= {k: v for k, v in names.items() if k in case.path_parameters}
+            case.query |= {k: v for k, v in names.items() if k in case.query}
+            case.call_and_validate()
 
-@pytest.fixture
-def described(shown):
-    return schemathesis.openapi.from_asgi("/api/openapi.json", build_app(Store(shown), names=["testserver"]))
-
-
-@schema.parametrize()
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-def test_the_api_keeps_its_own_description(case):
-    case.call_and_validate()
+        keeps_it()

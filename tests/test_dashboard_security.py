@@ -45,14 +45,18 @@ def test_no_way_up_leads_out(dashboard, place, climb):
             assert "root:" not in body
 
 
-@pytest.mark.parametrize("target", ["/.env", "/experiments/demo/config.json", "/datasets/traits", "//etc/passwd", "/css", "/css/", "/views/", "/serve.py", "/app.py", "/../.env"])
+@pytest.mark.parametrize(
+    "target", ["/.env", "/experiments/demo/config.json", "/datasets/traits", "//etc/passwd", "/css", "/css/", "/views/", "/serve.py", "/app.py", "/../.env"]
+)
 def test_what_is_not_on_the_list_is_not_served(dashboard, target):
     status, _, body = fetch(dashboard, target)
     assert status in (307, 400, 404)
     assert SECRET not in body
 
 
-@pytest.mark.parametrize("trait", ["../../../.env", "..%2f..%2f..", "epistemic/optimism/../optimism", "epistemic%2f%2e%2e%2foptimism", "/etc", "epistemic/optimism%00", "."])
+@pytest.mark.parametrize(
+    "trait", ["../../../.env", "..%2f..%2f..", "epistemic/optimism/../optimism", "epistemic%2f%2e%2e%2foptimism", "/etc", "epistemic/optimism%00", "."]
+)
 def test_a_trait_is_one_of_those_there_are(dashboard, trait):
     for page in ("vetting", "vectors", "steering", "similarity/methods"):
         status, _, body = fetch(dashboard, f"/api/experiments/demo/{page}?layer=12&trait={trait}")
@@ -104,7 +108,21 @@ def test_links_inside_are_followed(shown, tmp_path):
     assert [card["problem"] for card in client.get("/api/experiments/demo").json()["cards"]] == [""] * 3
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "localhost@evil.example", "evil.example:8000", "192.168.1.5", "", "a b", "[::1", "localhost:x"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "localhost@evil.example",
+        "evil.example:8000",
+        "192.168.1.5",
+        "",
+        "a b",
+        "[::1",
+        "localhost:x",
+    ],
+)
 def test_a_foreign_host_name_is_refused(dashboard, host):
     for target in ("/", "/api/experiments", "/plotly.min.js"):
         assert fetch(dashboard, target, {"Host": host})[0] in (400, 403)

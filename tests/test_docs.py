@@ -13,6 +13,7 @@ from extraction.new_trait import NewTraitOptions
 from utils.cli import parse_arguments
 from utils.experiment import stage_flags
 from utils.flags import REQUIRED, Flag, option_flags
+from visualization import serve
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,6 +28,7 @@ TOOLS = {
     "trait_table": trait_table.all_flags(),
     "cross_trait": cross_trait.all_flags(),
     "figures": figures.all_flags(),
+    "serve": serve.all_flags(),
 }
 
 
@@ -60,7 +62,7 @@ def test_every_flag_a_page_mentions_exists(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_file_a_page_links_or_names_exists(page):
     text = page.read_text()
-    named = re.findall(r"`((?:utils|extraction|analysis|docs|tests|datasets)/[\w./-]+\.(?:py|md|json|txt))`", text)
+    named = re.findall(r"`((?:utils|extraction|analysis|visualization|docs|tests|datasets)/[\w./-]+\.(?:py|md|json|txt))`", text)
     linked = [page.parent / m for m in re.findall(r"\]\(([^)#:]+)\)", text)]
     assert not [p for p in [*(ROOT / n for n in named), *linked] if not p.exists()]
 

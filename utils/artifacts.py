@@ -117,8 +117,8 @@ def read_vector(path: Path, size: int) -> "np.ndarray":
     try:
         with zipfile.ZipFile(path) as archive:
             parts = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-            raw = archive.read(parts["data/0"]) if parts["data/0"].file_size == 4 * size else b""
-            order = archive.read(parts["byteorder"])
+            is_vector = parts["data/0"].file_size == 4 * size and b"FloatStorage" in archive.read(parts["data.pkl"])
+            raw, order = archive.read(parts["data/0"]) if is_vector else b"", archive.read(parts["byteorder"])
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run the stage that writes it") from None
     except (zipfile.BadZipFile, KeyError, IsADirectoryError) as error:

@@ -1,6 +1,7 @@
 """Serve the dashboard: everything that the experiments found, to be looked at in a browser."""
 
 import inspect
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,14 +51,23 @@ def main(**given: Any) -> None:
     if not 0 <= options.port < 65536:
         raise UserError("--port is from 0 to 65535")
     app = build_app(Store(), options.host, [name.lower() for name in options.allow_hosts])
-    config = uvicorn.Config(app, host=options.host, port=options.port, log_level="warning", server_header=False, timeout_graceful_shutdown=3)
+    config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=3)
+    listener = listen(options.host, options.port)
+    name = f"[{options.host}]" if ":" in options.host else "localhost" if options.host == "127.0.0.1" else options.host
+    print(f"traitscope dashboard: http://{name}:{listener.getsockname()[1]}/", flush=True)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket.
+
+    Raises:
+        UserError: the port is taken, or the address is none of this machine's.
+    """
     try:
-        socket = config.bind_socket()
-    except SystemExit:  # uvicorn has printed why
-        raise UserError(f"cannot listen on {options.host}:{options.port}; choose another --port or --host") from None
-    host, port = socket.getsockname()[:2]
-    print(f"traitscope dashboard: http://{'localhost' if host == '127.0.0.1' else f'[{host}]' if ':' in host else host}:{port}/", flush=True)
-    uvicorn.Server(config).run(sockets=[socket])
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise UserError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port or --host") from None
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ async function ask(url) {
   } catch {
     throw new DataError("The server does not answer. Is visualization/serve.py still running?", 0);
   }
-  const body = await response.json().catch(() => ({}));
+  const body = await response.json().catch(() => null);
+  if (body === null) throw new DataError("The server's answer is not JSON.", response.status);
   if (!response.ok) throw new DataError(typeof body.detail === "string" ? body.detail : `The server answered ${response.status}.`, response.status);
   return body;
 }
