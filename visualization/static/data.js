@@ -31,7 +31,8 @@ async function ask(url) {
   }
   const body = await response.json().catch(() => null);
   if (body === null) throw new DataError("The server's answer is not JSON.", response.status);
-  if (!response.ok) throw new DataError(typeof body.detail === "string" ? body.detail : `The server answered ${response.status}.`, response.status);
+  if (!response.ok)
+    throw new DataError(typeof body.detail === "string" ? body.detail : `The server answered ${response.status}.`, response.status);
   return body;
 }
 

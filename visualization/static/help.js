@@ -16,8 +16,16 @@ const KEYS = [
 export function showHelp() {
   const dialog = document.getElementById("help");
   const close = h("button", { class: "button", type: "button", onclick: () => dialog.close() }, "Close");
-  const keys = h("div", { class: "keys" }, KEYS.map(([key, does]) => [h("span", {}, h("kbd", {}, key)), h("span", {}, does)]));
-  const note = h("p", { class: "notes" }, "The address holds what you see: copy it to share a view. Every plot saves as PNG or SVG, and its data as CSV.");
+  const keys = h(
+    "div",
+    { class: "keys" },
+    KEYS.map(([key, does]) => [h("span", {}, h("kbd", {}, key)), h("span", {}, does)]),
+  );
+  const note = h(
+    "p",
+    { class: "notes" },
+    "The address holds what you see: copy it to share a view. Every plot saves as PNG or SVG, and its data as CSV.",
+  );
   replace(dialog, h("h2", { id: "help-title" }, "Keys"), keys, note, h("p", {}, close));
   if (!dialog.open) dialog.showModal();
 }

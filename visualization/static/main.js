@@ -40,7 +40,8 @@ async function content(view, key, params) {
   const experiments = await data.experiments();
   if (!experiments.length) return empty("No experiments yet", "Results appear here as soon as a stage has completed.", "make demo");
   const known = experiments.find((e) => e.name === params.experiment);
-  if (params.experiment && !known) return empty(`There is no experiment “${params.experiment}”`, `There are: ${experiments.map((e) => e.name).join(", ")}.`);
+  if (params.experiment && !known)
+    return empty(`There is no experiment “${params.experiment}”`, `There are: ${experiments.map((e) => e.name).join(", ")}.`);
   const latest = [...experiments].sort((a, b) => ((a.updated ?? "") < (b.updated ?? "") ? 1 : -1))[0];
   const experiment = await data.experiment((known ?? latest).name);
   return view.mount({ params, experiments, experiment, ready: (update) => ready(key, update) });
@@ -55,8 +56,12 @@ function ready(key, update) {
 
 function drawNav(current, params) {
   const kept = { experiment: params.experiment, trait: params.trait };
-  const links = Object.entries(VIEWS).map(([name, view]) => h("a", { href: address(name, kept), "aria-current": name === current ? "page" : null }, view.title));
-  replace(document.getElementById("nav"), links);
+  const links = Object.entries(VIEWS).map(([name, view]) =>
+    h("a", { href: address(name, kept), "aria-current": name === current ? "page" : null }, view.title),
+  );
+  const nav = replace(document.getElementById("nav"), links);
+  const chosen = links.find((link) => link.hasAttribute("aria-current"));
+  nav.scrollLeft = chosen.offsetLeft - nav.offsetLeft - (nav.clientWidth - chosen.offsetWidth) / 2; // on a phone not all fit
 }
 
 function refresh() {
@@ -72,13 +77,19 @@ function onKey(event) {
   else if (event.key === "/") document.querySelector("input[type=search]")?.focus();
   else if (event.key === "t") toggle();
   else if (event.key === "r") refresh();
-  else if (Number(event.key) >= 1 && names[Number(event.key) - 1]) location.hash = address(names[Number(event.key) - 1], { experiment: state().params.experiment, trait: state().params.trait });
+  else if (Number(event.key) >= 1 && names[Number(event.key) - 1])
+    location.hash = address(names[Number(event.key) - 1], { experiment: state().params.experiment, trait: state().params.trait });
   else return;
   event.preventDefault();
 }
 
 const tool = (text, title, onclick) => h("button", { class: "button", type: "button", title, "aria-label": title, onclick }, text);
-replace(document.getElementById("tools"), tool("↻", "Read the files again (r)", refresh), tool("◐", "Light or dark (t)", toggle), tool("?", "Keys (?)", showHelp));
+replace(
+  document.getElementById("tools"),
+  tool("↻", "Read the files again (r)", refresh),
+  tool("◐", "Light or dark (t)", toggle),
+  tool("?", "Keys (?)", showHelp),
+);
 arrowKeys(document.getElementById("nav"));
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();

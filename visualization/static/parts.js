@@ -5,7 +5,11 @@ import { h, s } from "./dom.js";
 /** A labelled choice; `options` are texts or [value, text]. */
 export function choice(label, options, value, onchange) {
   const items = options.map((o) => (Array.isArray(o) ? o : [o, o]));
-  const select = h("select", { onchange: (event) => onchange(event.target.value) }, items.map(([v, text]) => h("option", { value: v, selected: String(v) === String(value) }, text)));
+  const select = h(
+    "select",
+    { onchange: (event) => onchange(event.target.value) },
+    items.map(([v, text]) => h("option", { value: v, selected: String(v) === String(value) }, text)),
+  );
   return h("label", { class: "field" }, h("span", {}, label), select);
 }
 
@@ -18,12 +22,22 @@ export function segments(label, options, value, onchange) {
 export const badge = (text, tone = "") => h("span", { class: `badge ${tone}` }, text);
 
 export function section(title, note, controls, ...content) {
-  const head = h("div", { class: "section-head" }, h("div", {}, h("h2", {}, title), note && h("p", {}, note)), controls && h("div", { class: "controls" }, controls));
+  const head = h(
+    "div",
+    { class: "section-head" },
+    h("div", {}, h("h2", {}, title), note && h("p", {}, note)),
+    controls && h("div", { class: "controls" }, controls),
+  );
   return h("section", { class: "section", "aria-label": title }, head, ...content);
 }
 
 /** Named figures in a row: [[name, value], …]. */
-export const chips = (pairs) => h("div", { class: "chips" }, pairs.filter(([, v]) => v !== null && v !== undefined && v !== "").map(([name, v]) => h("span", {}, `${name} `, h("b", {}, v))));
+export const chips = (pairs) =>
+  h(
+    "div",
+    { class: "chips" },
+    pairs.filter(([, v]) => v !== null && v !== undefined && v !== "").map(([name, v]) => h("span", {}, `${name} `, h("b", {}, v))),
+  );
 
 export function meter(share, label) {
   const bar = h("span");
@@ -44,7 +58,8 @@ export function miniInterval({ mean, low, high }, [from, to], nothing, label) {
   );
 }
 
-export const quote = (label, text, extra) => h("div", {}, h("span", { class: "label" }, label, extra), h("div", { class: "quote" }, text || "(nothing)"));
+export const quote = (label, text, extra) =>
+  h("div", {}, h("span", { class: "label" }, label, extra), h("div", { class: "quote" }, text || "(nothing)"));
 
 /** A button that moves focus with the arrow keys among its siblings. */
 export function arrowKeys(container) {

@@ -15,7 +15,12 @@ export const PAGE = 50;
  */
 export function picker(spec) {
   const list = h("ul", { class: "picker-list", role: "listbox", tabindex: "0", "aria-label": spec.label });
-  const parts = { bar: h("div", { class: "picker-bar" }), list, foot: h("div", { class: "picker-foot" }), detail: h("div", { class: "picker-detail", "aria-live": "off" }) };
+  const parts = {
+    bar: h("div", { class: "picker-bar" }),
+    list,
+    foot: h("div", { class: "picker-foot" }),
+    detail: h("div", { class: "picker-detail", "aria-live": "off" }),
+  };
   const words = new Map(spec.items.map((item) => [item, spec.words(item).toLowerCase()]));
   const self = { spec, parts, words, params: {}, shown: [], page: 0, chosen: null };
   list.addEventListener("keydown", (event) => onKey(self, event));
@@ -36,7 +41,10 @@ function update(self, params) {
   self.wanted = wanted;
   self.params = params;
   if (isFirst) replace(self.parts.bar, controls(self));
-  self.shown = ordered(self, self.spec.items.filter((item) => keeps(self, item)));
+  self.shown = ordered(
+    self,
+    self.spec.items.filter((item) => keeps(self, item)),
+  );
   const index = self.shown.findIndex((item) => self.spec.id(item) === params[key(self, "id")]);
   self.chosen = index >= 0 ? index : self.shown.length ? 0 : null;
   const page = params[key(self, "page")];
@@ -46,7 +54,10 @@ function update(self, params) {
   drawDetail(self);
 }
 
-const ofInterest = (self, params) => Object.entries(params).filter(([name]) => name.startsWith(self.spec.prefix)).sort();
+const ofInterest = (self, params) =>
+  Object.entries(params)
+    .filter(([name]) => name.startsWith(self.spec.prefix))
+    .sort();
 const pages = (self) => Math.max(1, Math.ceil(self.shown.length / PAGE));
 
 function keeps(self, item) {
@@ -70,10 +81,22 @@ function ordered(self, items) {
 
 function controls(self) {
   const set = (name, value) => patch({ [key(self, name)]: value, [key(self, "page")]: "", [key(self, "id")]: "" }, { quiet: true });
-  const field = h("input", { type: "search", value: self.params[key(self, "q")] ?? "", placeholder: "Words in the text", oninput: (event) => set("q", event.target.value) });
-  const filters = Object.entries(self.spec.filters ?? {}).map(([name, f]) => choice(f.label, [["", "all"], ...f.options], self.params[key(self, name)] ?? "", (v) => set(name, v)));
-  const orders = Object.entries(self.spec.orders ?? {}).flatMap(([name, o]) => [[`${name}:down`, `${o.label}, highest first`], [`${name}:up`, `${o.label}, lowest first`]]);
-  const order = orders.length ? choice("Order", [["", "as in the file"], ...orders], self.params[key(self, "sort")] ?? "", (v) => set("sort", v)) : null;
+  const field = h("input", {
+    type: "search",
+    value: self.params[key(self, "q")] ?? "",
+    placeholder: "Words in the text",
+    oninput: (event) => set("q", event.target.value),
+  });
+  const filters = Object.entries(self.spec.filters ?? {}).map(([name, f]) =>
+    choice(f.label, [["", "all"], ...f.options], self.params[key(self, name)] ?? "", (v) => set(name, v)),
+  );
+  const orders = Object.entries(self.spec.orders ?? {}).flatMap(([name, o]) => [
+    [`${name}:down`, `${o.label}, highest first`],
+    [`${name}:up`, `${o.label}, lowest first`],
+  ]);
+  const order = orders.length
+    ? choice("Order", [["", "as in the file"], ...orders], self.params[key(self, "sort")] ?? "", (v) => set("sort", v))
+    : null;
   return [h("label", { class: "field search" }, h("span", {}, "Search"), field), filters, order];
 }
 
@@ -83,7 +106,12 @@ function drawRows(self) {
   const rows = self.shown.slice(from, from + PAGE).map((item, i) => row(self, item, from + i));
   replace(list, rows.length ? rows : h("li", { class: "state" }, "Nothing matches."));
   markChosen(self);
-  const turn = (step, text) => h("button", { class: "button small", type: "button", disabled: !inRange(self, self.page + step), onclick: () => turnTo(self, self.page + step) }, text);
+  const turn = (step, text) =>
+    h(
+      "button",
+      { class: "button small", type: "button", disabled: !inRange(self, self.page + step), onclick: () => turnTo(self, self.page + step) },
+      text,
+    );
   const said = self.shown.length ? `${from + 1}–${Math.min(from + PAGE, self.shown.length)} of ${self.shown.length}` : plural(0, "text");
   replace(foot, turn(-1, "← Earlier"), h("span", { class: "picker-count" }, said), turn(1, "Later →"));
 }
@@ -91,7 +119,8 @@ function drawRows(self) {
 const inRange = (self, page) => page >= 0 && page < pages(self);
 const turnTo = (self, page) => patch({ [key(self, "page")]: page + 1, [key(self, "id")]: "" });
 
-const row = (self, item, index) => h("li", { class: "picker-row", role: "option", id: `${self.spec.prefix}row${index}`, "data-index": index }, self.spec.row(item));
+const row = (self, item, index) =>
+  h("li", { class: "picker-row", role: "option", id: `${self.spec.prefix}row${index}`, "data-index": index }, self.spec.row(item));
 
 function markChosen(self) {
   const { list } = self.parts;
@@ -112,13 +141,23 @@ function choose(self, index) {
   patch({ [key(self, "id")]: self.spec.id(self.shown[index]), [key(self, "page")]: "" }, { quiet: true });
   const { list } = self.parts;
   const node = list.querySelector(`[data-index="${index}"]`);
-  if (node) list.scrollTop += Math.min(0, node.offsetTop - list.offsetTop - list.scrollTop) + Math.max(0, node.offsetTop - list.offsetTop + node.offsetHeight - list.scrollTop - list.clientHeight);
+  if (node)
+    list.scrollTop +=
+      Math.min(0, node.offsetTop - list.offsetTop - list.scrollTop) +
+      Math.max(0, node.offsetTop - list.offsetTop + node.offsetHeight - list.scrollTop - list.clientHeight);
   announce(`${index + 1} of ${self.shown.length}`);
 }
 
 function onKey(self, event) {
   const at = self.chosen ?? 0;
-  const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: self.shown.length - 1, PageDown: Math.min(at + PAGE, self.shown.length - 1), PageUp: Math.max(at - PAGE, 0) }[event.key];
+  const to = {
+    ArrowDown: at + 1,
+    ArrowUp: at - 1,
+    Home: 0,
+    End: self.shown.length - 1,
+    PageDown: Math.min(at + PAGE, self.shown.length - 1),
+    PageUp: Math.max(at - PAGE, 0),
+  }[event.key];
   if (to === undefined) return;
   event.preventDefault();
   choose(self, to);

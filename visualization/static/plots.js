@@ -12,7 +12,11 @@ function load() {
   // its maps would write a style element into the page unless one of this name is there; they are not used, and the policy forbids it
   if (!library) document.head.append(h("meta", { id: "9f215cf04c5486422605d13261cb87401f4e7763b6296af81e98efbc0130da53" }));
   library ??= new Promise((resolve, reject) => {
-    const script = h("script", { src: "plotly.min.js", onload: () => resolve(window.Plotly), onerror: () => reject(new Error("plotly.js cannot be loaded")) });
+    const script = h("script", {
+      src: "plotly.min.js",
+      onload: () => resolve(window.Plotly),
+      onerror: () => reject(new Error("plotly.js cannot be loaded")),
+    });
     document.head.append(script);
   });
   return library;
@@ -27,7 +31,11 @@ function load() {
 export function plot(spec) {
   const area = h("div", { class: "plot-area", role: "img", "aria-label": `${spec.title}. ${spec.note ?? ""}` });
   area.style.height = `${spec.height ?? 320}px`;
-  const tools = h("div", { class: "plot-tools", role: "group", "aria-label": `Export ${spec.title}` }, ["PNG", "SVG", "CSV"].map((kind) => exporter(kind, spec, area)));
+  const tools = h(
+    "div",
+    { class: "plot-tools", role: "group", "aria-label": `Export ${spec.title}` },
+    ["PNG", "SVG", "CSV"].map((kind) => exporter(kind, spec, area)),
+  );
   const head = h("div", { class: "plot-head" }, h("div", {}, h("h3", {}, spec.title), spec.note && h("p", {}, spec.note)), tools);
   sight.observe(area);
   area.draw = () => draw(area, spec);
@@ -53,7 +61,11 @@ async function draw(area, spec) {
   const Plotly = await load();
   if (!area.isConnected) return;
   const colours = palette();
-  await Plotly.react(area, spec.traces(colours), merged(base(colours), spec.layout?.(colours) ?? {}), { displayModeBar: false, responsive: false, doubleClick: "reset" });
+  await Plotly.react(area, spec.traces(colours), merged(base(colours), spec.layout?.(colours) ?? {}), {
+    displayModeBar: false,
+    responsive: false,
+    doubleClick: "reset",
+  });
   if (!area.drawn && spec.onpoint) area.on("plotly_click", (event) => spec.onpoint(event.points[0]));
   if (!area.drawn) sizes.observe(area);
   area.drawn = true;
@@ -79,7 +91,14 @@ function forget(area) {
 }
 
 function base(colours) {
-  const axis = { gridcolor: colours.line, zerolinecolor: colours.line, linecolor: colours.line, tickcolor: colours.line, automargin: true, title: { standoff: 10 } };
+  const axis = {
+    gridcolor: colours.line,
+    zerolinecolor: colours.line,
+    linecolor: colours.line,
+    tickcolor: colours.line,
+    automargin: true,
+    title: { standoff: 10 },
+  };
   return {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
@@ -107,7 +126,10 @@ export const colourBar = (title) => ({ title: { text: title, side: "top" }, thic
 
 function exporter(kind, spec, area) {
   const save = async () => {
-    download(kind === "CSV" ? new Blob([csv(spec.table)], { type: "text/csv" }) : await picture(kind.toLowerCase(), area), `${spec.name}.${kind.toLowerCase()}`);
+    download(
+      kind === "CSV" ? new Blob([csv(spec.table)], { type: "text/csv" }) : await picture(kind.toLowerCase(), area),
+      `${spec.name}.${kind.toLowerCase()}`,
+    );
     announce(`${spec.name}.${kind.toLowerCase()} saved`);
   };
   return h("button", { class: "button small", type: "button", title: `Save as ${kind}`, "data-export": kind, onclick: save }, kind);
@@ -116,7 +138,10 @@ function exporter(kind, spec, area) {
 async function picture(format, area) {
   const Plotly = await load();
   const size = { width: area.clientWidth, height: area.clientHeight };
-  const url = await Plotly.toImage({ data: area.data, layout: { ...area.layout, paper_bgcolor: palette().panel } }, { format, scale: format === "png" ? 2 : 1, ...size });
+  const url = await Plotly.toImage(
+    { data: area.data, layout: { ...area.layout, paper_bgcolor: palette().panel } },
+    { format, scale: format === "png" ? 2 : 1, ...size },
+  );
   const [head, body] = [url.slice(0, url.indexOf(",")), url.slice(url.indexOf(",") + 1)];
   if (!head.includes("base64")) return new Blob([decodeURIComponent(body)], { type: "image/svg+xml" });
   return new Blob([Uint8Array.from(atob(body), (c) => c.charCodeAt(0))], { type: "image/png" });
@@ -124,7 +149,12 @@ async function picture(format, area) {
 
 /** Return a table as CSV (RFC 4180). */
 export function csv({ columns, rows }) {
-  const cell = (value) => (value === null || value === undefined ? "" : /[",\r\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
+  const cell = (value) =>
+    value === null || value === undefined
+      ? ""
+      : /[",\r\n]/.test(String(value))
+        ? `"${String(value).replaceAll('"', '""')}"`
+        : String(value);
   return [columns, ...rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
 }
 

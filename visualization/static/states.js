@@ -2,7 +2,8 @@
 
 import { h, replace } from "./dom.js";
 
-export const loading = (what = "Loading") => h("div", { class: "state", role: "status" }, h("span", { class: "spinner" }), h("p", {}, `${what} …`));
+export const loading = (what = "Loading") =>
+  h("div", { class: "state", role: "status" }, h("span", { class: "spinner" }), h("p", {}, `${what} …`));
 
 /** There is nothing to show, and what would make it. */
 export const empty = (title, text = "", command = "") =>
@@ -10,7 +11,13 @@ export const empty = (title, text = "", command = "") =>
 
 /** Something went wrong; `retry` is called by the button. */
 export const failed = (error, retry) =>
-  h("div", { class: "state failed", role: "alert" }, h("h3", {}, "This cannot be shown"), h("p", { class: "text" }, error.message), h("button", { class: "button", type: "button", onclick: retry }, "Try again"));
+  h(
+    "div",
+    { class: "state failed", role: "alert" },
+    h("h3", {}, "This cannot be shown"),
+    h("p", { class: "text" }, error.message),
+    h("button", { class: "button", type: "button", onclick: retry }, "Try again"),
+  );
 
 /** Fill a node with what `make` resolves to, by way of the loading and error states; an older call never overwrites a newer one. */
 export async function fillWith(node, make, what) {

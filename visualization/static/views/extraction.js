@@ -14,6 +14,10 @@ function mount(context) {
     const place = { experiment: context.experiment, trait: card.trait };
     const panels = [vettingPanel(place), vectorPanel(place, hasRun(card, 4)), similarityPanel(place, hasRun(card, 4))];
     context.ready((params) => panels.forEach((panel) => panel.update(params)));
-    return h("div", {}, panels.map((panel) => panel.node));
+    return h(
+      "div",
+      {},
+      panels.map((panel) => panel.node),
+    );
   });
 }
