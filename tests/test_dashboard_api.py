@@ -170,7 +170,10 @@ def test_a_port_that_is_taken_is_one_line(dashboard):
         serve.main(**parse_arguments(["--port", port], serve.all_flags()))
 
 
-@pytest.mark.parametrize("names", [{}, {"experiment": "demo", "trait": OPTIMISM}, {"experiment": "demo", "trait": DECEPTION}], ids=str)
+REAL = {"experiment": "demo", "trait": OPTIMISM, "method": "probe", "layer": 12, "part": "dev", "arm": "unsteered"}
+
+
+@pytest.mark.parametrize("names", [{}, REAL, REAL | {"trait": DECEPTION}], ids=["any", "real", "incomplete"])
 def test_the_api_keeps_its_own_description_whatever_is_asked(shown, names):
     schema = schemathesis.openapi.from_asgi("/api/openapi.json", build_app(Store(shown), names=["testserver"]))
     operations = [result.ok() for result in schema.get_all_operations()]
