@@ -138,7 +138,9 @@ def router(store: Store) -> APIRouter:
     @routes.get("/similarity/traits")
     def compare_traits(experiment: str, method: str, layer: int) -> Similarity:
         """Cosines between all traits' vectors of one method at a layer."""
-        owners = [store.trait(experiment, trait) for trait in store.experiment(experiment).traits]
+        owners = [TraitPaths(experiment, trait, store.root) for trait in store.experiment(experiment).traits]
+        for paths in owners:
+            store.check_links(paths)
         listed = [(p, file) for p in owners for file in p.vectors.glob(f"*_layer{layer}.pt") if file.name == f"{method}_layer{layer}.pt"]
         return _compare({p.trait: file for p, file in listed}, store.read(listed[0][0].activations_metadata, Captured).shape[2]) if listed else _nothing(layer)
 
