@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from extraction.traits import TraitDataset
 from utils.artifacts import digest, read_json, write_json
 from utils.errors import UserError
 from utils.judge import Answer
-from utils.model import Prompt
 from utils.paths import SIDES, TraitPaths
+
+if TYPE_CHECKING:  # a laptop without torch reads responses too
+    from utils.model import Prompt
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Response:
     pair: int
     group: int
     rollout: int
-    prompt: Prompt
+    prompt: "Prompt"
     response: str  # for people; the ids are the record
     prompt_ids: list[int]
     response_ids: list[int]

@@ -63,17 +63,11 @@ def main(**given: Any) -> None:
     options = pick(TableOptions, given)
     paths = ExperimentPaths(options.experiment)
     settings = resolve_settings(paths, option_flags(Thresholds), {k: v for k, v in given.items() if k in option_flags(Thresholds)})
-    traits = [TraitPaths(options.experiment, name) for name in options.traits or found_traits(paths)]
+    traits = [TraitPaths(options.experiment, name) for name in options.traits or paths.traits]
     if not traits:
         raise UserError(f"{paths.dir} has no results; run extraction/run_pipeline.py first")
     rows = [steering_row(t) if options.steering else reading_row(t, pick(Thresholds, settings)) for t in traits]
     print(markdown(STEERING if options.steering else READING, [row for row in rows if row]))
-
-
-def found_traits(paths: ExperimentPaths) -> list[str]:
-    """Return the traits that have a manifest in the experiment."""
-    base = paths.dir / "extraction"
-    return sorted({m.parents[1].relative_to(base).as_posix() for m in base.rglob("stages/*.json")})
 
 
 def reading_row(paths: TraitPaths, thresholds: Thresholds) -> list[str] | None:

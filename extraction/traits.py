@@ -5,7 +5,7 @@ The stages do not know which form a trait came in; only its audit does.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from extraction.trait_files import (
     ANSWERS,
@@ -26,8 +26,10 @@ from extraction.trait_files import (
 )
 from utils.errors import UserError
 from utils.judge import Example, Rubric
-from utils.model import Prompt
 from utils.paths import SIDES, TraitPaths
+
+if TYPE_CHECKING:  # a laptop without torch reads datasets too
+    from utils.model import Prompt
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Item:
     pair: int  # the pos and neg item with the same pair are contrastive
     group: int  # items of a group share a topic: held out together
     example: int  # index into the rubric's examples: the contrasting text behind the prompt
-    prompt: Prompt
+    prompt: "Prompt"
     response: str | None = None
 
 
@@ -101,7 +103,7 @@ def _read_scenarios(folder: Path) -> Parts:
     return items, examples, {}
 
 
-def _read_prompts(folder: Path, stem: str) -> list[tuple[int, Prompt]]:
+def _read_prompts(folder: Path, stem: str) -> "list[tuple[int, Prompt]]":
     """Return (line number from 0, prompt): a blank line on one side leaves its mirror without a partner and shifts nothing."""
     rich, plain = folder / f"{stem}.jsonl", folder / f"{stem}.txt"
     if rich.exists():
@@ -111,7 +113,7 @@ def _read_prompts(folder: Path, stem: str) -> list[tuple[int, Prompt]]:
     return [*read_lines(plain)]  # never stripped: a line may end in an open quote or a space
 
 
-def _rich_prompt(record: dict, where: str) -> Prompt:
+def _rich_prompt(record: dict, where: str) -> "Prompt":
     text = string_in(record, "prompt", where)
     if "system_prompt" not in record:
         return text

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -163,6 +164,24 @@ def serve(monkeypatch, own_cache):
     yield start
     for server in running:
         server.__exit__()
+
+
+@pytest.fixture(scope="session")
+def shown(tmp_path_factory) -> Path:
+    """Return a root with experiments for the dashboard; nobody writes there."""
+    from dashboard_server import shared_experiments
+
+    own = tmp_path_factory.getbasetemp()
+    return shared_experiments(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
+
+
+@pytest.fixture(scope="session")
+def dashboard(shown) -> Iterator[str]:
+    """Return the address of a dashboard over those experiments."""
+    from dashboard_server import DashboardServer
+
+    with DashboardServer(shown) as server:
+        yield server.url
 
 
 def write_dataset(folder: Path, files: dict) -> None:

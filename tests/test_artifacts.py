@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from utils import artifacts
-from utils.artifacts import digest, load_tensor, read_json, save_tensor, sweep_temporaries, write_bytes, write_json, write_text
+from utils.artifacts import digest, load_tensor, read_json, read_vector, save_tensor, sweep_temporaries, write_bytes, write_json, write_text
 from utils.errors import UserError
 from utils.journal import Journal, key_of
 
@@ -370,3 +370,21 @@ def test_different_questions_have_different_keys(one, other):
 
 def test_equal_questions_have_equal_keys():
     assert key_of({"messages": [{"role": "user"}]}, (1, 2), "你好") == key_of({"messages": [{"role": "user"}]}, [1, 2], "你好")
+
+
+def test_a_vector_is_read_without_torch_as_torch_reads_it(tensor_file):
+    assert torch.equal(torch.from_numpy(read_vector(tensor_file, 4).copy()), load_tensor(tensor_file, (4,)))
+
+
+@pytest.mark.parametrize("damage", [lambda f: f.write_bytes(b"no archive"), lambda f: f.unlink(), lambda f: save_tensor(f, torch.arange(5.0))])
+def test_what_is_no_such_vector_is_named(tensor_file, damage):
+    damage(tensor_file)
+    with pytest.raises(UserError, match=r"vector\.pt"):
+        read_vector(tensor_file, 4)
+
+
+@pytest.mark.parametrize("tensor", [torch.tensor([1.0, float("nan")]), torch.tensor([1.0, 2.0]).double(), torch.tensor([1, 2, 3, 4]).half()])
+def test_a_vector_of_other_numbers_is_refused(tmp_path, tensor):
+    save_tensor(tmp_path / "v.pt", tensor)
+    with pytest.raises(UserError, match="float32 vector of 2 numbers"):
+        read_vector(tmp_path / "v.pt", 2)

@@ -14,6 +14,7 @@ from inference import capture_raw_activations, chat, monitor_dynamics, project_a
 from utils.cli import parse_arguments
 from utils.experiment import stage_flags
 from utils.flags import REQUIRED, Flag, option_flags
+from visualization import serve
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -22,7 +23,7 @@ COMMAND = re.compile(r"(?:\.venv/bin/)?python ((?:extraction|analysis|inference|
 
 SCRIPTS = (
     *(run_pipeline, trait_table, judge_agreement, cross_trait, figures, compare_groups, compare_models, export_vectors, import_vectors),
-    *(capture_raw_activations, project_activations, monitor_dynamics, chat),
+    *(capture_raw_activations, project_activations, monitor_dynamics, chat, serve),
 )
 TOOLS = {Path(str(script.__file__)).stem: script.all_flags() for script in SCRIPTS}
 TOOLS |= {"check_trait": check_trait.FLAGS, "new_trait": option_flags(NewTraitOptions)}
@@ -58,7 +59,7 @@ def test_every_flag_a_page_mentions_exists(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_file_a_page_links_or_names_exists(page):
     text = page.read_text()
-    named = re.findall(r"`((?:utils|extraction|analysis|docs|tests|datasets)/[\w./-]+\.(?:py|md|json|txt))`", text)
+    named = re.findall(r"`((?:utils|extraction|analysis|visualization|docs|tests|datasets)/[\w./-]+\.(?:py|md|json|txt))`", text)
     linked = [page.parent / m for m in re.findall(r"\]\(([^)#:]+)\)", text)]
     assert not [p for p in [*(ROOT / n for n in named), *linked] if not p.exists()]
 

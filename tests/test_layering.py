@@ -171,7 +171,7 @@ def test_whichever_file_comes_first_the_threads_are_passive_before_torch_starts_
 
 
 def test_most_files_want_torch_so_that_the_law_above_says_something(policies):
-    assert {"utils/model.py", "extraction/4_fit_vectors.py", "extraction/run_pipeline.py", "extraction/traits.py"} <= policies.keys()
+    assert {"utils/model.py", "extraction/4_fit_vectors.py", "extraction/vectors.py", "analysis/steering/arms.py"} <= policies.keys()
 
 
 @pytest.mark.parametrize(("setting", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"OMP_NUM_THREADS": "3"}, "PASSIVE")])

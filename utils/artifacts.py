@@ -6,12 +6,14 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from utils.errors import UserError, first_line
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 MAPPED = 32 << 20  # bytes from which a tensor file is mapped instead of read
@@ -127,6 +129,29 @@ def write_figure(path: Path, figure: Any) -> None:
     figure.savefig(data, format="png", dpi=130, metadata={"Software": None})
     plt.close(figure)
     write_bytes(path, data.getvalue())
+
+
+def read_vector(path: Path, size: int) -> "np.ndarray":
+    """Read a float32 vector [size] that `save_tensor` wrote, without torch: its archive holds the bare numbers beside a pickle that stays unread.
+
+    Raises:
+        UserError: the file is missing, or not such a vector.
+    """
+    import numpy as np
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+            is_vector = parts["data/0"].file_size == 4 * size and b"FloatStorage" in archive.read(parts["data.pkl"])
+            raw, order = archive.read(parts["data/0"]) if is_vector else b"", archive.read(parts["byteorder"])
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run the stage that writes it") from None
+    except (zipfile.BadZipFile, KeyError, IsADirectoryError) as error:
+        raise UserError(f"{path} is not a readable tensor file ({first_line(error)}); run its stage again with --force") from None
+    values = np.frombuffer(raw, "<f4" if order == b"little" else ">f4")
+    if len(values) != size or not np.isfinite(values).all():
+        raise UserError(f"{path} is not a finite float32 vector of {size} numbers; run its stage again with --force")
+    return values
 
 
 def digest(path: Path) -> str | None:

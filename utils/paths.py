@@ -72,6 +72,12 @@ class ExperimentPaths:
         """Whether any stage has completed."""
         return next(self.dir.glob("extraction/**/stages/*.json"), None) is not None
 
+    @property
+    def traits(self) -> list[str]:
+        """The traits that have a completed stage in the experiment, by full name."""
+        base = self.dir / "extraction"
+        return sorted({m.parents[1].relative_to(base).as_posix() for m in base.glob("**/stages/*.json")})
+
     def summary(self, ending: str) -> Path:
         return self.dir / f"summary.{ending}"
 

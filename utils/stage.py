@@ -23,6 +23,7 @@ from utils.flags import Flag, bind, flags_of
 from utils.paths import TraitPaths
 
 FORCED = "--force"
+NOT_DONE, UNREADABLE = "no completed run", "manifest unreadable"
 PACKAGES = ("torch", "transformers", "scikit-learn", "sentence-transformers", "numpy")
 
 
@@ -65,29 +66,47 @@ class Stage:
 
 def why_run(stage: Stage, paths: TraitPaths, params: dict[str, Any]) -> str | None:
     """Return the reason the stage must run, in words, or None when its outputs are up to date."""
-    try:
-        done = json.loads(paths.manifest(stage.name).read_text())
-        recorded, inputs, outputs, done_version = done["params"], done["inputs"], done["outputs"], done["version"]
-    except FileNotFoundError:
-        return "no completed run"
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return "manifest unreadable"
-    if not (isinstance(recorded, dict) and isinstance(inputs, dict) and isinstance(outputs, list) and all(isinstance(o, str) for o in outputs)):
-        return "manifest unreadable"
-    if done_version != stage.version:
-        return f"stage version {done_version} → {stage.version}"
-    tracked = stage.tracked(params)
+    done = read_manifest(paths.manifest(stage.name))
+    if isinstance(done, str):
+        return done
+    if done["version"] != stage.version:
+        return f"stage version {done['version']} → {stage.version}"
+    recorded, tracked = done["params"], stage.tracked(params)
     for name in tracked | recorded:
         if recorded.get(name) != tracked.get(name):
             return f"{name} {recorded.get(name)} → {tracked.get(name)}"
-    for name in outputs:
-        if not (paths.root / name).exists():
-            return f"output missing: {name}"
-    now = take_digests(stage, paths, params)
-    for name in inputs | now:
-        if inputs.get(name) != now.get(name):
-            return f"input changed: {name}"
-    return None
+    return missing_output(done, paths.root) or changed_input(done, take_digests(stage, paths, params))
+
+
+def why_outdated(manifest: Path, root: Path) -> str | None:
+    """Return why a stage's files are not what its manifest describes, or None: all that can be told without the stage itself."""
+    done = read_manifest(manifest)
+    if isinstance(done, str):
+        return done
+    return missing_output(done, root) or changed_input(done, {name: digest(root / name) for name in done["inputs"]})
+
+
+def read_manifest(path: Path) -> dict | str:
+    """Return a manifest, or in words why there is none to go by."""
+    try:
+        done = json.loads(path.read_text())
+        _, inputs, outputs, _ = done["params"], done["inputs"], done["outputs"], done["version"]
+    except FileNotFoundError:
+        return NOT_DONE
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return UNREADABLE
+    is_whole = isinstance(done["params"], dict) and isinstance(inputs, dict) and isinstance(outputs, list) and all(isinstance(o, str) for o in outputs)
+    return done if is_whole else UNREADABLE
+
+
+def missing_output(done: dict, root: Path) -> str | None:
+    """Name the first output of a manifest that is gone."""
+    return next((f"output missing: {name}" for name in done["outputs"] if not (root / name).exists()), None)
+
+
+def changed_input(done: dict, now: dict[str, str | None]) -> str | None:
+    """Name the first input of a manifest whose content is another now."""
+    return next((f"input changed: {name}" for name in done["inputs"] | now if done["inputs"].get(name) != now.get(name)), None)
 
 
 def take_digests(stage: Stage, paths: TraitPaths, params: dict[str, Any]) -> dict[str, str | None]:

@@ -1,0 +1,47 @@
+"""Take the pictures of docs/dashboard.md: `python tests/screenshots.py`, after `make demo`."""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+
+from dashboard_server import CODE, FORMALITY, OPTIMISM, DashboardServer
+from playwright.sync_api import Page, sync_playwright
+
+from utils.paths import root_dir
+
+PICTURES = {  # name: address, what the picture begins with, theme, width and height
+    "overview": ("#/overview?experiment=demo", "main", "light", (1280, 800)),
+    "vetting": (f"#/extraction?experiment=demo&trait={FORMALITY}&rsort=score:down", "section[aria-label=Vetting]", "light", (1280, 900)),
+    "vectors": (f"#/extraction?experiment=demo&trait={FORMALITY}", "section[aria-label=Vectors]", "light", (1280, 560)),
+    "verdict": (f"#/steering?experiment=demo&trait={OPTIMISM}", "main", "dark", (1280, 760)),
+    "sweep": (f"#/steering?experiment=demo&trait={OPTIMISM}", "section[aria-label=Search]", "light", (1280, 900)),
+    "phone": (f"#/steering?experiment=demo&trait={OPTIMISM}", "main", "light", (390, 844)),
+}
+
+
+def take(page: Page, url: str, name: str) -> None:
+    """Open a view, draw what is in sight, and save it."""
+    address, start, theme, (width, height) = PICTURES[name]
+    page.set_viewport_size({"width": width, "height": height})
+    page.emulate_media(color_scheme=theme)
+    page.goto("about:blank")
+    page.goto(url + address)
+    page.locator("section, .card").first.wait_for()
+    page.locator(start).scroll_into_view_if_needed()
+    page.evaluate("start => window.scrollTo(0, start === 'main' ? 0 : document.querySelector(start).getBoundingClientRect().top + scrollY - 70)", start)
+    page.wait_for_timeout(1500)  # plots in sight are drawn one after another
+    page.screenshot(path=CODE / "docs" / "images" / f"{name}.png")
+
+
+def main() -> None:
+    with DashboardServer(root_dir()) as server, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-dev-shm-usage"])
+        page = browser.new_page()
+        for name in PICTURES:
+            take(page, server.url, name)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The dashboard serves its own pages and the whitelisted artifacts, to its own pages only."""
+
+import http.client
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from dashboard_server import CODE, FORMALITY, OPTIMISM
+from starlette.testclient import TestClient
+
+from utils.paths import TraitPaths
+from visualization.app import build_app
+from visualization.artifacts import Store
+from visualization.security import Guard
+
+SECRET = "sk-secret"
+
+
+def fetch(url: str, target: str, headers: dict[str, str] | None = None, method: str = "GET") -> tuple[int, dict[str, str], str]:
+    """Ask for a raw target, which no client library may tidy first."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+    connection.putrequest(method, target, skip_host=headers is not None and "Host" in headers)
+    for name, value in (headers or {}).items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    response = connection.getresponse()
+    return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read().decode(errors="replace")
+
+
+CLIMBS = ["../", "..%2f", "%2e%2e/", "%2e%2e%2f", "..%5c", "..\\", "....//", "%252e%252e%252f", "..%c0%af", "..;/", "%2e%2e%00/"]
+
+
+@pytest.mark.parametrize("climb", CLIMBS)
+@pytest.mark.parametrize("place", ["/", "/css/", "/views/", "/api/", "/api/experiments/", "/api/experiments/demo/"])
+def test_no_way_up_leads_out(dashboard, place, climb):
+    for steps in (1, 2, 3, 4, 8):
+        for goal in (".env", "experiments/demo/config.json", "visualization/serve.py", "etc/passwd"):
+            status, _, body = fetch(dashboard, f"{place}{climb * steps}{goal}")
+            assert status in (400, 404), (place, climb, goal)
+            assert SECRET not in body
+            assert "root:" not in body
+
+
+@pytest.mark.parametrize(
+    "target", ["/.env", "/experiments/demo/config.json", "/datasets/traits", "//etc/passwd", "/css", "/css/", "/views/", "/serve.py", "/app.py", "/../.env"]
+)
+def test_what_is_not_on_the_list_is_not_served(dashboard, target):
+    status, _, body = fetch(dashboard, target)
+    assert status in (307, 400, 404)
+    assert SECRET not in body
+
+
+@pytest.mark.parametrize(
+    "trait", ["../../../.env", "..%2f..%2f..", "epistemic/optimism/../optimism", "epistemic%2f%2e%2e%2foptimism", "/etc", "epistemic/optimism%00", "."]
+)
+def test_a_trait_is_one_of_those_there_are(dashboard, trait):
+    for page in ("vetting", "vectors", "steering", "similarity/methods"):
+        status, _, body = fetch(dashboard, f"/api/experiments/demo/{page}?layer=12&trait={trait}")
+        assert status in (404, 422)
+        assert SECRET not in body
+
+
+def linked(shown: Path, root: Path) -> Path:
+    shutil.copytree(shown, root, dirs_exist_ok=True)
+    outside = root.parent / f"{root.name}_outside"
+    shutil.copytree(shown / "experiments" / "demo", outside)
+    return outside
+
+
+@pytest.mark.parametrize("what", ["responses/pos.json", "vectors", "vectors/probe_layer12.pt", "vetting"])
+def test_a_link_that_leads_out_is_not_followed(shown, tmp_path, what):
+    outside = linked(shown, tmp_path)
+    file = TraitPaths("demo", OPTIMISM, tmp_path).dir / what
+    shutil.rmtree(file) if file.is_dir() else file.unlink()
+    file.symlink_to(outside / "extraction" / OPTIMISM / what)
+    client = TestClient(build_app(Store(tmp_path)), base_url="http://localhost")
+    for page in ("vetting", "vectors", "similarity/methods"):
+        response = client.get(f"/api/experiments/demo/{page}", params={"trait": OPTIMISM, "layer": 12})
+        assert response.status_code == 409
+        assert "leads out" in response.json()["detail"]
+    problems = {card["trait"]: card["problem"] for card in client.get("/api/experiments/demo").json()["cards"]}
+    assert "leads out" in problems[OPTIMISM]
+    assert problems[FORMALITY] == ""
+
+
+def test_a_linked_experiment_or_config_is_not_shown(shown, tmp_path):
+    outside = linked(shown, tmp_path)
+    (tmp_path / "experiments" / "evil").symlink_to(outside)
+    config = tmp_path / "experiments" / "demo" / "config.json"
+    config.unlink()
+    config.symlink_to(tmp_path / ".env")
+    client = TestClient(build_app(Store(tmp_path)), base_url="http://localhost")
+    assert client.get("/api/experiments/evil").status_code == 404
+    response = client.get("/api/experiments/demo")
+    assert response.status_code == 409
+    assert SECRET not in response.text
+
+
+def test_links_inside_are_followed(shown, tmp_path):
+    shutil.copytree(shown, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "experiments").rename(tmp_path / "large_disk")
+    (tmp_path / "experiments").symlink_to(tmp_path / "large_disk")
+    client = TestClient(build_app(Store(tmp_path)), base_url="http://localhost")
+    assert [card["problem"] for card in client.get("/api/experiments/demo").json()["cards"]] == [""] * 3
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "localhost@evil.example",
+        "evil.example:8000",
+        "192.168.1.5",
+        "",
+        "a b",
+        "[::1",
+        "localhost:x",
+    ],
+)
+def test_a_foreign_host_name_is_refused(dashboard, host):
+    for target in ("/", "/api/experiments", "/plotly.min.js"):
+        assert fetch(dashboard, target, {"Host": host})[0] in (400, 403)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9", "127.0.0.1:8000", "[::1]:8000"])
+def test_this_machine_s_own_names_are_served(dashboard, host):
+    assert fetch(dashboard, "/api/experiments", {"Host": host})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://localhost:1"}, 403),
+        ({"Origin": "file://localhost"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),  # a link somebody shared
+        ({"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}, 200),
+    ],
+)
+def test_another_site_may_not_ask(dashboard, headers, status):
+    assert fetch(dashboard, "/api/experiments", headers)[0] == status
+
+
+def test_the_page_s_own_origin_may_ask(dashboard):
+    host = urlsplit(dashboard).netloc
+    assert fetch(dashboard, "/api/experiments", {"Host": host, "Origin": f"http://{host}"})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("bound", "names", "host", "known"),
+    [
+        ("0.0.0.0", [], "192.168.1.5:8000", True),  # an address cannot be pointed elsewhere
+        ("0.0.0.0", [], "lab-machine:8000", False),
+        ("0.0.0.0", ["lab-machine"], "lab-machine:8000", True),
+        ("lab-machine", [], "LAB-machine:8000", True),
+        ("127.0.0.1", [], "192.168.1.5:8000", False),
+        ("::", [], "[fe80::1]:8000", True),
+    ],
+)
+def test_names_that_are_served_when_others_may_reach_it(bound, names, host, known):
+    assert Guard(None, bound, names).knows(host) is known
+
+
+@pytest.mark.parametrize("target", ["/", "/main.js", "/api/experiments", "/api/experiments/none", "/nothing", "/plotly.min.js", "/api/openapi.json"])
+def test_every_answer_carries_the_policy(dashboard, target):
+    headers = fetch(dashboard, target)[1]
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert "unsafe-eval" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert "access-control-allow-origin" not in headers
+    assert "server" not in headers
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
+def test_nothing_can_be_written(dashboard, method):
+    for target in ("/", "/main.js", "/api/experiments", "/api/experiments/demo/vetting"):
+        assert fetch(dashboard, target, method=method)[0] in (404, 405)
+
+
+def test_it_listens_on_this_machine_only_unless_told(dashboard):
+    assert urlsplit(dashboard).hostname == "localhost"
+    script = "import sys; from visualization.serve import ServeOptions as o; print(o.host, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=CODE, env=os.environ, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["127.0.0.1", "False"]
+
+
+@pytest.mark.parametrize("file", sorted((CODE / "visualization" / "static").rglob("*.js")), ids=lambda f: f.name)
+def test_texts_never_become_markup(file):
+    source = file.read_text()
+    for sink in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "DOMParser", "createContextualFragment"):
+        assert sink not in source
+    assert "fetch(" not in source or file.name == "data.js"
+    assert "window.Plotly" not in source or file.name == "plots.js"
+
+
+def test_nothing_is_loaded_from_elsewhere():
+    for file in (CODE / "visualization" / "static").rglob("*.*"):
+        assert not [line for line in file.read_text().splitlines() if "http://" in line.replace("http://www.w3.org/2000/svg", "") or "https://" in line], file

@@ -1,0 +1,59 @@
+"""The application: the API under /api, the pages beside it, and the guard before both."""
+
+import importlib.util
+from collections.abc import Collection
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+
+from utils.errors import UserError
+from visualization.api import extraction, overview, steering
+from visualization.artifacts import NotThereError, Store
+from visualization.security import Guard
+
+STATIC = Path(__file__).parent / "static"
+ROUTERS = (overview.router, extraction.router, steering.router)
+
+
+def build_app(store: Store, host: str = "127.0.0.1", names: Collection[str] = ()) -> FastAPI:
+    """Return the application over one store.
+
+    Args:
+        host: The address it will be bound to.
+        names: Further names by which browsers may reach it.
+
+    Raises:
+        UserError: plotly is not installed.
+    """
+    app = FastAPI(title="traitscope", openapi_url="/api/openapi.json", docs_url=None, redoc_url=None, swagger_ui_oauth2_redirect_url=None)
+    for make in ROUTERS:
+        app.include_router(make(store), prefix="/api", responses={404: {"description": "There is nothing by that name."}, 409: {"description": "Damaged."}})
+
+    @app.exception_handler(UserError)
+    def explain(request: Request, error: UserError) -> JSONResponse:
+        return JSONResponse({"detail": store.relative(str(error))}, 404 if isinstance(error, NotThereError) else 409)
+
+    library = plotly_file()
+
+    @app.get("/plotly.min.js", include_in_schema=False)
+    def plotly() -> FileResponse:
+        return FileResponse(library, media_type="text/javascript")
+
+    app.mount("/", StaticFiles(directory=STATIC, html=True), name="static")
+    app.add_middleware(Guard, host=host, names=names)
+    return app
+
+
+def plotly_file() -> Path:
+    """Return plotly.js as the installed Python package brings it; the package itself is not imported.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    spec = importlib.util.find_spec("plotly")
+    folders = spec.submodule_search_locations if spec else None
+    if not folders:
+        raise UserError("plotly is not installed; pip install -r requirements.txt")
+    return Path(folders[0]) / "package_data" / "plotly.min.js"

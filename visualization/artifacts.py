@@ -1,0 +1,99 @@
+"""The server's one way to the artifacts: through the pipeline's own loaders, and never out of experiments/ and datasets/."""
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from utils.artifacts import read_json
+from utils.errors import UserError
+from utils.paths import ExperimentPaths, TraitPaths, root_dir
+
+Content = TypeVar("Content", bound=BaseModel)
+
+
+class NotThereError(UserError):
+    """There is nothing by that name to show."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """The artifacts under one root, read only."""
+
+    root: Path = field(default_factory=root_dir)
+
+    @cached_property
+    def _bases(self) -> list[Path]:
+        return [(self.root / name).resolve() for name in ("experiments", "datasets")]  # either may itself be a link to another disk
+
+    def is_inside(self, path: Path) -> bool:
+        """Tell whether a path, every link followed, lies in experiments/ or datasets/ and is not hidden there."""
+        real = path.resolve()
+        base = next((base for base in self._bases if real.is_relative_to(base)), None)
+        return base is not None and not any(part.startswith(".") for part in real.relative_to(base).parts)
+
+    def experiments(self) -> list[str]:
+        """Return the experiments' names, in order."""
+        folder = self.root / "experiments"
+        found = [path.name for path in folder.iterdir() if path.is_dir() and self.is_inside(path)] if folder.is_dir() else []
+        return sorted(found)
+
+    def experiment(self, name: str) -> ExperimentPaths:
+        """Return an experiment's paths.
+
+        Raises:
+            NotThereError: there is no such experiment.
+        """
+        if name not in self.experiments():
+            raise NotThereError(f"there is no experiment {name!r}")
+        return ExperimentPaths(name, self.root)
+
+    def trait(self, experiment: str, trait: str) -> TraitPaths:
+        """Return a trait's paths in an experiment.
+
+        Raises:
+            NotThereError: no stage has completed for such a trait there.
+            UserError: a link among its files leads out of the experiments.
+        """
+        if trait not in self.experiment(experiment).traits:
+            raise NotThereError(f"{experiment!r} has no results for a trait {trait!r}")
+        paths = TraitPaths(experiment, trait, self.root)
+        self.check_links(paths)
+        return paths
+
+    def check_links(self, paths: TraitPaths) -> None:
+        """Raise UserError when a link among a trait's files leads out: the pipeline's loaders, which follow links, may then not be used."""
+        for folder in (paths.dir, paths.steering, paths.dataset):
+            below = (os.path.join(place, name) for place, folders, files in os.walk(folder) for name in (*folders, *files))
+            if any(not self.is_inside(path) for path in (folder, *(Path(name) for name in below if os.path.islink(name)))):
+                raise UserError(f"{folder} holds a link that leads out of experiments/ and datasets/; it is not shown")
+
+    def read(self, path: Path, model: type[Content]) -> Content:
+        """Read a JSON artifact as what it should hold.
+
+        Raises:
+            NotThereError: it does not exist.
+            UserError: a link leads out, it is no JSON, or its content is of another shape.
+        """
+        if not path.exists():
+            raise NotThereError(f"{path} does not exist yet; run its stage")
+        if not self.is_inside(path):
+            raise UserError(f"{path} is a link that leads out of experiments/ and datasets/; it is not shown")
+        return parse(path, model)
+
+    def relative(self, message: str) -> str:
+        """Return a message with paths below the root: where the root is, is nobody's business."""
+        return message.replace(f"{self.root}/", "")
+
+
+def parse(path: Path, model: type[Content]) -> Content:
+    """Read a JSON file into a model; another shape is a UserError that names the first field that is wrong."""
+    try:
+        return model.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {where}: {first['msg'].lower()}; run its stage again with --force") from None

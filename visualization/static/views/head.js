@@ -1,0 +1,66 @@
+// The top of a view: its title, and the choice of experiment and trait.
+
+import { h } from "../dom.js";
+import { choice } from "../parts.js";
+import { patch } from "../router.js";
+import { empty } from "../states.js";
+
+export function pageHead(title, note, controls) {
+  return h(
+    "div",
+    { class: "page-head" },
+    h("div", {}, h("h1", {}, title), note && h("p", {}, note)),
+    h("div", { class: "controls" }, controls),
+  );
+}
+
+export function experimentChoice({ experiments, experiment }) {
+  return choice(
+    "Experiment",
+    experiments.map((e) => e.name),
+    experiment.name,
+    (name) => patch({ experiment: name, trait: "" }),
+  );
+}
+
+const traitChoice = ({ experiment }, trait) =>
+  choice(
+    "Trait",
+    experiment.cards.map((c) => c.trait),
+    trait,
+    (name) => patch({ trait: name }),
+  );
+
+/** Call `make(card)` with the chosen trait's card, below the head; say so where there is no such trait. */
+export function withTrait(context, title, note, make) {
+  const { experiment, params } = context;
+  const card = params.trait ? experiment.cards.find((c) => c.trait === params.trait) : experiment.cards[0];
+  const head = pageHead(title, note, [experimentChoice(context), experiment.cards.length ? traitChoice(context, card?.trait) : null]);
+  if (!experiment.cards.length)
+    return h(
+      "div",
+      {},
+      head,
+      empty(
+        "No results yet",
+        "No stage has completed in this experiment.",
+        `python extraction/run_pipeline.py --experiment ${experiment.name} --traits category/name`,
+      ),
+    );
+  if (!card)
+    return h(
+      "div",
+      {},
+      head,
+      empty(
+        `“${params.trait}” has no results here`,
+        "Choose another trait, or run the pipeline for this one.",
+        `python extraction/run_pipeline.py --experiment ${experiment.name} --traits ${params.trait}`,
+      ),
+    );
+  if (card.problem) return h("div", {}, head, empty("This trait's files cannot be read", card.problem));
+  return h("div", {}, head, make(card));
+}
+
+/** Tell whether a stage has left results, stale ones included. */
+export const hasRun = (card, number) => (card.stages[number]?.state ?? "missing") !== "missing";
