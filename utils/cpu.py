@@ -3,6 +3,7 @@
 import os
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,13 @@ def speed_up_linear_layers(model: nn.Module) -> int:
     for layer in layers:
         layer.forward = partial(_linear, layer)  # type: ignore[method-assign]
     return len(layers)
+
+
+def keep_head_fast(model: Any) -> None:
+    """On a CPU, hand the vocabulary projection whole tensors: of a slice, the last position of every row, torch copies the matrix once a row."""
+    head = model.get_output_embeddings()
+    if head is not None and head.weight.device.type == "cpu":
+        head.register_forward_pre_hook(lambda _module, inputs: (inputs[0].contiguous(), *inputs[1:]))
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:

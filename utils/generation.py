@@ -11,6 +11,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from utils.batching import halve_on_oom, pad_left, plan_batches
 from utils.memory import rows_that_fit
+from utils.cache import make_room
 from utils.hooks import Push, steer
 from utils.journal import Journal, key_of
 from utils.model import LM
@@ -115,7 +116,7 @@ def _generate_batch(lm: LM, batch: Sequence[Row], sampling: Sampling, positions:
     shared = prefill_shared(lm, [row.prompt_ids for row in batch], plan, positions)
     with steer(lm.model, plan, positions):
         output = lm.model.generate(
-            past_key_values=shared,
+            past_key_values=make_room(shared, lm.model.config, sampling.max_new_tokens),
             input_ids=ids.to(lm.device),
             attention_mask=mask.to(lm.device),
             do_sample=False,

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from utils.cpu import speed_up_linear_layers
+from utils.cpu import keep_head_fast, speed_up_linear_layers
 from utils.errors import UserError, first_line
 from utils.gguf import EMBEDDED, converted, embedded_gguf
 from utils.journal import key_of
@@ -180,6 +180,7 @@ def wrap(model: Any, tokenizer: Any, options: ModelOptions) -> LM:
     model.generation_config = GenerationConfig(eos_token_id=shipped.eos_token_id or tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.eval().requires_grad_(False)
     speed_up_linear_layers(model)
+    keep_head_fast(model)
     chats = bool(options.chat_template and tokenizer.chat_template)
     identity = {
         "name": " + ".join(filter(None, (options.model, options.lora))),
