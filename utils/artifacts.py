@@ -87,9 +87,9 @@ def load_tensor(path: Path, shape: tuple[int | None, ...], sha256: str | None = 
     import torch
 
     if not path.exists():
-        raise UserError(f"{path} does not exist; run the stage that writes it")
+        raise UserError(f"{path} does not exist; {why_left_out(path) or 'run the stage that writes it'}")
     if sha256 is not None and digest(path) != sha256:
-        raise UserError(f"{path} is not the file its metadata describes; run its stage again with --force")
+        raise UserError(f"{path} is not the file its metadata describes; {why_left_out(path) or 'run its stage again with --force'}")
     try:
         tensor = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
@@ -102,6 +102,17 @@ def load_tensor(path: Path, shape: tuple[int | None, ...], sha256: str | None = 
     if not torch.isfinite(tensor).all():
         raise UserError(f"{path} holds NaN or infinite values; run its stage again with --force")
     return tensor
+
+
+def left_out_note(path: Path) -> Path:
+    """Return the note, beside a file, of what a pull left out: {file name: how to get it}."""
+    return path.with_name(".left_out.json")
+
+
+def why_left_out(path: Path) -> str:
+    """Say that a pull left a file out, and how to get it; "" when none did."""
+    note = left_out_note(path)
+    return str(read_json(note).get(path.name, "")) if note.exists() else ""
 
 
 def digest(path: Path) -> str | None:
