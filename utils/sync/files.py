@@ -79,6 +79,11 @@ def stored(file: Path) -> Stored:
         return Stored(md5, opened.tell())
 
 
+def text_stored(text: str) -> Stored:
+    """Return what a store would list for a text."""
+    return Stored(hashlib.md5(text.encode(), usedforsecurity=False).hexdigest(), len(text.encode()))
+
+
 def stage_places(manifests: Iterable[str]) -> dict[str, str]:
     """Return {file or folder that a stage writes: its manifest} for the manifests named."""
     places: dict[str, str] = {}

@@ -97,7 +97,7 @@ def _meet(store: Store, paths: ExperimentPaths, options: SyncOptions, locks: Exi
     meeting = meet(store, paths)
     if PENDING not in meeting.objects:
         return meeting
-    settle(store, paths, meeting.objects)
+    settle(store, paths, meeting.record, meeting.objects)
     return meet(store, paths)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -14,7 +14,8 @@ from utils.sync.ancestry import Change, Entry, Record, compare, read_record
 from utils.sync.files import is_manifest, scan, stage_places, travels
 from utils.sync.store import Store, Stored
 
-RECORD, PENDING, INCOMING = ".sync/record.json", ".sync/pending.json", ".sync/incoming"
+RECORD, INCOMING = ".sync/record.json", ".sync/incoming"
+PENDING = f"{INCOMING}/pending.json"  # goes with all that waits
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,12 @@ def _find_record(store: Store, paths: ExperimentPaths, objects: Mapping[str, Sto
     return Record(found, store=store.identity) if found else Record()
 
 
-def settle(store: Store, paths: ExperimentPaths, objects: Mapping[str, Stored]) -> None:
-    """Put in place what a push has promised, ours just now or one that was killed before it could.
+def settle(store: Store, paths: ExperimentPaths, record: Record, objects: Mapping[str, Stored]) -> None:
+    """Put in place what a push has promised (its pending record), ours just now or one that was killed before it could.
 
     All it needs lies in the store, so whoever comes next can do it, as often as it takes.
     """
     folder = folder_of(paths)
-    record = read_record(store.read(f"{folder}/{PENDING}"), paths.experiment)
     waiting = f"{INCOMING}/{record.incoming}"
     staged = {p.removeprefix(f"{waiting}/"): found.size for p, found in objects.items() if p.startswith(f"{waiting}/")}
     due = {path: size for path, size in staged.items() if path in record.files and not record.files[path].describes(objects.get(path))}
@@ -88,9 +88,7 @@ def settle(store: Store, paths: ExperimentPaths, objects: Mapping[str, Stored]) 
     if doomed := [path for path in record.gone if path in objects]:
         store.delete(folder, doomed)
     store.write(f"{folder}/{RECORD}", replace(record, incoming="", gone=()).text())
-    store.delete(f"{folder}/.sync", [PurePosixPath(PENDING).name])
-    if any(p.startswith(f"{INCOMING}/") for p in objects):
-        store.purge(f"{folder}/{INCOMING}")
+    store.purge(f"{folder}/{INCOMING}")
 
 
 def copy_in_order(store: Store, source: str, target: str, names: Mapping[str, int], label: str) -> None:
@@ -117,13 +115,13 @@ def stop_at_conflicts(meetings: list[Meeting]) -> None:
 
 
 def read_agreed(paths: ExperimentPaths, record: Record) -> dict[str, str]:
-    """Return {path: MD5} as of the last agreement with this store; empty where it was never made, or is lost."""
-    file = _agreement(paths, record)
-    try:
-        content = read_json(file) if file.exists() else {}
-    except UserError:
-        return {}  # damaged is forgotten: then only equal files and known ancestors are common
-    return {str(path): str(md5) for path, md5 in content.items()} if isinstance(content, dict) else {}
+    """Return {path: MD5} as of the last agreement with this store; empty where it was never made, or is lost.
+
+    What a push has sent and was killed before it could remember is agreed too, once the record has it, or has had it.
+    """
+    sent = _remembered(_memory(paths, record, "sent"))
+    arrived = {p: md5 for p, md5 in sent.items() if p in record.files and md5 in (record.files[p].md5, *record.files[p].was)}
+    return _remembered(_memory(paths, record, "agreed")) | arrived
 
 
 def keep_agreed(meeting: Meeting, moved: Mapping[str, str], gone: set[str], record: Record) -> None:
@@ -137,12 +135,28 @@ def keep_agreed(meeting: Meeting, moved: Mapping[str, str], gone: set[str], reco
     same = {path: meeting.local[path].md5 for path in meeting.having("same")}
     known = (meeting.local.keys() | record.files.keys()) - gone
     agreed = {path: md5 for path, md5 in (meeting.agreed | same | dict(moved)).items() if path in known}
-    if agreed != read_agreed(meeting.paths, record):
-        write_json(_agreement(meeting.paths, record), agreed)
+    file = _memory(meeting.paths, record, "agreed")
+    if agreed != _remembered(file):
+        write_json(file, agreed)
+    _memory(meeting.paths, record, "sent").unlink(missing_ok=True)
 
 
-def _agreement(paths: ExperimentPaths, record: Record) -> Path:
-    return paths.sync / f"agreed_{record.store[:12]}.json"
+def keep_sent(meeting: Meeting, moved: Mapping[str, str]) -> None:
+    """Remember what a push is about to promise: whoever finishes it in our place, we shall know our own files again."""
+    keep_agreed(meeting, {}, set(), meeting.record)
+    write_json(_memory(meeting.paths, meeting.record, "sent"), dict(moved))
+
+
+def _memory(paths: ExperimentPaths, record: Record, what: str) -> Path:
+    return paths.sync / f"{what}_{record.store[:12]}.json"
+
+
+def _remembered(file: Path) -> dict[str, str]:
+    try:
+        content = read_json(file) if file.exists() else {}
+    except UserError:
+        return {}  # damaged is forgotten: then only equal files and known ancestors are common
+    return {str(path): str(md5) for path, md5 in content.items()} if isinstance(content, dict) else {}
 
 
 @contextmanager

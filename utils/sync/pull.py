@@ -12,7 +12,7 @@ from utils.errors import UserError
 from utils.paths import TraitPaths
 from utils.stage import only_one
 from utils.sync.files import is_large, is_manifest, manifest_of, stored
-from utils.sync.meeting import Meeting, copy_in_order, folder_of, keep_agreed
+from utils.sync.meeting import Meeting, folder_of, keep_agreed
 from utils.sync.store import Store
 
 
@@ -55,7 +55,8 @@ def pull(store: Store, meeting: Meeting, plan: PullPlan) -> None:
     incoming = meeting.paths.sync / "incoming"
     files = meeting.record.files
     absent = {path: files[path].size for path in plan.moves if not _is_fetched(meeting, incoming, path)}
-    copy_in_order(store, store.remote(folder_of(meeting.paths)), str(incoming), absent, f"{meeting.name}: pulling")
+    if absent:
+        store.copy(store.remote(folder_of(meeting.paths)), str(incoming), absent, f"{meeting.name}: pulling")
     wrong = [path for path in absent if not _is_fetched(meeting, incoming, path)]
     if wrong:
         raise UserError(f"{meeting.name}: {len(wrong)} files changed in the store meanwhile, such as {wrong[0]}; run the same command again")

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from utils.errors import UserError
-from utils.sync.ancestry import Entry, Record, read_record
-from utils.sync.files import is_large, manifest_of
-from utils.sync.meeting import INCOMING, PENDING, RECORD, Meeting, copy_in_order, folder_of, keep_agreed, settle
+from utils.sync.ancestry import Entry, Record
+from utils.sync.files import is_large, manifest_of, text_stored
+from utils.sync.meeting import INCOMING, PENDING, RECORD, Meeting, copy_in_order, folder_of, keep_agreed, keep_sent, settle
 from utils.sync.store import Store
 
 
@@ -67,15 +67,17 @@ def push(store: Store, meeting: Meeting, plan: PushPlan) -> None:
     _send(store, meeting, plan.staged, f"{INCOMING}/{incoming}/")
     entries = {path: _entry(meeting, path, left_out=path in plan.left_out) for path in (*plan.moves, *plan.left_out)}
     record = meeting.record.updated(entries, set(plan.delete))
+    moved = {path: entry.md5 for path, entry in entries.items()}
     if entries or plan.delete:
+        keep_sent(meeting, moved)
         _commit(store, meeting, plan, replace(record, incoming=incoming, gone=tuple(plan.delete)))
-    keep_agreed(meeting, {path: entry.md5 for path, entry in entries.items()}, set(plan.delete), record)
+    keep_agreed(meeting, moved, set(plan.delete), record)
 
 
 def _send(store: Store, meeting: Meeting, names: Iterable[str], prefix: str) -> None:
     """Copy what an earlier, interrupted push has not sent yet."""
     absent = {p: meeting.local[p].size for p in names if meeting.objects.get(prefix + p) != meeting.local[p]}
-    target = store.remote(f"{folder_of(meeting.paths)}/{prefix}")
+    target = store.remote(f"{folder_of(meeting.paths)}/{prefix}".rstrip("/"))
     copy_in_order(store, str(meeting.paths.dir), target, absent, f"{meeting.name}: pushing")
 
 
@@ -86,11 +88,11 @@ def _commit(store: Store, meeting: Meeting, plan: PushPlan, record: Record) -> N
     wrong = [path for path, place in places.items() if not _entry(meeting, path).describes(now.get(place))]
     if wrong:
         raise UserError(f"{meeting.name}: {len(wrong)} files changed while they were pushed, such as {wrong[0]}; run the same command again")
-    if PENDING in now or read_record(store.read(f"{folder}/{RECORD}"), meeting.name).push != meeting.record.push:
+    if PENDING in now or now.get(RECORD) != meeting.objects.get(RECORD, text_stored(meeting.record.text())):
         raise UserError(f"{meeting.name}: someone else pushed meanwhile; nothing was replaced. Run the same command again")
     if record.incoming or record.gone:
         store.write(f"{folder}/{PENDING}", record.text())  # from here on, whoever comes next finishes this push
-        settle(store, meeting.paths, now)
+        settle(store, meeting.paths, record, now)
     else:
         store.write(f"{folder}/{RECORD}", record.text())
 

@@ -49,21 +49,17 @@ class Store:
         """Name the store, where it holds no record that does."""
         return hashlib.sha256(f"{self.endpoint}/{self.bucket}".encode()).hexdigest()[:32]
 
-    def preflight(self) -> None:
-        """Ask for one small list.
-
-        Raises:
-            UserError: a wrong key, a missing bucket or an endpoint that does not answer; within seconds.
-        """
-        self._run("lsf", "--max-depth", "1", "--dirs-only", *QUICK, self.remote(""))
-
     def remote(self, path: str) -> str:
         """Return a path of the bucket as rclone names it."""
         return f"R2:{self.bucket}/{path}".rstrip("/")
 
     def folders(self, path: str) -> list[str]:
-        """Return the names of the folders in a folder."""
-        return sorted(line.rstrip("/") for line in self._run("lsf", "--dirs-only", *PATIENT, self.remote(path)).splitlines())
+        """Return the names of the folders in a folder; asked first, and without patience, it tells whether the store lets us in.
+
+        Raises:
+            UserError: a wrong key, a missing bucket or an endpoint that does not answer; within seconds.
+        """
+        return sorted(line.rstrip("/") for line in self._run("lsf", "--dirs-only", *QUICK, self.remote(path)).splitlines())
 
     def listing(self, path: str) -> dict[str, Stored]:
         """Return {path below the folder: object}, all levels deep."""
@@ -81,7 +77,7 @@ class Store:
 
     def delete(self, path: str, names: Iterable[str]) -> None:
         """Delete objects of a folder; those that are gone already do not matter."""
-        self._on_files("delete", names, *PATIENT, *MANY, self.remote(path))
+        self._run("delete", "--files-from-raw", "-", *PATIENT, *MANY, self.remote(path), stdin="\n".join(names))
 
     def purge(self, path: str) -> None:
         """Delete a folder with all that is in it."""
@@ -126,9 +122,6 @@ class Store:
         if process.returncode:
             raise self._explain("\n".join(errors))
 
-    def _on_files(self, verb: str, names: Iterable[str], *arguments: str) -> None:
-        self._run(verb, "--files-from-raw", "-", *arguments, stdin="\n".join(names))
-
     def _run(self, *arguments: str, stdin: str = "") -> str:
         done = self._start(list(arguments), stdin)
         if done.returncode:
@@ -152,18 +145,16 @@ class Store:
 
 
 def open_store() -> Store:
-    """Return the store that the environment (or .env) names, once it has answered.
+    """Return the store that the environment (or .env) names.
 
     Raises:
-        UserError: variables or rclone are missing, or the store does not let us in.
+        UserError: variables or rclone are missing.
     """
     absent = [name for name in VARIABLES if not os.environ.get(name, "").strip()]
     if absent:
         raise UserError(f"{', '.join(absent)} not set; fill in .env (see .env.example and docs/sync.md)")
     values = {name: os.environ[name].strip() for name in VARIABLES}
-    store = Store(find_rclone(), values["R2_ENDPOINT"], values["R2_BUCKET"].strip("/"), rclone_environment(values))
-    store.preflight()
-    return store
+    return Store(find_rclone(), values["R2_ENDPOINT"], values["R2_BUCKET"].strip("/"), rclone_environment(values))
 
 
 def find_rclone() -> str:
