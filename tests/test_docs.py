@@ -13,10 +13,11 @@ from extraction.new_trait import NewTraitOptions
 from utils.cli import parse_arguments
 from utils.experiment import stage_flags
 from utils.flags import REQUIRED, Flag, option_flags
+from utils.sync import main as sync
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = re.compile(r"(?:\.venv/bin/)?python ((?:extraction|analysis|inference|visualization)/[\w/]+\.py)([^\n`]*)")
+COMMAND = re.compile(r"(?:(?:\.venv/bin/)?python )?((?<=python )(?:extraction|analysis|inference|visualization)/[\w/]+\.py|utils/r2_\w+\.sh)([^\n`)]*)")
 
 
 TOOLS = {
@@ -27,6 +28,8 @@ TOOLS = {
     "trait_table": trait_table.all_flags(),
     "cross_trait": cross_trait.all_flags(),
     "figures": figures.all_flags(),
+    "r2_push": sync.all_flags(),
+    "r2_pull": sync.all_flags(),
 }
 
 
