@@ -68,7 +68,7 @@ def main(direction: str, **given: Any) -> None:
         meetings = [_meet(store, ExperimentPaths(name), options, locks) for name in _names(store, direction, options.only)]
         stop_at_conflicts(meetings)
         plan = partial(plan_push if direction == "push" else plan_pull, include_activations=options.include_activations, delete=options.delete)
-        work = [(meeting, plan(meeting)) for meeting in meetings]
+        work = [(meeting, plan(meeting)) for meeting in meetings if direction == "push" or not meeting.is_empty]
         if not options.dry_run:
             for meeting, planned in work:
                 require_listed(meeting, direction, planned.delete)
@@ -76,8 +76,11 @@ def main(direction: str, **given: Any) -> None:
             (_show if options.dry_run else _carry_out)(store, direction, meeting, planned)
             if options.verify:
                 _verify(store, direction, ExperimentPaths(meeting.name))
-    if not work:
+    if not meetings:
         print(f"[r2_{direction}] no experiments to {direction}")
+    if len(work) < len(meetings):
+        unfinished = ", ".join(meeting.name for meeting in meetings if meeting.is_empty)
+        raise UserError(f"the store holds no finished push of {unfinished}; run utils/r2_push.sh again where it comes from")
 
 
 def _names(store: Store, direction: str, only: tuple[str, ...]) -> list[str]:

@@ -38,6 +38,11 @@ class Meeting:
         """What each stage writes, and the manifest that vouches for it."""
         return stage_places(path for path in self.changes if is_manifest(path) and path.startswith("extraction/"))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the store holds nothing of the experiment: its first push has not finished."""
+        return not self.record.files and not self.record.push
+
     def having(self, *changes: Change) -> list[str]:
         """Return the files that any of these happened to."""
         return [path for path, change in self.changes.items() if change in changes]

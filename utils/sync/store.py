@@ -19,8 +19,7 @@ from utils.errors import UserError
 
 VARIABLES = ("R2_ENDPOINT", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "R2_BUCKET")
 QUICK = ("--retries", "1", "--low-level-retries", "1", "--contimeout", "5s", "--timeout", "15s")
-PATIENT = ("--retries", "3", "--low-level-retries", "5", "--contimeout", "10s", "--timeout", "2m")
-MANY = ("--transfers", "32", "--checkers", "32")
+PATIENT = ("--retries", "2", "--low-level-retries", "3", "--contimeout", "10s", "--timeout", "2m")
 REFUSED = re.compile(r"InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|Unauthorized|Forbidden|StatusCode: 40[13]|Credential")
 ABSENT = re.compile(r"NoSuchBucket|directory not found|InvalidBucketName")
 UNREACHABLE = re.compile(r"dial tcp|connection re|no such host|timeout|deadline exceeded|not a valid URI|StatusCode: 5|EOF|tls:|request send failed")
@@ -64,7 +63,7 @@ class Store:
     def listing(self, path: str) -> dict[str, Stored]:
         """Return {path below the folder: object}, all levels deep."""
         flags = ("-R", "--hash", "--hash-type", "md5", "--files-only", "--fast-list", "--no-mimetype", "--no-modtime")
-        found = json.loads(self._run("lsjson", *flags, *PATIENT, *MANY, self.remote(path)))
+        found = json.loads(self._run("lsjson", *flags, *PATIENT, self.remote(path)))
         return {o["Path"]: Stored((o.get("Hashes") or {}).get("md5", ""), o["Size"]) for o in found}
 
     def read(self, path: str) -> str:
@@ -77,15 +76,15 @@ class Store:
 
     def delete(self, path: str, names: Iterable[str]) -> None:
         """Delete objects of a folder; those that are gone already do not matter."""
-        self._run("delete", "--files-from-raw", "-", *PATIENT, *MANY, self.remote(path), stdin="\n".join(names))
+        self._run("delete", "--files-from-raw", "-", *PATIENT, self.remote(path), stdin="\n".join(names))
 
     def purge(self, path: str) -> None:
         """Delete a folder with all that is in it."""
-        self._run("purge", *PATIENT, *MANY, self.remote(path))
+        self._run("purge", *PATIENT, self.remote(path))
 
     def differing(self, folder: Path, path: str, names: Iterable[str]) -> list[str]:
         """Return those of the named files that are not the same here and in the store (`rclone check`, by checksum)."""
-        arguments = ["check", "--files-from-raw", "-", "--combined", "-", *PATIENT, *MANY, str(folder), self.remote(path)]
+        arguments = ["check", "--files-from-raw", "-", "--combined", "-", *PATIENT, str(folder), self.remote(path)]
         done = self._start(arguments, "\n".join(names))
         unequal = [line[2:] for line in done.stdout.splitlines() if not line.startswith("= ")]
         if done.returncode and not unequal:
@@ -99,7 +98,7 @@ class Store:
         """
         flags = ["--files-from-raw", "-", "--no-check-dest", "--use-json-log", "--stats", "500ms", "--stats-log-level", "NOTICE"]
         process = subprocess.Popen(
-            [self.rclone, "copy", *flags, *PATIENT, *MANY, source, target],
+            [self.rclone, "copy", *flags, *PATIENT, source, target],
             env=self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -117,9 +116,10 @@ class Store:
                 said = _read_log(line)
                 if "stats" in said:
                     bar.update(min(said["stats"]["bytes"], bar.total) - bar.n)
-                else:
-                    errors.append(said.get("msg", line))
-        if process.returncode:
+                elif said.get("level") == "error":
+                    errors.append(said["msg"])
+                    process.terminate()  # rclone has tried this file several times; at a dead store the others would take minutes to fail
+        if process.returncode or errors:
             raise self._explain("\n".join(errors))
 
     def _run(self, *arguments: str, stdin: str = "") -> str:
@@ -168,6 +168,8 @@ def find_rclone() -> str:
 def rclone_environment(values: dict[str, str]) -> dict[str, str]:
     """Return the environment that makes `R2:` the store, without a configuration file; a variable of rclone's own that is set already wins."""
     settings = {
+        "TRANSFERS": "32",
+        "CHECKERS": "32",
         "CONFIG_R2_TYPE": "s3",
         "CONFIG_R2_PROVIDER": _provider(values["R2_ENDPOINT"]),
         "CONFIG_R2_REGION": _region(values["R2_ENDPOINT"]),
