@@ -35,10 +35,12 @@ def plan_pull(meeting: Meeting, *, include_activations: bool, delete: bool) -> P
         UserError: the store has lost a file of its record.
     """
     theirs = meeting.having("theirs", "deleted here")
-    disturbed = {manifest_of(path, meeting.places) for path in meeting.having("mine")}
+    places = meeting.places
+    disturbed = {manifest_of(path, places) for path in meeting.having("mine")}
     held = [path for path in theirs if path not in meeting.local and path in disturbed]
     left_out = [path for path in theirs if meeting.record.files[path].left_out or (is_large(path) and not include_activations)]
-    moves = [path for path in theirs if path not in held and path not in left_out]
+    stays = {*held, *left_out}
+    moves = [path for path in theirs if path not in stays]
     lost = [path for path in moves if not meeting.is_there(path)]
     if lost:
         raise UserError(f"{meeting.name}: {len(lost)} files in the store are not what was pushed, such as {lost[0]}; push again from a machine that has them")

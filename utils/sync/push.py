@@ -32,13 +32,14 @@ class PushPlan:
 def plan_push(meeting: Meeting, *, include_activations: bool, delete: bool) -> PushPlan:
     """Decide what goes, changing nothing."""
     mine = meeting.having("mine")
-    held = {path for path in mine if _is_unfinished(meeting, manifest_of(path, meeting.places))}
+    places = meeting.places
+    held = {path for path in mine if _is_unfinished(meeting, manifest_of(path, places))}
     lost = [path for path in meeting.having("same") if not meeting.is_there(path)]  # left out before, or damaged
     send = [path for path in (*mine, *lost) if path not in held and (include_activations or not is_large(path))]
     return PushPlan(
         new=[path for path in send if not meeting.is_there(path)],
         staged=[path for path in send if meeting.is_there(path)],
-        left_out=[path for path in mine if path not in held and path not in send],
+        left_out=[path for path in mine if path not in held and is_large(path) and not include_activations],
         held=sorted(held),
         delete=meeting.having("deleted here") if delete else [],
         behind=meeting.having("theirs"),
