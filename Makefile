@@ -23,7 +23,7 @@ install: .venv/installed
 	$(PIP) --no-deps -r requirements-embedded.txt
 	@touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt
+.venv/installed-dev: .venv/installed requirements-dev.txt requirements-sync.txt
 	$(PIP) -r requirements-dev.txt
 	@touch $@
 

@@ -15,10 +15,11 @@ from utils.cli import parse_arguments
 from utils.experiment import stage_flags
 from utils.flags import REQUIRED, Flag, option_flags
 from visualization import serve
+from utils.sync import main as sync
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = re.compile(r"(?:\.venv/bin/)?python ((?:extraction|analysis|inference|visualization)/[\w/]+\.py)([^\n`]*)")
+COMMAND = re.compile(r"(?:(?:\.venv/bin/)?python )?((?<=python )(?:extraction|analysis|inference|visualization)/[\w/]+\.py|utils/r2_\w+\.sh)([^\n`)]*)")
 
 
 SCRIPTS = (
@@ -27,6 +28,7 @@ SCRIPTS = (
 )
 TOOLS = {Path(str(script.__file__)).stem: script.all_flags() for script in SCRIPTS}
 TOOLS |= {"check_trait": check_trait.FLAGS, "new_trait": option_flags(NewTraitOptions)}
+TOOLS |= {"r2_push": sync.all_flags(), "r2_pull": sync.all_flags()}
 
 
 def flags_of_script(script: str) -> dict[str, Flag]:

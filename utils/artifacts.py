@@ -104,9 +104,9 @@ def load_tensor(path: Path, shape: tuple[int | None, ...], sha256: str | None = 
     import torch
 
     if not path.exists():
-        raise UserError(f"{path} does not exist; run the stage that writes it")
+        raise UserError(f"{path} does not exist; {why_left_out(path) or 'run the stage that writes it'}")
     if sha256 is not None and digest(path) != sha256:
-        raise UserError(f"{path} is not the file its metadata describes; run its stage again with --force")
+        raise UserError(f"{path} is not the file its metadata describes; {why_left_out(path) or 'run its stage again with --force'}")
     try:
         tensor = torch.load(path, map_location="cpu", weights_only=True, mmap=path.stat().st_size > MAPPED)
     except OSError:
@@ -152,6 +152,17 @@ def read_vector(path: Path, size: int) -> "np.ndarray":
     if len(values) != size or not np.isfinite(values).all():
         raise UserError(f"{path} is not a finite float32 vector of {size} numbers; run its stage again with --force")
     return values
+
+
+def left_out_note(path: Path) -> Path:
+    """Return the note, beside a file, of what a pull left out: {file name: how to get it}."""
+    return path.with_name(".left_out.json")
+
+
+def why_left_out(path: Path) -> str:
+    """Say that a pull left a file out, and how to get it; "" when none did."""
+    note = left_out_note(path)
+    return str(read_json(note).get(path.name, "")) if note.exists() else ""
 
 
 def digest(path: Path) -> str | None:

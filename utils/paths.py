@@ -29,6 +29,12 @@ def cache_dir() -> Path:
     return Path(os.environ.get("TRAITSCOPE_CACHE") or Path(home) / "traitscope")
 
 
+def found_experiments(root: Path) -> list[str]:
+    """Return the experiments under a root."""
+    folder = root / "experiments"
+    return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")) if folder.is_dir() else []
+
+
 def template_dir(form: str) -> Path:
     """Return the files that a new trait of a form begins with; they belong to this checkout, wherever the data are."""
     return Path(__file__).parents[1] / "datasets" / "templates" / form
@@ -80,6 +86,11 @@ class ExperimentPaths:
 
     def summary(self, ending: str) -> Path:
         return self.dir / f"summary.{ending}"
+
+    @property
+    def sync(self) -> Path:
+        """The folder of what a push or a pull must remember; it never travels."""
+        return self.dir / ".sync"
 
     @property
     def cross_trait(self) -> Path:

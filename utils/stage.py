@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from utils.artifacts import digest, sweep_temporaries, write_bytes, write_json
+from utils.artifacts import digest, sweep_temporaries, why_left_out, write_bytes, write_json
 from utils.cli import explain_disk_error, is_disk_error
 from utils.errors import UserError, first_line
 from utils.flags import Flag, bind, flags_of
@@ -100,8 +100,9 @@ def read_manifest(path: Path) -> dict | str:
 
 
 def missing_output(done: dict, root: Path) -> str | None:
-    """Name the first output of a manifest that is gone."""
-    return next((f"output missing: {name}" for name in done["outputs"] if not (root / name).exists()), None)
+    """Name the first output of a manifest that is gone; what a pull left out is known to be elsewhere."""
+    gone = (name for name in done["outputs"] if not (root / name).exists() and not why_left_out(root / name))
+    return next((f"output missing: {name}" for name in gone), None)
 
 
 def changed_input(done: dict, now: dict[str, str | None]) -> str | None:
@@ -132,20 +133,20 @@ def execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], *, force: b
     if absent:
         writer = paths.writer(paths.root / absent[0])
         raise UserError(f"{stage.name} needs {absent[0]}, which does not exist" + (f"; run {writer} first" if writer else ""))
-    with _only_one(stage, paths):
+    with only_one(stage.name, paths):
         return _execute(stage, paths, params, inputs, reason)
 
 
 @contextmanager
-def _only_one(stage: Stage, paths: TraitPaths) -> Iterator[None]:
+def only_one(stage: str, paths: TraitPaths) -> Iterator[None]:
     """Keep a second process off the same stage of the same trait; the lock dies with its process."""
-    lock = paths.manifest(stage.name).with_name(f".{stage.name}.lock")
+    lock = paths.manifest(stage).with_name(f".{stage}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=0):
             yield
     except Timeout:
-        raise UserError(f"another process is running {stage.name} for {paths.trait} in {paths.experiment}; wait for it, or stop it") from None
+        raise UserError(f"another process is running {stage} for {paths.trait} in {paths.experiment}; wait for it, or stop it") from None
 
 
 def _execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], inputs: dict[str, str | None], reason: str) -> bool:
