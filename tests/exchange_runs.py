@@ -39,12 +39,11 @@ def run_llama_cpp(job: dict) -> np.ndarray:
     assert llama_cpp.llama_set_adapter_cvec(llm.ctx, data, push.size, job["d_model"], 1, job["n_layers"] - 1) == 0
     llm.eval(job["ids"])
     logits = llm.scores[: len(job["ids"])].copy()
-    written = list(job["ids"])
+    written = []
     for _ in range(job["greedy"]):
-        llm.reset()
-        llm.eval(written)
-        written.append(int(llm.scores[len(written) - 1].argmax()))
-    Path(job["out"]).with_suffix(".json").write_text(json.dumps(written[len(job["ids"]) :]))
+        written.append(int(llm.scores[llm.n_tokens - 1].argmax()))
+        llm.eval(written[-1:])
+    Path(job["out"]).with_suffix(".json").write_text(json.dumps(written))
     return logits
 
 

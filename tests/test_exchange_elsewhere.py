@@ -84,7 +84,9 @@ def test_llama_cpp_steers_the_same_model_to_the_same_logits_and_the_same_greedy_
     steered = ours(embedded, ids, Push(layer, vector, 1.0))
     difference = np.abs(theirs - steered).max()
     with steer(embedded.model, [[Push(layer, vector, 1.0)]]):
-        text = embedded.model.generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False, eos_token_id=[])[0, len(ids) :].tolist()
+        prompt = torch.tensor([ids])  # with a mask: without an end token, padding would be guessed from the prompt
+        written = embedded.model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=40, eos_token_id=[])
+        text = written[0, len(ids) :].tolist()
     agreeing = sum(a == b for a, b in zip(text, json.loads((tmp_path / "logits.json").read_text()), strict=True))
     print(f"\nlayer {layer}: max |Δlogit| {difference:.1e}, greedy {agreeing}/40")
     assert difference < 2e-3
