@@ -86,14 +86,13 @@ def _pool_batch(lm: LM, readings: Sequence[Reading], component: str) -> list[tup
     for row, reading in enumerate(readings):  # right padding without a mask is exact for the real tokens of a causal model
         ids[row, : len(reading.ids)] = torch.tensor(reading.ids)
         weights[row, reading.positions] = 1 / len(reading.positions)
-    activations = torch.empty(len(readings), lm.n_layers, lm.d_model)
-    norms = torch.empty(len(readings), lm.n_layers)
+    pooled: dict[int, tuple[Tensor, Tensor]] = {}  # fetched when the pass is over: a copy in between would make a GPU wait at every layer
 
     def pool(layer: int, hidden: Tensor) -> None:
         share = weights.to(hidden.device)
-        activations[:, layer] = torch.bmm(share[:, None], hidden.float())[:, 0].cpu()
-        norms[:, layer] = (hidden.float().norm(dim=-1) * share).sum(-1).cpu()
+        pooled[layer] = torch.bmm(share[:, None], hidden.float())[:, 0], (hidden.float().norm(dim=-1) * share).sum(-1)
 
     with record(lm.model, pool, component):
         lm.model.base_model(input_ids=ids.to(lm.device), use_cache=False)
+    activations, norms = (torch.stack([pooled[layer][i].cpu() for layer in range(lm.n_layers)], dim=1) for i in (0, 1))
     return list(zip(activations, norms, strict=True))
