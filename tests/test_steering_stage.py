@@ -68,6 +68,7 @@ def steer_with(worlds, monkeypatch, capfd):
 
 
 LAYERS = {"tiny": "1,2", "embedded": "16"}
+SPREAD = {"tiny": "1,2,3", "embedded": "12,16"}
 BOTH = pytest.mark.parametrize("world", ["tiny", "embedded"])
 
 
@@ -103,12 +104,13 @@ def test_what_is_not_added_has_no_opposite_and_takes_away(steer_with, world, ope
     assert results["random"]["n"] == 2
 
 
+@BOTH
 @pytest.mark.parametrize("how", ["weighted", "orthogonal", "incremental"])
-def test_several_layers_at_once(steer_with, how):
-    results = steer_with("tiny", "--multi-layer", how, "--layers", "1,2,3", "--search-steps", "2")
+def test_several_layers_at_once(steer_with, how, world):
+    results = steer_with(world, "--multi-layer", how, "--layers", SPREAD[world], "--search-steps", "2")
     chosen = results["chosen"]
     layers = chosen["layer"] if isinstance(chosen["layer"], list) else [chosen["layer"]]
-    every = [1, 2, 3]
+    every = [int(layer) for layer in SPREAD[world].split(",")]
     assert set(layers) <= set(every)
     assert chosen["relative_push"] == pytest.approx(chosen["dose"], rel=1e-3)  # the shares of the dose add up to it
     if how != "weighted":
@@ -181,10 +183,11 @@ def test_rescoring_judges_the_stored_texts_and_leaves_the_results(steer_with, wo
     assert loaded == []  # no model was needed
 
 
-def test_the_cross_trait_matrix_and_the_figures(steer_with, worlds, monkeypatch, capfd):
-    steer_with("tiny", "--search-steps", "1")
-    root = worlds("tiny")
-    monkeypatch.setattr(sys, "argv", ["x", "--experiment", "e", "--trait", FORMALITY, *SMALL, "--search-steps", "1"])
+@BOTH
+def test_the_cross_trait_matrix_and_the_figures(steer_with, worlds, monkeypatch, capfd, world):
+    steer_with(world, "--search-steps", "1")
+    root = worlds(world)
+    monkeypatch.setattr(sys, "argv", ["x", "--experiment", "e", "--trait", FORMALITY, *SMALL, "--layers", LAYERS[world], "--search-steps", "1"])
     stage_main(run_pipeline.load_stage(STAGE))
     both = f"{OPTIMISM},{FORMALITY}"
     call(cross_trait, "--experiment", "e", "--traits", both, "--subset", "3", "--max-new-tokens", "6")
