@@ -109,7 +109,10 @@ def test_gradient_maximises_the_shrunk_effect_size():
         scatter = (p - p.mean(0)).T @ (p - p.mean(0)) + (n - n.mean(0)).T @ (n - n.mean(0))
         scatter = scatter / scatter.trace() * D
         exact = torch.linalg.solve(0.5 * scatter + 0.5 * torch.eye(D, dtype=torch.float64), p.mean(0) - n.mean(0))
-        assert cosine(found[layer], exact) > 0.999
+        assert cosine(found[layer], exact) > 0.999999
+    torch.testing.assert_close(cosine(gradient(pos, neg, shrinkage=1.0), pos.mean(0) - neg.mean(0)), torch.ones(LAYERS, dtype=torch.float64))
+    with pytest.raises(ValueError, match="above 0"):
+        gradient(pos, neg, shrinkage=0.0)
 
 
 def test_ica_picks_the_separating_component_whatever_its_order_and_sign():
