@@ -103,11 +103,16 @@ def test_the_snippet_of_a_card_runs_as_it_stands_and_writes_what_ours_does(tmp_p
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     done = subprocess.run([python, "snippet.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    ids = torch.tensor([encode(embedded, QUESTION)])
-    with steer(embedded.model, [[Push(15, vector, 1.0)]]):
-        text = embedded.tokenizer.decode(embedded.model.generate(ids, max_new_tokens=40)[0, ids.shape[1] :], skip_special_tokens=True)
-    shared = 20 if tool == "llama.cpp" else len(text)  # there the weights stay quantised, so that only the beginning need agree
-    assert text[:shared].strip() in done.stdout
+    steered, unsteered = (_write(embedded, Push(15, vector, coefficient)) for coefficient in (1.0, 0.0))
+    shared = len(steered) if tool == "repeng" else 20  # llama.cpp's weights stay quantised and vLLM computes in 16 bits: the beginning must agree
+    assert steered[:shared].strip() in done.stdout
+    assert steered[:shared] != unsteered[:shared]
+
+
+def _write(lm: LM, push: Push) -> str:
+    ids = torch.tensor([encode(lm, QUESTION)])
+    with steer(lm.model, [[push]]):
+        return lm.tokenizer.decode(lm.model.generate(ids, max_new_tokens=40)[0, ids.shape[1] :], skip_special_tokens=True)
 
 
 def _guarded(code: str) -> str:
