@@ -8,6 +8,8 @@ import pytest
 
 from analysis import judge_agreement
 from analysis.steering import cross_trait, figures
+from benchmarks.report import ReportOptions
+from benchmarks.workload import BenchOptions
 from extraction import check_trait, run_pipeline, trait_table
 from extraction.new_trait import NewTraitOptions
 from utils.cli import parse_arguments
@@ -16,7 +18,7 @@ from utils.flags import REQUIRED, Flag, option_flags
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = re.compile(r"(?:\.venv/bin/)?python ((?:extraction|analysis|inference|visualization)/[\w/]+\.py)([^\n`]*)")
+COMMAND = re.compile(r"(?:\.venv/bin/)?python ((?:extraction|analysis|inference|visualization|tests/benchmarks)/[\w/]+\.py)([^\n`]*)")
 
 
 TOOLS = {
@@ -27,6 +29,8 @@ TOOLS = {
     "trait_table": trait_table.all_flags(),
     "cross_trait": cross_trait.all_flags(),
     "figures": figures.all_flags(),
+    "report": option_flags(ReportOptions),
+    **dict.fromkeys(("capture", "steering_sweep", "fit", "judging", "pipeline", "memory"), option_flags(BenchOptions)),
 }
 
 

@@ -22,7 +22,7 @@ from benchmarks.peers.client import Peer, PeerError, start_peers
 from benchmarks.roofline import capture_work, measure_ceiling, roofline_row, wait_for
 from benchmarks.rounds import Rounds, Way, ratio_between, run_rounds, summarise, timed
 from benchmarks.tables import at_least, at_most
-from benchmarks.workload import BenchOptions, Text, bench_main, cosine, load_model, make_texts, model_folder, supports_bf16
+from benchmarks.workload import BenchOptions, Text, bench_main, cosine, load_model, make_texts, model_folder, supports_bf16, token_budget
 from utils.batching import plan_batches
 from utils.capture import pool_activations
 from utils.model import LM
@@ -34,9 +34,8 @@ TARGETS = {"persona_vectors' way": 1.35, "nnsight": 1.3, "TransformerLens": 1.3,
 def measure(options: BenchOptions) -> dict:
     """Return the results of capture."""
     lm = load_model(options)
-    budget = 16384 if lm.device.type == "cuda" else 512
-    texts = make_texts(8 if options.quick else 24 if options.device == "cpu" else 2000)
-    batches = plan_batches([len(t.ids) for t in texts], max_tokens=budget)
+    texts = make_texts(8 if options.quick else 24 if options.device == "cpu" else 1000)
+    batches = plan_batches([len(t.ids) for t in texts], max_tokens=token_budget(lm))
     ways = _own_ways(lm, texts, batches, options)
     with_bf16 = options.device == "cpu" and supports_bf16()
     if with_bf16:

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ if not __package__:  # run as a script
     sys.path[:1] = [str(Path(__file__).resolve().parents[i]) for i in (2, 1)]
 
 import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
+
+from benchmarks.peak import peak_mb
 
 
 class ChildError(RuntimeError):
@@ -38,13 +39,9 @@ def run_child(work: str, **arguments: Any) -> dict:
 def _main() -> None:
     module, _, name = sys.argv[1].partition(":")
     function = getattr(importlib.import_module(module), name)
-    before, start = _peak_mb(), time.perf_counter()
+    before, start = peak_mb(), time.perf_counter()
     result = function(**json.loads(sys.argv[2])) or {}
-    print(json.dumps({"seconds": time.perf_counter() - start, "before_mb": before, "peak_mb": _peak_mb()} | _gpu_peak() | result))
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": time.perf_counter() - start, "before_mb": before, "peak_mb": peak_mb()} | _gpu_peak() | result))
 
 
 def _gpu_peak() -> dict[str, float]:

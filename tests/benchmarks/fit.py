@@ -17,7 +17,7 @@ import utils  # noqa: F401  # before torch: it sets the threads that torch start
 import torch
 
 from benchmarks.children import ChildError, run_child
-from benchmarks.planted import TRAIT, plant, write_experiment
+from benchmarks.planted import TRAIT, Case, plant, write_experiment
 from benchmarks.reference import cosines, fit_layer, probe_excess
 from benchmarks.rounds import Rounds, run_rounds, summarise, timed
 from benchmarks.tables import at_least, at_most
@@ -25,7 +25,8 @@ from benchmarks.workload import BenchOptions, bench_main
 from extraction.methods import FitOptions, fit_directions, fit_functions
 from extraction.run_pipeline import load_stage
 from extraction.vetting import Thresholds
-from utils.paths import TraitPaths
+from utils.artifacts import read_json
+from utils.paths import SIDES, TraitPaths
 
 METHODS = ("mean_diff", "probe", "ica", "gradient")
 IN_MEMORY = {"SmolLM2": (200, 30, 576), "Gemma 2B": (200, 26, 2304)}
@@ -96,7 +97,7 @@ def _on_disk(name: str, shape: tuple[int, int, int]) -> tuple[list[dict], dict[s
             row = {"way": f"{name} {list(shape)} from disk, {method}"}
             try:
                 done = run_child("benchmarks.fit:fit_stage", root=root, method=method, layers=layers)
-                checked = run_child("benchmarks.fit:check_vectors", root=root, shape=shape, method=method, layers=spread(shape[1], 2))
+                checked = run_child("benchmarks.fit:check_vectors", root=root, method=method, layers=spread(shape[1], 2))
             except ChildError as error:
                 rows.append(row | {"not_run": str(error)})
                 continue
@@ -125,12 +126,13 @@ def fit_stage(root: str, method: str, layers: list[int]) -> dict:
     return {"seconds": time.perf_counter() - start}
 
 
-def check_vectors(root: str, shape: tuple[int, int, int], method: str, layers: list[int]) -> dict:
+def check_vectors(root: str, method: str, layers: list[int]) -> dict:
     """Return the lowest cosine of the saved vectors to scikit-learn's of the same training rows, and its seconds a layer."""
-    case = plant(tuple(shape))  # type: ignore[arg-type]
-    kept = [i for i in range(len(case.pos)) if i < 0.9 * len(case.pos)]
-    case = type(case)(case.pos[kept][:, layers], case.neg[kept][:, layers])
     paths = TraitPaths("bench", TRAIT, Path(root))
+    acts = torch.load(paths.activations, mmap=True, weights_only=True)
+    rows = read_json(paths.activations_metadata)["rows"]
+    pos, neg = ([i for i, row in enumerate(rows) if row["side"] == side and row["split"] == "train"] for side in SIDES)
+    case = Case(acts[:, layers][pos], acts[:, layers][neg])
     saved = torch.stack([torch.load(paths.vector(method, layer), weights_only=True) for layer in layers])
     start = time.perf_counter()
     tight = {i: fit_layer(case, i, (method,)) for i in range(len(layers))}

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from scipy.linalg import solve
+from sklearn.covariance import empirical_covariance, shrunk_covariance
 from sklearn.decomposition import FastICA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import ConvergenceWarning
@@ -16,6 +18,7 @@ from benchmarks.planted import Case
 from extraction.methods import FitOptions
 
 OPTIONS = FitOptions()
+WIDEST = 4096  # d_model above which LinearDiscriminantAnalysis would take minutes a layer: its covariance is solved by Cholesky instead
 Directions = dict[int, dict[str, np.ndarray]]  # layer → method → direction [d_model]
 
 
@@ -30,7 +33,7 @@ def fit_layer(case: Case, layer: int, methods: Iterable[str], tight: bool = True
         "mean_diff": lambda: x[y == 1].mean(0) - x[y == 0].mean(0),
         "probe": lambda: _logistic(case, layer, tight),
         "ica": lambda: _ica(x, y),
-        "gradient": lambda: LinearDiscriminantAnalysis(solver="lsqr", shrinkage=OPTIONS.shrinkage).fit(x, y).coef_[0],
+        "gradient": lambda: _discriminant(x, y),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -47,6 +50,13 @@ def _logistic(case: Case, layer: int, tight: bool) -> np.ndarray:
     x, y, norm = _examples(case, layer)
     exact = {"tol": 1e-12, "max_iter": 100_000} if tight else {}
     return LogisticRegression(C=OPTIONS.probe_c, **exact).fit(x / norm, y).coef_[0]
+
+
+def _discriminant(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    if x.shape[1] <= WIDEST:
+        return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=OPTIONS.shrinkage).fit(x, y).coef_[0]
+    within = sum(np.mean(y == side) * shrunk_covariance(empirical_covariance(x[y == side]), OPTIONS.shrinkage) for side in (0, 1))
+    return solve(within, x[y == 1].mean(0) - x[y == 0].mean(0), assume_a="pos", overwrite_a=True)
 
 
 def _ica(x: np.ndarray, y: np.ndarray) -> np.ndarray:

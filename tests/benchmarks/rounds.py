@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tqdm import tqdm
+
 Way = Callable[[], float]  # does the work once and returns its seconds
 
 
@@ -37,7 +39,7 @@ def run_rounds(ways: Mapping[str, Way], rounds: int) -> Rounds:
     names = list(ways)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     not_run: dict[str, str] = {}
-    for turn in range(rounds):
+    for turn in tqdm(range(rounds), unit="round", disable=None, leave=False):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             if name in not_run:

@@ -16,32 +16,28 @@ from utils.capture import Reading
 from utils.cli import run_cli
 from utils.flags import option_flags, pick
 from utils.gguf import converted, embedded_gguf
-from utils.model import LM, ModelOptions, choose_device, choose_dtype, load_lm, wrap
+from utils.model import LM, ModelOptions, choose_device, choose_dtype, encode, load_lm, wrap
 
 SHORTEST, LONGEST = 21, 158  # tokens of a text, prompt and response
 TRAITS = Path(__file__).resolve().parents[2] / "datasets" / "traits"
+
+
+def llama(width: int, depth: int) -> LlamaConfig:
+    """Return a small Llama with the embedded model's vocabulary."""
+    heads = {"num_attention_heads": width // 16, "num_key_value_heads": width // 32}
+    return LlamaConfig(vocab_size=49152, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=depth, max_position_embeddings=8192, **heads)
+
+
 SHAPES: dict[str, Any] = {  # built from config with random weights: speed does not need trained ones
     "gemma-2-2b": Gemma2Config(
-        vocab_size=256000,
-        hidden_size=2304,
-        intermediate_size=9216,
-        num_hidden_layers=26,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=256,
+        **{"vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26},
+        **{"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
     ),
     "llama-3.1-8b": LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=8192,
+        **{"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32},
+        **{"num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192},
     ),
-    "tiny": LlamaConfig(
-        vocab_size=49152, hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=8192
-    ),
+    "tiny": llama(64, 4),
 }
 
 
@@ -107,16 +103,21 @@ def load_model(options: BenchOptions, dtype: str = "auto") -> LM:
     """Return the model that is measured, with traitscope's kernels."""
     if options.shape == "embedded":
         return load_lm(ModelOptions(model="embedded", device=options.device, dtype=dtype))  # type: ignore[arg-type]
-    return build_shape(options.shape, options.device, dtype)
+    return build_model(SHAPES[options.shape], options.device, dtype)
 
 
-def build_shape(shape: str, device: str, dtype: str = "auto") -> LM:
-    """Return a model of a shape with random weights, made on its device, and the embedded model's tokenizer."""
+def build_model(config: Any, device: str, dtype: str = "auto") -> LM:
+    """Return a model with random weights, made on its device, and the embedded model's tokenizer."""
     where = choose_device(device)
     torch.manual_seed(0)
     with where:
-        model = AutoModelForCausalLM.from_config(SHAPES[shape], dtype=choose_dtype(dtype, where))
-    return wrap(model, AutoTokenizer.from_pretrained(model_folder()), ModelOptions(model=shape))
+        model = AutoModelForCausalLM.from_config(config, dtype=choose_dtype(dtype, where))
+    return wrap(model, AutoTokenizer.from_pretrained(model_folder()), ModelOptions(model=f"random {config.model_type}"))
+
+
+def token_budget(lm: LM) -> int:
+    """Return the tokens of a batch of capture, padding included, that traitscope chooses for a device."""
+    return 16384 if lm.device.type == "cuda" else 512
 
 
 def prose() -> str:
@@ -144,8 +145,6 @@ def make_texts(n: int, longest: int = LONGEST, seed: int = 0) -> list[Text]:
 
 def make_prompts(lm: LM, n: int) -> list[list[int]]:
     """Return the first n evaluation questions of a shipped trait as the model is given them."""
-    from utils.model import encode
-
     questions = json.loads((TRAITS / "epistemic/optimism/steering.json").read_text())["questions"]
     return [encode(lm, [{"role": "user", "content": q}]) for q in questions[:n]]
 

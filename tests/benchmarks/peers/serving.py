@@ -6,7 +6,6 @@ Lines are JSON. In: {"do": way, "kernels": name} or {"write": path}. Out: first 
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.kernels import use_kernels
+from benchmarks.peak import peak_mb
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def serve(packages: tuple[str, ...], tasks: dict[str, Callable[[dict], Prepared]
         start = time.perf_counter()
         numbers = prepared.ways[order["do"]]()
         seconds = time.perf_counter() - start
-        _say(answers, {"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
+        _say(answers, {"seconds": seconds, "peak_mb": peak_mb()})
 
 
 def _say(answers: Any, content: dict) -> None:
