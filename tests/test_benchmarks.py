@@ -14,7 +14,8 @@ from benchmarks.reference import cosines, fit_layer, probe_excess
 from benchmarks.report import PAGE, RESULTS, SUBJECTS, insert
 from benchmarks.roofline import Ceiling, Work, capture_work
 from benchmarks.rounds import ratio_between, run_rounds, summarise
-from benchmarks.tables import at_least, at_most, render_rows
+from benchmarks.tables import at_least, at_most, render_rows, render_subject
+from benchmarks.workload import BenchOptions
 from extraction.activations import read_captured
 from extraction.methods import FitOptions, fit_directions, fit_functions
 from utils.artifacts import read_json
@@ -118,6 +119,17 @@ def test_a_planted_experiment_is_what_stage_4_reads(tmp_path):
     case = plant((20, 2, 8))
     captured = read_captured(write_experiment(tmp_path, case))
     assert torch.equal(captured.select("neg", "train", None), case.neg[:9])
+
+
+def test_capture_is_measured_from_end_to_end_on_a_model_of_random_weights():
+    results = capture.measure(BenchOptions(quick=True, shape="tiny"))
+    ways = {row["way"]: row for row in results["rows"]}
+    assert ways["traitscope"]["ratio"] > 0
+    assert ways["counted"]["lm_head_calls"] == 0
+    assert ways["counted"]["largest_difference_to_one_at_a_time"] < 1e-3
+    assert ways["counted"]["of_200_texts"] < 1.05
+    assert {t["target"] for t in results["targets"] if t["found"] is None} >= {"repeng / traitscope", "nnsight / traitscope"}
+    assert "| traitscope / bare forward | ≤ 1.05 |" in render_subject(results)
 
 
 def test_the_page_shows_the_results_that_lie_beside_the_benchmarks():

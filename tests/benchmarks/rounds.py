@@ -5,12 +5,11 @@ machine, so that a ratio within a round means something, and its median over rou
 """
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-from tqdm import tqdm
 
 Way = Callable[[], float]  # does the work once and returns its seconds
 
@@ -39,13 +38,14 @@ def run_rounds(ways: Mapping[str, Way], rounds: int) -> Rounds:
     names = list(ways)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     not_run: dict[str, str] = {}
-    for turn in tqdm(range(rounds), unit="round", disable=None, leave=False):
+    for turn in range(rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             if name in not_run:
                 continue
             try:
                 seconds[name].append(ways[name]())
+                print(f"round {turn + 1} of {rounds}, {name}: {seconds[name][-1]:.3g} s", file=sys.stderr, flush=True)
             except (RuntimeError, OSError, ValueError, TypeError, AttributeError) as error:  # a peer's failure is a row of the table
                 not_run[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200] if str(error).strip() else ''}"
     return Rounds({name: found for name, found in seconds.items() if name not in not_run}, not_run)

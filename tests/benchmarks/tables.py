@@ -48,7 +48,9 @@ def _figure(value: object, name: str = "") -> str:
         return "" if value is None else str(value).replace("|", "\\|")
     if "cosine" in name:
         return f"{value:.7f}"
-    if value == 0 or abs(value) >= 0.001:
+    if value == 0:
+        return "0"
+    if abs(value) >= 0.001:
         return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
     return f"{value:.1e}"
 

@@ -42,6 +42,10 @@ class Peer:
     def ways(self) -> list[str]:
         return self.hello["ways"]
 
+    @property
+    def default(self) -> str:
+        return self.hello["default"]
+
     def run(self, way: str, kernels: str) -> float:
         """Do the work once and return its seconds, as the worker measured them."""
         return self.ask({"do": way, "kernels": kernels})["seconds"]

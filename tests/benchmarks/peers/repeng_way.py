@@ -26,7 +26,7 @@ def prepare_capture(job: dict) -> Prepared:
         hidden = batched_get_hiddens(model, tokenizer, texts, layers, batch)
         return torch.stack([torch.from_numpy(hidden[layer]) for layer in layers], dim=1)
 
-    return Prepared(model, {f"batch {n}": lambda n=n: capture(n) for n in (1, 32)})  # 32 is its default
+    return Prepared(model, {f"batch {n}": lambda n=n: capture(n) for n in (1, 32)}, default="batch 32")
 
 
 def prepare_sweep(job: dict) -> Prepared:

@@ -1,6 +1,6 @@
 """The worker's side: loads once, then does the work once for every line it is sent, and answers with its seconds.
 
-Lines are JSON. In: {"do": way, "kernels": name} or {"write": path}. Out: first {"ways", "versions", "threads"}, then {"seconds", "peak_mb"} or
+Lines are JSON. In: {"do": way, "kernels": name} or {"write": path}. Out: first {"ways", "default", "versions", "threads"}, then {"seconds", "peak_mb"} or
 {"written": path}. What a peer itself prints goes to stderr.
 """
 
@@ -27,6 +27,7 @@ class Prepared:
 
     model: nn.Module
     ways: dict[str, Callable[[], Any]]
+    default: str = ""  # the way it works when it is not told otherwise
 
 
 def serve(packages: tuple[str, ...], tasks: dict[str, Callable[[dict], Prepared]]) -> None:
@@ -35,7 +36,9 @@ def serve(packages: tuple[str, ...], tasks: dict[str, Callable[[dict], Prepared]
     os.dup2(2, 1)
     job = json.loads(Path(sys.argv[1]).read_text())
     prepared = tasks[job["task"]](job)
-    _say(answers, {"ways": list(prepared.ways), "versions": {p: _version(p) for p in packages}, "threads": torch.get_num_threads()})
+    _say(
+        answers, {"ways": list(prepared.ways), "default": prepared.default, "versions": {p: _version(p) for p in packages}, "threads": torch.get_num_threads()}
+    )
     numbers: Any = None
     for line in sys.stdin:
         order = json.loads(line)
