@@ -40,10 +40,12 @@ def measure(options: BenchOptions) -> dict:
         "sweep, half of the rows": ("sweep", {"share": 0.5}),
         "sweep, all rows": ("sweep", {"share": 1.0}),
     }
+    if options.quick:
+        cases = {name: case for name, case in cases.items() if "twice" not in name and case[0] != "sweep"}
     where = {"device": options.device, "shape": options.shape, "quick": options.quick}
     rows = [_row(name, function, arguments | where) for name, (function, arguments) in cases.items()]
-    rows += [_layers(options, n, depth) for depth in ((2, 4) if options.quick else (15, 30, 60))]
-    rows += [_peer_row(title, n) for title in NAMES] if options.has_peers else []
+    rows += [_layers(options, n, depth) for depth in ((2,) if options.quick else (15, 30, 60))]
+    rows += [_peer_row(title, n) for title in NAMES] if options.has_peers and not options.quick else []
     found = {row["way"]: row.get("peak_MB") for row in rows}
     setting = {"model": options.shape, "device": options.device, "longest_text": f"{LONGEST} tokens", "rows_a_call_of_the_sweep": 100}
     return {"subject": "Memory", "setting": setting, "rows": rows, "targets": _targets(found, n), "notes": []}
