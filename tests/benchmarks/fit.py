@@ -21,11 +21,13 @@ from benchmarks.planted import TRAIT, Case, plant, write_experiment
 from benchmarks.reference import cosines, fit_layer, probe_excess
 from benchmarks.rounds import Rounds, run_rounds, summarise, timed
 from benchmarks.tables import at_least, at_most
-from benchmarks.workload import BenchOptions, bench_main
+from benchmarks.workload import TRAITS, BenchOptions, bench_main
 from extraction.methods import FitOptions, fit_directions, fit_functions
 from extraction.run_pipeline import load_stage
 from extraction.vetting import Thresholds
 from utils.artifacts import read_json
+from utils.capture import Reading, pool_activations
+from utils.model import ModelOptions, encode, load_lm
 from utils.paths import SIDES, TraitPaths
 
 METHODS = ("mean_diff", "probe", "ica", "gradient")
@@ -55,6 +57,7 @@ def measure(options: BenchOptions) -> dict:
 
 
 NOTE = (
+    "In memory, SmolLM2's activations are real (scenarios of a shipped trait); the others hold a planted direction. "
     "Cosines are the lowest over a few layers from the first to the last, against scikit-learn solved to a tight tolerance (LogisticRegression at 1e-12, "
     "shrunk LinearDiscriminantAnalysis for gradient, FastICA for ica). The loss excess is of the probe's objective, over the better of the two. On wide "
     "models scikit-learn is timed on three layers, times their share. From disk: the whole of stage 4 in a process of its own, one method; ica of the "
@@ -63,21 +66,23 @@ NOTE = (
 
 
 def _in_memory(name: str, shape: tuple[int, int, int], rounds: int) -> tuple[Rounds, list[dict], dict]:
-    case = plant(shape)
+    is_wide = shape[2] >= 1000
+    case = capture_case(shape[0]) if name == "SmolLM2" else plant(shape)
     functions = fit_functions(FitOptions())
 
-    def ours() -> dict[str, torch.Tensor]:
-        return {method: fit_directions(functions[method], case.pos, case.neg) for method in METHODS}
+    def ours(methods: tuple[str, ...] = METHODS) -> dict[str, torch.Tensor]:
+        return {method: fit_directions(functions[method], case.pos, case.neg) for method in methods}
 
-    few = spread(shape[1], 6 if shape[2] < 1000 else 3)
-    timed_on = range(shape[1]) if shape[2] < 1000 else few
+    few = spread(shape[1], 3 if is_wide else 6)
+    timed_on = few if is_wide else range(shape[1])
 
     def theirs() -> None:
         for layer in timed_on:
             fit_layer(case, layer, METHODS, tight=False)
 
     sampled = timed(theirs)
-    found = run_rounds({OURS: timed(ours), DEFAULT: lambda: sampled() * shape[1] / len(timed_on)}, rounds)
+    ways = {OURS: timed(ours), DEFAULT: lambda: sampled() * shape[1] / len(timed_on)}
+    found = run_rounds(ways | {f"{OURS}, {m}": timed(lambda m=m: ours((m,))) for m in METHODS}, 1 if is_wide else rounds)
     label = f"{name} {list(shape)}"
     tight = {layer: fit_layer(case, layer, METHODS) for layer in few}
     loose = {layer: fit_layer(case, layer, ("probe",), tight=False) for layer in tight}
@@ -85,6 +90,16 @@ def _in_memory(name: str, shape: tuple[int, int, int], rounds: int) -> tuple[Rou
     exact = {"way": f"{label}, exactness"} | {f"cosine_{m}": c for m, c in cosines(ours(), tight).items()}
     exact["probe_loss_excess"], exact["scikit-learn_default_excess"] = probe_excess(case, weights, tight, loose)
     return found, [row | {"way": f"{label}, {row['way']}"} for row in summarise(found, DEFAULT)], exact
+
+
+def capture_case(n: int) -> Case:
+    """Return real activations: the scenarios of a shipped trait, n / 2 of each side, pooled over all their tokens but the first."""
+    lm, sides = load_lm(ModelOptions(model="embedded", device="cpu")), []
+    for name in ("positive.txt", "negative.txt"):
+        lines = (TRAITS / "epistemic/optimism" / name).read_text().split("\n")[: n // 2]
+        ids = [encode(lm, line) for line in lines]
+        sides.append(pool_activations(lm, [Reading(i, list(range(1, len(i)))) for i in ids]).activations)
+    return Case(*sides)
 
 
 def spread(n_layers: int, few: int) -> list[int]:
