@@ -14,6 +14,12 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: .venv/installed bench-peers
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python tests/benchmarks/report.py
+
+bench-peers:
+	tests/benchmarks/install_peers.sh $(PYTHON)
+
 install: .venv/installed
 
 .venv/installed: requirements.txt requirements-embedded.txt
@@ -27,4 +33,4 @@ install: .venv/installed
 	$(PIP) -r requirements-dev.txt
 	@touch $@
 
-.PHONY: demo test lint install
+.PHONY: demo test lint bench bench-peers install

@@ -8,6 +8,8 @@ import pytest
 
 from analysis import compare_groups, compare_models, export_vectors, import_vectors, judge_agreement
 from analysis.steering import cross_trait, figures
+from benchmarks.report import ReportOptions
+from benchmarks.workload import BenchOptions
 from extraction import check_trait, run_pipeline, trait_table
 from extraction.new_trait import NewTraitOptions
 from inference import capture_raw_activations, chat, monitor_dynamics, project_activations
@@ -19,7 +21,9 @@ from utils.sync import main as sync
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = re.compile(r"(?:(?:\.venv/bin/)?python )?((?<=python )(?:extraction|analysis|inference|visualization)/[\w/]+\.py|utils/r2_\w+\.sh)([^\n`)]*)")
+COMMAND = re.compile(
+    r"(?:(?:\.venv/bin/)?python )?((?<=python )(?:extraction|analysis|inference|visualization|tests/benchmarks)/[\w/]+\.py|utils/r2_\w+\.sh)([^\n`)]*)"
+)
 
 
 SCRIPTS = (
@@ -29,6 +33,8 @@ SCRIPTS = (
 TOOLS = {Path(str(script.__file__)).stem: script.all_flags() for script in SCRIPTS}
 TOOLS |= {"check_trait": check_trait.FLAGS, "new_trait": option_flags(NewTraitOptions)}
 TOOLS |= {"r2_push": sync.all_flags(), "r2_pull": sync.all_flags()}
+TOOLS |= {"report": option_flags(ReportOptions)}
+TOOLS |= dict.fromkeys(("capture", "steering_sweep", "fit", "judging", "pipeline", "memory"), option_flags(BenchOptions))
 
 
 def flags_of_script(script: str) -> dict[str, Flag]:

@@ -6,23 +6,42 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+if not __package__:  # run as a script
+    sys.path[:1] = [str(Path(__file__).resolve().parents[i]) for i in (2, 1)]
 
-from judge_server import JudgeServer
+import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
+from judge_server import KEYS, URLS, JudgeServer
+
+from benchmarks.tables import at_least
+from benchmarks.workload import BenchOptions, bench_main
 from utils.judge import Answer, Example, JudgeOptions, Rubric, load_judge
 
-N, LATENCY, CONCURRENCY, ALONE = 400, 2.0, 100, 5
+CONCURRENCY, ALONE = 100, 5
 RUBRIC = Rubric("x/warmth", "Warm weather.", tuple(Example(side, i, f"{side} {i}") for side in ("pos", "neg") for i in range(4)))
 
 
-def measure(provider: str, n: int, concurrency: int) -> float:
+def measure(options: BenchOptions) -> dict:
+    """Return seconds for all scores at once, and for a few one by one, times their share."""
+    n, latency = (20, 0.1) if options.quick else (400, 2.0)
+    rows, targets = [], []
+    for provider in ("openai", "anthropic", "gemini"):
+        together = score(provider, n, latency, CONCURRENCY)
+        alone = score(provider, ALONE, latency, 1) / ALONE * n
+        rows.append({"way": provider, "seconds": together, "one_by_one": alone, "times_as_fast": alone / together})
+        targets.append(at_least(f"{provider}: one by one / traitscope", 65, alone / together))
+    setting = {"scores": n, "server_latency": f"{latency:g} s", "at_once": CONCURRENCY, "floor": f"{latency * n / min(n, CONCURRENCY):g} s"}
+    notes = [f"One by one: from {ALONE} scores. The server is local and does nothing but wait."]
+    return {"subject": "Judging", "setting": setting, "rows": rows, "targets": targets, "notes": notes}
+
+
+def score(provider: str, n: int, latency: float, concurrency: int) -> float:
     """Return the seconds for n scores, each of another text, with an empty cache."""
     with JudgeServer() as server, tempfile.TemporaryDirectory() as cache:
-        os.environ |= {"TRAITSCOPE_CACHE": cache, "OPENAI_BASE_URL": f"{server.url}/v1", "ANTHROPIC_BASE_URL": server.url, "GOOGLE_GEMINI_BASE_URL": server.url}
-        os.environ |= dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"), server.key)
+        os.environ |= {"TRAITSCOPE_CACHE": cache} | dict.fromkeys(KEYS.values(), server.key)
+        os.environ |= {name: server.url + ("/v1" if known == "openai" else "") for known, name in URLS.items()}
         judge = load_judge(JudgeOptions(provider, judge_concurrency=concurrency), RUBRIC)
-        server.latency = LATENCY
+        server.latency = latency
         start = time.monotonic()
         scores = judge.score_responses([Answer("q", f"text {i}") for i in range(n)])
         assert all(s.state == "scored" for s in scores)
@@ -30,7 +49,4 @@ def measure(provider: str, n: int, concurrency: int) -> float:
 
 
 if __name__ == "__main__":
-    print(f"{N} scores, {LATENCY:g} s of server latency, {CONCURRENCY} at once; the floor is {LATENCY * N / CONCURRENCY:g} s")
-    for provider in ("openai", "anthropic", "gemini"):
-        together, alone = measure(provider, N, CONCURRENCY), measure(provider, ALONE, 1) / ALONE * N
-        print(f"{provider}: {together:.1f} s, one by one {alone:.0f} s (from {ALONE}): {alone / together:.0f} times as fast")
+    bench_main(measure, __doc__)

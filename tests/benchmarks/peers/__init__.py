@@ -1,0 +1,1 @@
+"""One adapter a peer, each a worker process in an environment of its own; client.py is the benchmark's side of it."""

@@ -1,0 +1,140 @@
+"""The benchmarks' own arithmetic: a benchmark that counts or compares wrongly says something false about everybody."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import capture, fit, judging, memory, pipeline, steering_sweep
+from benchmarks.kernels import SHIPPED, kernel_choices, use_kernels
+from benchmarks.peers import client, persona_way
+from benchmarks.planted import plant, write_experiment
+from benchmarks.reference import cosines, fit_layer, probe_excess
+from benchmarks.report import PAGE, RESULTS, SUBJECTS, insert
+from benchmarks.roofline import Ceiling, Work, capture_work
+from benchmarks.rounds import ratio_between, run_rounds, summarise
+from benchmarks.tables import at_least, at_most, render_rows, render_subject
+from benchmarks.workload import BenchOptions
+from extraction.activations import read_captured
+from extraction.methods import FitOptions, fit_directions, fit_functions
+from utils.artifacts import read_json
+from utils.capture import Reading, pool_activations
+
+FOLDER = Path(__file__).parent / "benchmarks"
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.rglob("*.py")), ids=lambda p: p.stem)
+def test_every_benchmark_parses_and_says_what_it_is(file):
+    assert ast.get_docstring(ast.parse(file.read_text()))
+
+
+def test_every_subject_can_be_measured():
+    modules = {m.__name__.removeprefix("benchmarks."): m for m in (capture, fit, judging, memory, pipeline, steering_sweep)}
+    assert set(modules) == set(SUBJECTS)
+    assert all(callable(m.measure) for m in modules.values())
+
+
+def test_every_peer_has_an_adapter_and_pins():
+    for name in client.NAMES.values():
+        assert (FOLDER / "peers" / f"{name}_way.py").exists()
+        assert name == "persona" or "==" in (FOLDER / f"requirements-{name}.txt").read_text()
+
+
+def test_rounds_rotate_and_each_way_runs_once_a_round():
+    order = []
+    ways = {name: lambda name=name: order.append(name) or 1.0 for name in "abc"}
+    assert len(run_rounds(ways, 3).seconds["a"]) == 3
+    assert "".join(order) == "abcbcacab"
+
+
+def test_a_ratio_is_taken_within_a_round_so_that_a_slow_round_does_not_count():
+    drift = {"base": iter([1.0, 10.0, 1.5]), "way": iter([2.0, 20.0, 3.6])}
+    found = run_rounds({name: lambda it=it: next(it) for name, it in drift.items()}, 3)
+    row = summarise(found, "base")[1]
+    assert (row["seconds"], row["seconds_low"], row["seconds_high"]) == (3.6, 2.0, 20.0)
+    assert (row["ratio"], row["ratio_low"], row["ratio_high"]) == (2.0, 2.0, pytest.approx(2.4))
+    assert ratio_between(found, "way", "base") == 2.0
+
+
+def test_a_way_that_fails_is_left_out_with_its_reason_and_the_others_stay():
+    def fail() -> float:
+        raise RuntimeError("first line\nno such layer")
+
+    found = run_rounds({"bad": fail, "good": lambda: 1.0}, 2)
+    rows = summarise(found, "good")
+    assert [row["way"] for row in rows] == ["good", "bad"]
+    assert rows[1]["not_run"] == "RuntimeError: no such layer"
+    assert "| bad | not run: RuntimeError: no such layer |" in render_rows(rows)
+
+
+@pytest.mark.parametrize(
+    ("target", "is_met"), [(at_most("x", 1, 1.0), True), (at_most("x", 1, 1.1), False), (at_least("x", 2, 1.9), False), (at_least("x", 2, None), False)]
+)
+def test_a_target_is_met_or_not(target, is_met):
+    assert target["met"] is is_met
+
+
+def test_a_peer_that_is_not_installed_is_named_and_stops_nobody(monkeypatch, tmp_path):
+    monkeypatch.setattr(client, "ENVIRONMENTS", tmp_path)
+    started, missing = client.start_peers({"task": "capture"}, ("repeng", "nnsight"))
+    assert started == []
+    assert missing == dict.fromkeys(("repeng", "nnsight"), "not installed; make bench-peers installs it")
+
+
+def test_counted_operations_are_those_of_the_forward_pass(llama, monkeypatch):
+    ids = torch.randint(5, 100, (2, 24))
+    use_kernels(llama.model, SHIPPED)  # the counter does not know ours,
+    monkeypatch.setattr(llama.model.config, "_attn_implementation", "eager")  # nor the fused attention
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        llama.model.base_model(input_ids=ids, use_cache=False)
+    use_kernels(llama.model, kernel_choices()[0])
+    attention = 4 * llama.n_layers * 2 * 24**2 * 32  # the counter takes all scores, of which the causal half is needed
+    assert capture_work(llama, [[24, 24]]).operations == pytest.approx(counter.get_total_flops() - attention / 2, rel=0.02)
+
+
+def test_the_scarcer_of_two_bounds_the_time():
+    ceiling = Ceiling(operations_per_s=100, bytes_per_s=10)
+    assert (ceiling.seconds(Work(200, 5)), ceiling.bound(Work(200, 5))) == (2, "arithmetic")
+    assert (ceiling.seconds(Work(200, 50)), ceiling.bound(Work(200, 50))) == (5, "memory traffic")
+
+
+def test_hidden_states_are_ours_shifted_by_one_but_for_the_last(llama):
+    ids = list(range(10, 30))
+    theirs = persona_way.capture(llama.model, [{"ids": ids, "n_prompt": 8}])
+    ours = pool_activations(llama, [Reading(ids, list(range(8, 20)))]).activations
+    assert torch.allclose(theirs[:, 1:-1], ours[:, :-1], atol=1e-5)
+    assert not torch.allclose(theirs[:, -1], ours[:, -1], atol=1e-2)
+
+
+def test_the_reference_solves_what_the_methods_solve():
+    case, methods = plant((60, 2, 24)), ("mean_diff", "probe", "gradient")
+    functions = fit_functions(FitOptions())
+    ours = {m: fit_directions(functions[m], case.pos, case.neg) for m in methods}
+    tight = {layer: fit_layer(case, layer, methods) for layer in (0, 1)}
+    assert min(cosines(ours, tight).values()) > 0.9999
+    loose = {layer: {"probe": 1.1 * directions["probe"]} for layer, directions in tight.items()}
+    own, theirs = probe_excess(case, functions["probe"](case.pos, case.neg), tight, loose)
+    assert own < 1e-8 < theirs
+
+
+def test_a_planted_experiment_is_what_stage_4_reads(tmp_path):
+    case = plant((20, 2, 8))
+    captured = read_captured(write_experiment(tmp_path, case))
+    assert torch.equal(captured.select("neg", "train", None), case.neg[:9])
+
+
+def test_capture_is_measured_from_end_to_end_on_a_model_of_random_weights():
+    results = capture.measure(BenchOptions(quick=True, shape="tiny"))
+    ways = {row["way"]: row for row in results["rows"]}
+    assert ways["traitscope"]["ratio"] > 0
+    assert ways["counted"]["lm_head_calls"] == 0
+    assert ways["counted"]["largest_difference_to_one_at_a_time"] < 1e-3
+    assert ways["counted"]["of_200_texts"] < 1.05
+    assert {t["target"] for t in results["targets"] if t["found"] is None} >= {"repeng / traitscope", "nnsight / traitscope"}
+    assert "| traitscope / bare forward | ≤ 1.05 |" in render_subject(results)
+
+
+def test_the_page_shows_the_results_that_lie_beside_the_benchmarks():
+    assert insert(PAGE.read_text(), read_json(RESULTS)) == PAGE.read_text()
