@@ -23,8 +23,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = "extraction|analysis|inference|visualization|tests/benchmarks"
 COMMAND = re.compile(rf"(?:(?:\.venv/bin/)?python )?((?<=python )(?:{FOLDERS})/[\w/]+\.py|utils/r2_\w+\.sh)([^\n`)]*)")
-    r"(?:(?:\.venv/bin/)?python )?((?<=python )(?:extraction|analysis|inference|visualization|tests/benchmarks)/[\w/]+\.py|utils/r2_\w+\.sh)([^\n`)]*)"
-)
 
 
 SCRIPTS = (
