@@ -84,6 +84,13 @@ def describe(scores: np.ndarray, length: float, options: DynamicsOptions) -> dic
     return {name: round(value, 6) for name, value in figures.items()} | places | {"n_tokens": len(scores)}
 
 
+def trace(scores: np.ndarray, window: int) -> dict[str, list[float]]:
+    """Return a course token by token: smoothed [n], velocity [n − 1] and acceleration [n − 2]."""
+    course = smooth(scores, window)
+    found = {"smoothed": course, "velocity": velocity(course), "acceleration": acceleration(course)}
+    return {name: [float(f"{v:.5g}") for v in values] for name, values in found.items()}
+
+
 def change_at(scores: np.ndarray, point: int) -> float | None:
     """Return the mean score from a token on minus the mean before it; None where a side is empty."""
     if not 0 < point < len(scores):

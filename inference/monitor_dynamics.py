@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from analysis.intervals import bootstrap_mean
-from inference.dynamics import DynamicsOptions, change_at, describe
+from inference.dynamics import DynamicsOptions, change_at, describe, trace
 from inference.records import Record, Scores, read_projected
 from utils.artifacts import write_json, write_text
 from utils.cli import run_cli
@@ -68,7 +68,8 @@ def main(**given: Any) -> None:
         raise UserError(f"{paths.dir} has no projections{f' of {absent[0]}' if absent else ''}; run inference/project_activations.py first")
     for trait in traits:
         vectors = [monitor(group, options.over, how) for group in _by_vector([pair for pair in read if pair[1].origin["trait"] == trait])]
-        write_json(paths.dynamics(trait), {"trait": trait, "over": options.over, "window": how.window, "tolerance": how.tolerance, "vectors": vectors})
+        about = {"trait": trait, "over": options.over, "window": how.window, "tolerance": how.tolerance}
+        write_json(paths.dynamics(trait), about | {"vectors": vectors}, indent=None)
         write_text(paths.table(f"dynamics_{trait.replace('/', '_')}"), _table(vectors).to_csv(index=False))
         for found in vectors:
             print(render(found))
@@ -87,10 +88,11 @@ def _by_vector(pairs: Sequence[Pair]) -> list[list[Pair]]:
 def monitor(pairs: Sequence[Pair], over: str, how: DynamicsOptions) -> dict:
     """Return one vector's figures: per prompt, over all prompts, and at known points."""
     origin = pairs[0][1].origin
-    found = [(record.id, describe(scores.on("centered")[record.span(over)], origin["norm"], how)) for record, scores in pairs]
-    rows = [{"id": name, **figures} for name, figures in found if figures]
+    courses = {record.id: scores.on("centered")[record.span(over)] for record, scores in pairs}
+    rows = [{"id": name, **figures} for name, course in courses.items() if (figures := describe(course, origin["norm"], how))]
     turns = [turn for record, scores in pairs if (turn := turn_of(record, scores))]
-    return {"origin": origin, "prompts": rows, "overall": summarise(rows), "known_points": judge_turns(turns)}
+    traces = {row["id"]: trace(courses[row["id"]], how.window) for row in rows}
+    return {"origin": origin, "prompts": rows, "overall": summarise(rows), "known_points": judge_turns(turns), "per_token": traces}
 
 
 def summarise(rows: Sequence[dict]) -> dict:

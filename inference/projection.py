@@ -30,11 +30,11 @@ def check_cards(lm: LM, cards: Sequence[Card]) -> None:
     """Refuse vectors that do not belong on the model; print a note for those of a sibling.
 
     Raises:
-        UserError: one does not fit, or they read different components.
+        UserError: one does not fit, or they were fitted on different components or positions, so that their scores mean different things.
     """
-    components = sorted({card.component for card in cards})
-    if len(components) > 1:
-        raise UserError(f"vectors of different components ({', '.join(components)}) cannot be read together; name fewer traits")
+    for what, found in (("components", {card.component for card in cards}), ("positions", {card.position for card in cards} - {None})):
+        if len(found) > 1:
+            raise UserError(f"vectors of different {what} ({', '.join(sorted(map(str, found)))}) cannot be read together; name fewer traits")
     notes = {note.replace(card.trait, "…"): note for card in cards if (note := require_match(card, lm))}
     for note in notes.values():
         print(note, flush=True)

@@ -117,6 +117,8 @@ def test_the_monitor_finds_planted_courses_and_known_points(captured, capsys):
     rows = {row["id"]: row for row in found["prompts"]}
     assert rows["late"]["commitment"] == 15  # within the response, which begins at token 30
     assert rows["up"]["mean"] == 4.0
+    assert np.flatnonzero(found["per_token"]["late"]["velocity"]).tolist() == [14]
+    assert found["per_token"]["late"]["acceleration"][13:15] == [7.0, -7.0]
     assert found["overall"]["committed"] == {"pos": 5, "neg": 1}
     assert "3 of 4 as expected" in capsys.readouterr().out
     call(monitor_dynamics, "--experiment", "e", "--prompt-set", "set", "--window", "1", "--over", "prompt")

@@ -15,11 +15,12 @@ from inference import capture_raw_activations, project_activations, responses
 from inference.cards import CardOptions, read_cards
 from inference.chat import Chat
 from inference.engine import ChatEngine, Decoder, Talk
-from inference.projection import project_texts
+from inference.projection import project, project_texts, scores_of
 from inference.prompt_sets import read_prompt_set
 from inference.records import Record, read_record, read_scores
 from utils.artifacts import read_json, save_tensor, write_json
 from utils.errors import UserError
+from utils.hooks import Push, steer
 from utils.generation import Row, Sampling, generate
 from utils.model import LM, ModelOptions, encode, layers, load_lm
 from utils.paths import InferencePaths, TraitPaths
@@ -308,6 +309,24 @@ def test_vectors_of_different_components_are_not_mixed(world, root, llama):
     plant(root, llama, OTHER, {("mean_diff", 3): draw(5)}, component="mlp_out")
     with pytest.raises(SystemExit, match="different components"):
         world()
+    plant(root, llama, OTHER, {("mean_diff", 3): draw(5)}, position="prompt[-1]")
+    with pytest.raises(SystemExit, match="different positions"):
+        world()
+    plant(root, llama, OTHER, {("mean_diff", 3): draw(5)}, position=None)  # a file from elsewhere that does not say
+    world("--limit", "1")
+
+
+def test_a_planted_push_is_read_as_it_was_planted(lm, root):
+    """A vector added at a layer shifts its own projection there by c·‖v‖ on every token, and nothing below."""
+    cards = cards_of(lm, root)[:2]
+    push, ids = Push(1, cards[1].vector, 3.0), encode(lm, QUESTION)
+    plain, pushed = [], []
+    project_texts(lm, [ids], cards, lambda _, scores: plain.extend(scores))
+    with torch.inference_mode(), steer(lm.model, [[push]]), project(lm, cards) as readout:
+        lm.model.base_model(torch.tensor([ids]), use_cache=False)
+    pushed = scores_of(readout, cards, 0, len(ids))
+    np.testing.assert_allclose(pushed[1].raw - plain[1].raw, 3.0 * float(cards[1].vector.norm()), rtol=1e-3)
+    np.testing.assert_allclose(pushed[0].raw, plain[0].raw, atol=1e-4)
 
 
 def test_steered_replies_are_those_of_steered_generation(llama, root):

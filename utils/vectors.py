@@ -27,7 +27,7 @@ class Card:
     vector: Tensor  # [d_model], float32
     centre: float  # midpoint of the two sides' mean projections on the unit vector
     component: str
-    position: str  # the tokens that the fitted activations were averaged over
+    position: str | None  # the tokens that the fitted activations were averaged over; None where a file from elsewhere does not say
     model: dict  # identity of the model that it was fitted on
     n_layers: int | None  # of that model, where its activations' metadata is there
     mean_norm: float | None  # mean residual norm of that model at the layer, likewise
