@@ -111,9 +111,7 @@ def load_lm(options: ModelOptions, role: str = "studied") -> LM:
     """
     held = next((lm for known, lm in _loaded.values() if known == options), None)
     if held is None:
-        _loaded.pop(role, None)
-        gc.collect()
-        free_memory()
+        unload_lm(role)
         if options in _refused:
             raise _refused[options]
         try:
@@ -123,6 +121,13 @@ def load_lm(options: ModelOptions, role: str = "studied") -> LM:
             raise
     _loaded[role] = (options, held)
     return held
+
+
+def unload_lm(role: str) -> None:
+    """Let go of the model that is loaded for a role."""
+    _loaded.pop(role, None)
+    gc.collect()
+    free_memory()
 
 
 def free_memory() -> None:

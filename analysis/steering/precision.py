@@ -9,7 +9,7 @@ from analysis.steering.arms import Arm
 from analysis.steering.bench import ModelBench
 from analysis.steering.search import Cell, effect_of, signal_of
 from utils.errors import UserError
-from utils.model import ModelOptions, load_lm
+from utils.model import ModelOptions, load_lm, unload_lm
 
 PRECISIONS: dict[str, dict] = {
     "float32": {"dtype": "float32"},
@@ -53,6 +53,7 @@ def compare_precisions(bench: ModelBench, cell: Cell, options: ModelOptions, nam
             "odd_part": _interval(signal),
             "coherence": {arm.arm.name: round(arm.mean_coherence, 4) for arm in (unsteered, *steered)},
         }
+    unload_lm("precision")
     return figures
 
 
