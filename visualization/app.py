@@ -9,12 +9,12 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from utils.errors import UserError
-from visualization.api import extraction, overview, steering
+from visualization.api import dynamics, extraction, groups, overview, steering
 from visualization.artifacts import NotThereError, Store
 from visualization.security import Guard
 
 STATIC = Path(__file__).parent / "static"
-ROUTERS = (overview.router, extraction.router, steering.router)
+ROUTERS = (overview.router, extraction.router, steering.router, dynamics.router, groups.router)
 
 
 def build_app(store: Store, host: str = "127.0.0.1", names: Collection[str] = ()) -> FastAPI:

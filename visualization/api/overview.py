@@ -12,10 +12,8 @@ from utils.experiment import resolve_settings
 from utils.flags import option_flags, pick
 from utils.paths import ExperimentPaths, TraitPaths
 from utils.stage import read_manifest
-from visualization.artifacts import Store
+from visualization.artifacts import MALFORMED, Store
 from visualization.freshness import StageState, stage_states
-
-MALFORMED = (AttributeError, LookupError, TypeError, ValueError)  # what JSON of another shape does to its reader
 
 
 class Interval(BaseModel):
