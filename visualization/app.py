@@ -9,12 +9,12 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from utils.errors import UserError
-from visualization.api import dynamics, extraction, groups, overview, steering
-from visualization.artifacts import NotThereError, Store
+from visualization.api import chat, dynamics, extraction, groups, overview, steering
+from visualization.artifacts import BusyError, NotThereError, Store
 from visualization.security import Guard
 
 STATIC = Path(__file__).parent / "static"
-ROUTERS = (overview.router, extraction.router, steering.router, dynamics.router, groups.router)
+ROUTERS = (overview.router, extraction.router, steering.router, dynamics.router, groups.router, chat.router)
 
 
 def build_app(store: Store, host: str = "127.0.0.1", names: Collection[str] = ()) -> FastAPI:
@@ -31,9 +31,11 @@ def build_app(store: Store, host: str = "127.0.0.1", names: Collection[str] = ()
     for make in ROUTERS:
         app.include_router(make(store), prefix="/api", responses={404: {"description": "There is nothing by that name."}, 409: {"description": "Damaged."}})
 
+    statuses = {NotThereError: 404, BusyError: 429}
+
     @app.exception_handler(UserError)
     def explain(request: Request, error: UserError) -> JSONResponse:
-        return JSONResponse({"detail": store.relative(str(error))}, 404 if isinstance(error, NotThereError) else 409)
+        return JSONResponse({"detail": store.relative(str(error))}, statuses.get(type(error), 409))
 
     library = plotly_file()
 

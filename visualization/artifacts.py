@@ -20,6 +20,10 @@ class NotThereError(UserError):
     """There is nothing by that name to show."""
 
 
+class BusyError(UserError):
+    """Too many ask for the same at once."""
+
+
 @dataclass(frozen=True)
 class Store:
     """The artifacts under one root, read only."""

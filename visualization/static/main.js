@@ -54,10 +54,12 @@ function ready(key, update) {
   update(state().params);
 }
 
+/** What one view hands on to another. */
+const carried = ({ experiment, trait, set }) => ({ experiment, trait, set });
+
 function drawNav(current, params) {
-  const kept = { experiment: params.experiment, trait: params.trait };
   const links = Object.entries(VIEWS).map(([name, view]) =>
-    h("a", { href: address(name, kept), "aria-current": name === current ? "page" : null }, view.title),
+    h("a", { href: address(name, carried(params)), "aria-current": name === current ? "page" : null }, view.title),
   );
   const nav = replace(document.getElementById("nav"), links);
   const chosen = links.find((link) => link.hasAttribute("aria-current"));
@@ -78,7 +80,7 @@ function onKey(event) {
   else if (event.key === "t") toggle();
   else if (event.key === "r") refresh();
   else if (Number(event.key) >= 1 && names[Number(event.key) - 1])
-    location.hash = address(names[Number(event.key) - 1], { experiment: state().params.experiment, trait: state().params.trait });
+    location.hash = address(names[Number(event.key) - 1], carried(state().params));
   else return;
   event.preventDefault();
 }

@@ -19,7 +19,7 @@ export function experimentChoice({ experiments, experiment }) {
     "Experiment",
     experiments.map((e) => e.name),
     experiment.name,
-    (name) => patch({ experiment: name, trait: "" }),
+    (name) => patch({ experiment: name, trait: "", set: "", pid: "" }),
   );
 }
 
