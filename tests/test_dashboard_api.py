@@ -35,7 +35,7 @@ def ask(client):
 
 
 def test_experiments_are_listed_with_what_they_are(client):
-    empty, found = client.get("/api/experiments").json()[1], client.get("/api/experiments").json()[0]
+    found, empty, _ = client.get("/api/experiments").json()
     assert (found["name"], found["model"], found["judge"], found["traits"]) == ("demo", "embedded", "embedded", 3)
     assert (empty["name"], empty["traits"], empty["updated"]) == ("nothing", 0, None)
 
@@ -171,13 +171,14 @@ def test_a_port_that_is_taken_is_one_line(dashboard):
 
 
 REAL = {"experiment": "demo", "trait": OPTIMISM, "method": "probe", "layer": 12, "part": "dev", "arm": "unsteered"}
+REAL |= {"prompt_set": "skies", "prompt": "grim-0", "other": "twin", "by": "kind", "first": "grim", "second": "sunny"}
 
 
 @pytest.mark.parametrize("names", [{}, REAL, REAL | {"trait": DECEPTION}], ids=["any", "real", "incomplete"])
 def test_the_api_keeps_its_own_description_whatever_is_asked(shown, names):
     schema = schemathesis.openapi.from_asgi("/api/openapi.json", build_app(Store(shown), names=["testserver"]))
     operations = [result.ok() for result in schema.get_all_operations()]
-    assert len(operations) == 9
+    assert len(operations) == 18
     for operation in operations:
 
         @given(case=operation.as_strategy())
@@ -185,6 +186,8 @@ def test_the_api_keeps_its_own_description_whatever_is_asked(shown, names):
         def keeps_it(case):
             case.path_parameters |= {k: v for k, v in names.items() if k in case.path_parameters}
             case.query |= {k: v for k, v in names.items() if k in case.query}
+            if isinstance(case.body, dict):
+                case.body |= {"max_new_tokens": 1}  # the model is real
             case.call_and_validate()
 
         keeps_it()

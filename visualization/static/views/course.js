@@ -2,8 +2,8 @@
 
 import * as data from "../data.js";
 import { h } from "../dom.js";
-import { number, signed, traitParts } from "../format.js";
-import { choice, segments } from "../parts.js";
+import { number, promptText, signed, traitParts } from "../format.js";
+import { choice, quote, segments } from "../parts.js";
 import { pointAt } from "../plots.js";
 import { patch } from "../router.js";
 import { empty, fillWith } from "../states.js";
@@ -37,7 +37,7 @@ async function shown(place, page, item, params) {
     other ? data.comparison(place.experiment, place.set, other, how) : null,
   ]);
   const menu = controls(page, found, { scale, window, other, vec: params.vec ?? "" });
-  if (!found.vectors.length) return [menu, notProjected(place)];
+  if (!found.vectors.length) return [notProjected(place), quote("Prompt", promptText(item.prompt)), quote("Response", item.response)];
   const toggles = traitToggles(found, params);
   if (!found.courses.length) return [menu, toggles, empty("No such vector", "The chosen traits were not projected on this vector.")];
   return [menu, toggles, ...drawn({ found, compared, item, scale, window, paint: params.colour })];

@@ -82,14 +82,14 @@ export function effectPlot(found, chosen) {
     },
   ];
   const layout = (c) => ({
-    xaxis: { title: { text: "Cohen's d, first group over second" }, zeroline: true, zerolinecolor: c.grey },
+    xaxis: { title: { text: "Cohen's d" }, zeroline: true, zerolinecolor: c.grey },
     yaxis: { type: "category", showgrid: false },
     showlegend: false,
   });
   return plot({
     name: "effect_sizes",
     title: found.vectors.length > MOST ? `The ${MOST} clearest` : "Effect sizes",
-    note: "Bars: 95 % intervals. Coloured: q ≤ 0.05.",
+    note: "First group over second, with 95 % intervals. Coloured: q ≤ 0.05.",
     height: Math.max(240, 90 + 26 * shown.length),
     traces,
     layout,
