@@ -115,7 +115,7 @@ def router(store: Store) -> APIRouter:
         traits = [WatchedTrait(**card.origin, can_steer=card.mean_norm is not None) for card in watched.cards]
         return ChatState(why_not="", model=watched.model.model, traits=traits, problems=watched.problems)
 
-    @routes.post("", response_class=Reply, responses={200: {"content": {"application/x-ndjson": {}}}, 429: {"description": "The model is busy."}})
+    @routes.post("", response_class=StreamingResponse, responses={200: {"content": {"application/x-ndjson": {}}}, 429: {"description": "The model is busy."}})
     def answer(experiment: str, asked: Asked) -> Reply:
         """Write a reply: a line {"text", "scores": {trait: centered score}} per token, and {"end": finished, length or time}."""
         store.experiment(experiment)
