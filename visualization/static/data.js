@@ -66,6 +66,7 @@ const of = (experiment) => `experiments/${encodeURIComponent(experiment)}`;
 
 export const experiments = () => get("experiments");
 export const experiment = (name) => get(of(name));
+export const card = (name, trait) => get(`${of(name)}/card`, { trait });
 export const vetting = (name, trait) => get(`${of(name)}/vetting`, { trait });
 export const vectors = (name, trait) => get(`${of(name)}/vectors`, { trait });
 export const methodSimilarity = (name, trait, layer) => get(`${of(name)}/similarity/methods`, { trait, layer });

@@ -43,8 +43,7 @@ async function content(view, key, params) {
   if (params.experiment && !known)
     return empty(`There is no experiment “${params.experiment}”`, `There are: ${experiments.map((e) => e.name).join(", ")}.`);
   const latest = [...experiments].sort((a, b) => ((a.updated ?? "") < (b.updated ?? "") ? 1 : -1))[0];
-  const experiment = await data.experiment((known ?? latest).name);
-  return view.mount({ params, experiments, experiment, ready: (update) => ready(key, update) });
+  return view.mount({ params, experiments, experiment: known ?? latest, ready: (update) => ready(key, update) });
 }
 
 /** A mounted view says how it is told of changes; what changed while it was being made is told at once. */
