@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
 from dashboard_server import CODE, FORMALITY, OPTIMISM, DashboardServer
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from utils.paths import root_dir
@@ -16,11 +17,12 @@ PICTURES = {  # name: address, what the picture begins with, theme, width and he
     "vectors": (f"#/extraction?experiment=demo&trait={FORMALITY}", "section[aria-label=Vectors]", "light", (1280, 560)),
     "verdict": (f"#/steering?experiment=demo&trait={OPTIMISM}", "main", "dark", (1280, 760)),
     "sweep": (f"#/steering?experiment=demo&trait={OPTIMISM}", "section[aria-label=Search]", "light", (1280, 900)),
-    "dynamics": ("#/dynamics?experiment=demo&set=dynamics&pid=vineyard-fall", "section[aria-label=Prompts]", "light", (1280, 1180)),
+    "dynamics": ("#/dynamics?experiment=demo&set=dynamics&pid=vineyard-fall", ".picker", "light", (1280, 1240)),
     "groups": ("#/groups?experiment=demo&set=refusal_probe", "section[aria-label=Effects]", "light", (1280, 900)),
-    "chat": ("#/chat?experiment=demo&length=50&dose=epistemic/optimism:0.2&colour=epistemic/optimism", "main", "dark", (1280, 860)),
+    "chat": ("#/chat?experiment=demo&length=50&dose=epistemic/optimism:0.2", "main", "dark", (1280, 1020)),
     "phone": (f"#/steering?experiment=demo&trait={OPTIMISM}", "main", "light", (390, 844)),
 }
+LARGEST = 150_000  # bytes of a picture
 
 
 def take(page: Page, url: str, name: str) -> None:
@@ -36,7 +38,10 @@ def take(page: Page, url: str, name: str) -> None:
     page.locator(start).scroll_into_view_if_needed()
     page.evaluate("start => window.scrollTo(0, start === 'main' ? 0 : document.querySelector(start).getBoundingClientRect().top + scrollY - 70)", start)
     page.wait_for_timeout(1500)  # plots in sight are drawn one after another
-    page.screenshot(path=CODE / "docs" / "images" / f"{name}.png")
+    file = CODE / "docs" / "images" / f"{name}.png"
+    page.screenshot(path=file)
+    if file.stat().st_size > LARGEST:
+        Image.open(file).convert("RGB").quantize(255, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def talk(page: Page) -> None:

@@ -22,8 +22,7 @@ def test_pointing_at_a_token_shows_it_in_the_text_and_in_the_curve(visit):
     page.keyboard.press("ArrowRight")
     assert page.inner_text(".readout").startswith("token 31")
     assert page.eval_on_selector(".token.hot", "t => t.dataset.token") == "31"
-    box = page.locator("[data-plot=course] .nsewdrag").bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60)
+    page.locator("[data-plot=course] .nsewdrag").hover(position={"x": 100, "y": 60})
     page.wait_for_selector(".token.hot:not([data-token='31'])")
 
 

@@ -67,7 +67,7 @@ async function draw(area, spec) {
     doubleClick: "reset",
   });
   if (!area.drawn && spec.onpoint) area.on("plotly_click", (event) => spec.onpoint(event.points[0]));
-  if (!area.drawn && spec.onhover) area.on("plotly_hover", (event) => event.event && spec.onhover(event.points[0].x));
+  if (!area.drawn && spec.onhover) area.on("plotly_hover", (event) => event.event?.isTrusted && spec.onhover(event.points[0].x)); // not what pointAt causes
   if (!area.drawn) sizes.observe(area);
   area.drawn = true;
   area.dataset.drawn = "yes";
