@@ -45,6 +45,7 @@ def test_prompts_come_with_their_responses_and_what_they_can_be_split_by(ask, pa
         record = read_record(paths, prompt["id"])
         assert (prompt["prompt"], prompt["response"], prompt["n_tokens"]) == (record.prompt, record.response, len(record.ids))
     assert page["fields"] == {"kind": {"grim": 3, "sunny": 3}, "note": {f"made for tests, {kind}": 3 for kind in ("grim", "sunny")}}
+    assert [p["values"].get("kind") for p in page["prompts"]] == ["grim"] * 3 + ["sunny"] * 3 + [None] * 2
     assert page["splits"][0]["groups"] == {kind: [f"{kind}-{i}" for i in range(3)] for kind in ("grim", "sunny")}
     assert page["others"] == ["twin"]
     assert page["prompts"][3]["prompt"][-1]["content"] == SUNNY[0]

@@ -29,7 +29,9 @@ def build_app(store: Store, host: str = "127.0.0.1", names: Collection[str] = ()
     """
     app = FastAPI(title="traitscope", openapi_url="/api/openapi.json", docs_url=None, redoc_url=None, swagger_ui_oauth2_redirect_url=None)
     for make in ROUTERS:
-        app.include_router(make(store), prefix="/api", responses={404: {"description": "There is nothing by that name."}, 409: {"description": "Damaged."}})
+        app.include_router(
+            make(store), prefix="/api", responses={404: {"description": "There is nothing by that name."}, 409: {"description": "It cannot be had, and why."}}
+        )
 
     statuses = {NotThereError: 404, BusyError: 429}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
 from utils.errors import UserError, first_line
@@ -41,14 +41,17 @@ class Asked(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
 
-    @model_validator(mode="after")
-    def check(self) -> Asked:
-        """Refuse a conversation that is too long, or that does not end with the user."""
+    def conversation(self) -> list[dict[str, str]]:
+        """Return the messages.
+
+        Raises:
+            UserError: together they are too long, or the last one is not the user's.
+        """
         if sum(len(m.content) for m in self.messages) > MAX_CHARACTERS:
-            raise ValueError(f"a conversation has at most {MAX_CHARACTERS} characters")
+            raise UserError(f"a conversation has at most {MAX_CHARACTERS} characters; begin a new one")
         if self.messages[-1].role != "user" or not self.messages[-1].content.strip():
-            raise ValueError("the last message must be the user's, and not empty")
-        return self
+            raise UserError("the last message must be the user's, and not empty")
+        return [m.model_dump() for m in self.messages]
 
 
 class WatchedTrait(VectorName):
@@ -127,8 +130,7 @@ def router(store: Store) -> APIRouter:
 def _lines(room: Room, experiment: str, asked: Asked) -> Iterator[str]:
     from inference.engine import Talk
 
-    messages = [m.model_dump() for m in asked.messages]
     talk = Talk(asked.max_new_tokens, asked.temperature, asked.seed)
-    for said in room.reply(experiment, messages, asked.doses, talk):
+    for said in room.reply(experiment, asked.conversation(), asked.doses, talk):
         content: dict[str, Any] = {"end": said} if isinstance(said, str) else {"text": said.text, "scores": {t: round(s, 4) for t, s in said.scores.items()}}
         yield json.dumps(content, ensure_ascii=False) + "\n"

@@ -32,6 +32,7 @@ class PromptItem(BaseModel):
     is_finished: bool
     n_tokens: int
     metadata: dict[str, Any]
+    values: dict[str, str]  # of the fields by which prompts can be told apart, as texts
 
 
 class Split(BaseModel):
@@ -89,7 +90,9 @@ def router(store: Store) -> APIRouter:
         paths = store.prompt_set(experiment, prompt_set)
         prompts = read_prompts(paths)
         with readable(paths):
-            return PromptsPage(**_item(paths).model_dump() | {"prompts": prompts}, fields=count_fields(prompts), splits=_splits(paths), others=_others(paths))
+            fields = count_fields(prompts)
+            listed = [p | {"values": {name: str(p["metadata"][name]) for name in fields if name in p["metadata"]}} for p in prompts]
+            return PromptsPage(**_item(paths).model_dump() | {"prompts": listed}, fields=fields, splits=_splits(paths), others=_others(paths))
 
     @routes.get("/course")
     def show_course(experiment: str, prompt_set: str, how: Annotated[Reading, Query()]) -> CoursePage:

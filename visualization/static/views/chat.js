@@ -1,7 +1,7 @@
 // Live chat: the experiment's model answers, and every token is drawn with its trait scores as it comes.
 
 import * as data from "../data.js";
-import { h, replace } from "../dom.js";
+import { announce, h, replace } from "../dom.js";
 import { signed, traitParts } from "../format.js";
 import { choice, section } from "../parts.js";
 import { patch } from "../router.js";
@@ -152,6 +152,7 @@ async function ask(self, text, instead = null) {
     if (answer.ended === "failed") self.error = error.message;
   }
   self.stop = null;
+  announce(`${answer.ended}: ${answer.content}`);
   draw(self);
 }
 

@@ -58,13 +58,10 @@ function fieldFilters({ fields }) {
   const filter = (name, counts) => ({
     label: name,
     options: Object.entries(counts).map(([value, n]) => [value, `${value} (${n})`]),
-    keep: (p, value) => name in p.metadata && asText(p.metadata[name]) === value,
+    keep: (p, value) => p.values[name] === value,
   });
   return Object.fromEntries(Object.entries(fields).map(([name, counts]) => [`.${name}`, filter(name, counts)]));
 }
-
-/** A value as the server counts it. */
-const asText = (value) => (value === true ? "True" : value === false ? "False" : value === null ? "None" : String(value));
 
 /** What compare_groups said of the responses. */
 function outcomeFilters({ splits }) {

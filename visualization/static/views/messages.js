@@ -7,7 +7,7 @@ const ENDS = { length: "the length limit", time: "the time limit", stopped: "sto
 
 /** Return {node, draw(conversation), grow(answer)}; spec: {painted() → trait, edit(message, text), turn(message, step)}. */
 export function messageList(spec) {
-  const node = h("ol", { class: "messages", "aria-label": "Conversation", "aria-live": "polite" });
+  const node = h("ol", { class: "messages", "aria-label": "Conversation" });
   const shown = new Map();
   const draw = (talk) => {
     shown.clear();
