@@ -57,6 +57,15 @@ def test_prompts_are_searched_and_filtered_and_shown_in_full(visit):
     assert page.title().startswith("Trait dynamics")
 
 
+def test_a_shared_address_shows_its_prompt_in_the_list(visit):
+    page = visit.open(f"{SKIES}&pid=turns")
+    page.wait_for_selector("[aria-selected=true] >> text=The harvest is lost")
+    page.wait_for_timeout(100)
+    frame, row = page.locator(".picker-list").bounding_box(), page.locator("[aria-selected=true]").bounding_box()
+    assert frame["y"] <= row["y"]
+    assert row["y"] + row["height"] <= frame["y"] + frame["height"] + 1
+
+
 def test_two_models_are_compared_on_the_same_tokens(visit, tmp_path):
     page = visit.open(f"{SKIES}&pid=grim-0")
     page.select_option("label:has-text('Compare with') select", "twin")
@@ -123,4 +132,8 @@ def test_a_chat_streams_stops_steers_and_branches(browser, speaking):
         page.click("[aria-label='Earlier branch']")
         page.wait_for_selector(".message-foot:has-text('stopped')")
         assert "sea" in page.inner_text(".bubble")
+        page.keyboard.press("5")
+        page.wait_for_selector("h1:has-text('Groups')")
+        page.go_back()
+        page.wait_for_selector(".message-foot:has-text('stopped')")  # the conversation outlives the view
         assert page.evaluate("document.documentElement.scrollWidth") <= 1280

@@ -15,6 +15,7 @@ export const chat = { title: "Live chat", keys: ["experiment"], needsExperiment:
 
 const LARGEST = 0.6; // dose at the ends of the sliders
 const LENGTHS = [50, 100, 200, 400];
+const talks = new Map(); // experiment → its conversation, for as long as the page is open
 
 function mount(context) {
   const note = "Talk to the experiment's model: every token shows how strongly each trait is in it, and traits can be pushed while you talk.";
@@ -27,7 +28,7 @@ async function room(context) {
   const { experiment } = context;
   const state = await data.chat(experiment.name);
   if (state.why_not) return empty("There is no model to talk to here", state.why_not);
-  const self = { experiment: experiment.name, state, talk: new Conversation(), params: context.params, stop: null, error: "" };
+  const self = { experiment: experiment.name, state, talk: talkOf(experiment.name), params: context.params, stop: null, error: "" };
   self.plot = livePlot(self);
   self.messages = messageList({
     painted: () => painted(self),
@@ -47,7 +48,12 @@ async function room(context) {
   return h("div", { class: "chat" }, h("div", { class: "talk" }, self.messages.node, self.compose.node), self.side);
 }
 
-/** Return the doses of the address: traits=…, dose=category/name:0.3,… */
+function talkOf(experiment, isNew = false) {
+  if (isNew || !talks.has(experiment)) talks.set(experiment, new Conversation());
+  return talks.get(experiment);
+}
+
+/** Return the doses of the address: dose=category/name:0.3,… */
 function dosesOf({ params, state }) {
   const known = new Map(state.traits.filter((t) => t.can_steer).map((t) => [t.trait, t]));
   const pairs = (params.dose ?? "").split(",").map((part) => part.split(":"));
@@ -128,7 +134,7 @@ function composer(self) {
 
 function startAnew(self) {
   self.stop?.abort();
-  self.talk = new Conversation();
+  self.talk = talkOf(self.experiment, true);
   self.error = "";
   draw(self);
 }
@@ -157,6 +163,7 @@ async function ask(self, text, instead = null) {
 }
 
 function take(self, answer, step) {
+  if (!self.messages.node.isConnected) self.stop.abort(); // the reader went to another view
   if (step.end) answer.ended = step.end;
   else {
     answer.tokens.push(step);
