@@ -23,7 +23,7 @@ export function coursePlot({ found, painted, scale, window, compared, onhover })
   const names = found.courses.map((c) => `${c.trait} ${c.method} ${c.layer}`);
   const table = {
     columns: ["token", "text", "role", ...names.flatMap((n) => [n, `${n} smoothed`, `${n} velocity`])],
-    rows: found.tokens.map((text, i) => [i, text, roleAt(found, i), ...found.courses.flatMap((c) => [c.scores[i], c.smoothed[i], c.velocity[i]])]),
+    rows: found.tokens.map((text, i) => [i, text, roleAt(found, i), ...found.courses.flatMap((c) => valuesAt(c, i))]),
   };
   const note =
     (window > 1 ? `Trailing mean over ${window} tokens, prompt and response apart; faint: ${traitParts(painted.trait)[1]} unsmoothed. ` : "") +
@@ -44,11 +44,13 @@ export function velocityPlot({ found, onhover }) {
     columns: ["token", "text", ...found.courses.map((c) => c.trait)],
     rows: found.tokens.map((text, i) => [i, text, ...found.courses.map((c) => c.velocity[i])]),
   };
-  return plot({ name: "velocity", title: "Velocity", note: "The smoothed score minus that of the token before.", height: 210, traces, layout, table, onhover });
+  const about = { name: "velocity", title: "Velocity", note: "The smoothed score minus that of the token before.", height: 210 };
+  return plot({ ...about, traces, layout, table, onhover });
 }
 
 export const tokenAxis = (found) => ({ title: { text: "token" }, showgrid: false, range: [-0.5, found.tokens.length - 0.5], zeroline: false });
 export const colourOf = (c, found, course) => c.lines[Math.max(0, found.courses.indexOf(course)) % c.lines.length];
+const valuesAt = (course, i) => [course.scores[i], course.smoothed[i], course.velocity[i]];
 const roleAt = (found, i) => found.turns.find((t) => t.start <= i && i < t.end)?.role ?? "";
 
 const curve = (found, course, what, colour) => ({
@@ -101,7 +103,8 @@ function committed(found, course, colour) {
 function places(c, found, painted) {
   const at = (x, colour, dash, width) => ({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: colour, dash, width } });
   const marks = found.turns.map((t) => at(t.start - 0.5, t.start === found.prompt_tokens ? c.soft : c.line, "solid", 1));
-  const said = (x, text, colour) => ({ x, y: 1, yref: "paper", text, showarrow: false, xanchor: "left", yanchor: "top", font: { size: 11, color: colour } });
+  const corner = { y: 1, yref: "paper", showarrow: false, xanchor: "left", yanchor: "top" };
+  const said = (x, text, colour) => ({ ...corner, x, text, font: { size: 11, color: colour } });
   const names = found.turns.map((t) => said(t.start, t.role, c.soft));
   const point = painted?.known_point;
   if (!point) return { shapes: marks, annotations: painted ? names : [] };

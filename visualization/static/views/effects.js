@@ -9,9 +9,9 @@ const MOST = 16; // vectors in the plot of intervals
 /** A vector's name in the address. */
 export const nameOf = (v) => `${v.trait} ${v.method} ${v.layer}`;
 const rowOf = (v, methods) => traitParts(v.trait)[1] + (methods.size > 1 ? ` · ${v.method}` : "");
-const columns = ["trait", "method", "layer", "first_mean", "second_mean", "d", "d_low", "d_high", "auroc", "auroc_low", "auroc_high", "p", "q", "n_first", "n_second"];
+const FIGURES = ["first_mean", "second_mean", "d", "d_low", "d_high", "auroc", "auroc_low", "auroc_high", "p", "q", "n_first", "n_second"];
 const tableOf = ({ vectors }) => ({
-  columns,
+  columns: ["trait", "method", "layer", ...FIGURES],
   rows: vectors.map((v) => [v.trait, v.method, v.layer, ...v.means, v.d, ...v.d_interval, v.auroc, ...v.auroc_interval, v.p, v.q, ...v.n]),
 });
 

@@ -76,10 +76,12 @@ function controls({ fields }, options, split, field) {
   const values = Object.entries(fields[field.by])
     .filter(([, n]) => n > 1)
     .map(([value, n]) => [value, `${value} (${n})`]);
+  const rest = values.filter(([value]) => value !== field.first);
+  const first = (v) => patch({ first: v, second: v === field.second ? "" : field.second });
+  const second = (v) => patch({ first: field.first, second: v });
   return [
     pick,
-    values.length > 2 ? choice("First group", values, field.first, (v) => patch({ first: v, second: v === field.second ? "" : field.second })) : null,
-    values.length > 2 ? choice("Second group", values.filter(([v]) => v !== field.first), field.second, (v) => patch({ first: field.first, second: v })) : null,
+    ...(values.length > 2 ? [choice("First group", values, field.first, first), choice("Second group", rest, field.second, second)] : []),
     choice("Tokens", Object.entries(SPANS), field.over, (v) => patch({ over: v })),
     segments("Scale", Object.entries(SCALES), field.scale, (v) => patch({ scale: v })),
   ];

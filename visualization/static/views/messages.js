@@ -33,7 +33,8 @@ export function messageList(spec) {
 function question(message, spec) {
   const item = h("li", { class: "message user" });
   const edit = h("button", { class: "button small", type: "button", onclick: () => replace(item, editor(message, spec, show)) }, "Edit");
-  const show = () => replace(item, h("div", { class: "bubble text" }, message.content), h("div", { class: "message-foot" }, branches(message, spec), edit));
+  const bottom = () => h("div", { class: "message-foot" }, branches(message, spec), edit);
+  const show = () => replace(item, h("div", { class: "bubble text" }, message.content), bottom());
   show();
   return item;
 }

@@ -7,8 +7,10 @@ import { address, state } from "../router.js";
 
 export function comparisonPart(compared, item, onhover) {
   if (!compared.vectors.length) return h("p", { class: "notes" }, `${compared.other} was not projected on these vectors.`);
-  const note = `${compared.other} minus ${compared.experiment} on the same tokens and vectors, over ${compared.n_prompts} prompts (${compared.over}).`;
-  return h("div", { class: "stack" }, h("div", {}, h("h3", {}, "Two models"), h("p", { class: "notes" }, note)), overall(compared), differences(compared, onhover), stretches(compared, item));
+  const { experiment, other, n_prompts: n, over } = compared;
+  const note = `${other} minus ${experiment} on the same tokens and vectors, over ${n} prompts (${over}).`;
+  const head = h("div", {}, h("h3", {}, "Two models"), h("p", { class: "notes" }, note));
+  return h("div", { class: "stack" }, head, overall(compared), differences(compared, onhover), stretches(compared, item));
 }
 
 function overall({ vectors }) {
@@ -18,12 +20,12 @@ function overall({ vectors }) {
       "tr",
       {},
       h("th", { scope: "row" }, traitParts(v.trait)[1], h("span", { class: "note" }, ` ${v.method}, layer ${v.layer}`)),
-      [`${signed(v.difference.mean, 2)} ${range(v.difference.low, v.difference.high, (x) => signed(x, 2))}`, signed(v.d, 2), number(v.p, 4), number(v.q, 4), v.n].map(
-        (text) => h("td", {}, text),
-      ),
+      [spread(v.difference), signed(v.d, 2), number(v.p, 4), number(v.q, 4), v.n].map((text) => h("td", {}, text)),
     );
   return h("div", { class: "scroll" }, h("table", { class: "plain" }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, vectors.map(row))));
 }
+
+const spread = ({ mean, low, high }) => `${signed(mean, 2)} ${range(low, high, (x) => signed(x, 2))}`;
 
 function differences({ vectors, other, experiment }, onhover) {
   const traces = (c) =>
@@ -44,7 +46,8 @@ function differences({ vectors, other, experiment }, onhover) {
     columns: ["token", ...vectors.map((v) => `${v.trait} ${v.method} ${v.layer}`)],
     rows: vectors[0].differences.map((_, i) => [i, ...vectors.map((v) => v.differences[i])]),
   };
-  return plot({ name: "difference", title: `${other} − ${experiment}`, note: "Smoothed, on this prompt's tokens.", height: 240, traces, layout, table, onhover });
+  const about = { name: "difference", title: `${other} − ${experiment}`, note: "Smoothed, on this prompt's tokens.", height: 240 };
+  return plot({ ...about, traces, layout, table, onhover });
 }
 
 function stretches({ vectors }, item) {
