@@ -22,7 +22,7 @@ from matplotlib import pyplot as plt
 from analysis.groups import compare_all
 from extraction.traits import read_trait
 from extraction.vetting import Thresholds
-from inference.records import Record, Scores, read_projected, read_record, recorded_prompts
+from inference.records import Record, mean_projections, read_projected, read_record, recorded_prompts
 from utils.artifacts import write_figure, write_json
 from utils.cli import run_cli
 from utils.errors import UserError
@@ -72,7 +72,7 @@ def main(**given: Any) -> None:
     outcome, how = _outcomes(options, records, given)
     names = _two_groups(options, outcome)
     members = [{r.id for r in records if outcome[r.id] == name} for name in names]
-    origins, values = _means(read_projected(paths), options)
+    origins, values = mean_projections(read_projected(paths), options.over, options.scale)
     if not values:
         raise UserError(f"{paths.dir} has no projections; run inference/project_activations.py first")
     found = compare_all(values, members)
@@ -126,18 +126,6 @@ def _two_groups(options: GroupOptions, outcome: Mapping[str, str]) -> tuple[str,
     if small:
         raise UserError(f"--by {options.by}: fewer than two prompts are {small[0]}; there are {listed}")
     return chosen[0], chosen[1]
-
-
-def _means(pairs: Sequence[tuple[Record, Scores]], options: GroupOptions) -> tuple[dict[str, dict], dict[str, dict[str, float]]]:
-    """Return every vector's origin, and its mean projection per prompt."""
-    origins: dict[str, dict] = {}
-    values: dict[str, dict[str, float]] = {}
-    for record, scores in pairs:
-        span = scores.on(options.scale)[record.span(options.over)]
-        if len(span):
-            origins[scores.label] = {name: scores.origin[name] for name in ("trait", "method", "layer", "why")}
-            values.setdefault(scores.label, {})[record.id] = float(span.mean())
-    return origins, values
 
 
 def render(cells: Sequence[dict], names: tuple[str, str]) -> str:

@@ -1,5 +1,7 @@
 """Intervals and nulls for paired effects."""
 
+from functools import lru_cache
+
 import numpy as np
 from scipy.stats import t as student_t
 
@@ -61,12 +63,18 @@ def permutation_p(values: np.ndarray, draws: int = 10_000, seed: int = 0) -> flo
 def permutation_p_of_groups(first: np.ndarray, second: np.ndarray, draws: int = 10_000, seed: int = 0) -> float:
     """Return the two-sided p of a difference in means when the labels are shuffled, (1 + #{|difference*| ≥ |difference|}) / (1 + draws)."""
     both, n = np.concatenate([first, second]), len(first)
-    rng = np.random.default_rng(seed)
-    total = np.array([both[rng.permutation(len(both))[:n]].sum() for _ in range(draws)])
+    total = _shuffles(len(both), n, draws, seed) @ both
     # the sum of the first group fixes the difference in means: sum/n − (all − sum)/m
     differences = total / n - (both.sum() - total) / len(second)
     reached = np.abs(differences) >= abs(first.mean() - second.mean()) - 1e-9
     return float((1 + reached.sum()) / (1 + draws))
+
+
+@lru_cache(maxsize=1)  # hundreds of vectors are compared on the same two groups
+def _shuffles(n: int, chosen: int, draws: int, seed: int) -> np.ndarray:
+    """Return random choices of `chosen` among n, [draws, n], 1 for the chosen."""
+    order = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (draws, 1)), axis=1)
+    return (order < chosen).astype(float)
 
 
 def benjamini_hochberg(p_values: list[float | None]) -> list[float | None]:

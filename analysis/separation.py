@@ -1,13 +1,16 @@
 """How well a direction separates two groups of projections."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import norm, rankdata
-from torch import Tensor
+
+if TYPE_CHECKING:  # a laptop without torch compares groups too
+    from torch import Tensor
 
 
-def describe_vector(vector: Tensor, acts: Mapping[tuple[str, str], Tensor]) -> dict:
+def describe_vector(vector: "Tensor", acts: Mapping[tuple[str, str], "Tensor"]) -> dict:
     """Return norm, centre and separation of one vector; projections are onto v̂, and the centre is midway between the training means.
 
     Args:

@@ -17,14 +17,14 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from analysis.intervals import bootstrap_mean
-from inference.dynamics import DynamicsOptions, change_at, describe, trace
+from inference.dynamics import DynamicsOptions, describe, trace
+from inference.known_points import turn_of
 from inference.records import Record, Scores, read_projected
 from utils.artifacts import write_json, write_text
 from utils.cli import run_cli
 from utils.errors import UserError
 from utils.flags import Flag, option_flags, pick
 from utils.paths import InferencePaths
-from utils.tokens import locate
 
 MEANS = ("mean", "last", "peak", "persistence", "mean_velocity")
 
@@ -105,27 +105,6 @@ def summarise(rows: Sequence[dict]) -> dict:
     share = [row["commitment"] / row["n_tokens"] for row in committed]
     sides = {"pos": sum(row["last"] > 0 for row in committed), "neg": sum(row["last"] <= 0 for row in committed)}
     return {"n": len(rows), **means, "committed": sides, "median_commitment_share": float(np.median(share)) if share else None}
-
-
-def turn_of(record: Record, scores: Scores) -> dict | None:
-    """Return how the trait changed where the prompt set says that it should: fields trait, expect (rise, fall), where, at.
-
-    In a prompt the point is the words `at`, within the last message; in a response, which no one can point into beforehand, it is the middle.
-    """
-    about = record.metadata
-    if about.get("trait") != scores.origin["trait"] or about.get("expect") not in ("rise", "fall"):
-        return None
-    last = max((t for t in record.turns if t["end"] <= record.prompt_tokens), key=lambda t: t["end"], default=None)
-    where = about.get("where", "prompt")
-    start, end = (record.prompt_tokens, len(record.ids)) if where == "response" or last is None else (last["start"], last["end"])
-    place = (end - start) // 2
-    if where != "response":
-        spans = locate(record.tokens[start:end], [str(about.get("at", ""))])
-        if spans[0] is None:
-            return None
-        place = spans[0][0]
-    change = change_at(scores.on("centered")[start:end], place)
-    return None if change is None else {"id": record.id, "where": where, "expect": about["expect"], "token": start + place, "change": round(change, 6)}
 
 
 def judge_turns(turns: Sequence[dict]) -> dict | None:

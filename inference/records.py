@@ -1,14 +1,17 @@
 """What inference leaves per prompt: the response with its token ids, and the projections of every token."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils.artifacts import read_json, write_json
 from utils.errors import UserError
-from utils.model import Prompt
 from utils.paths import InferencePaths
+
+if TYPE_CHECKING:  # a laptop without torch reads these files too
+    from utils.model import Prompt
 
 SINK = 1  # the first token is an attention sink, a hundred times as long as any other: it is no reading
 
@@ -19,7 +22,7 @@ class Record:
 
     id: str
     key: str  # digest of what was asked of which model, with which sampling
-    prompt: Prompt
+    prompt: "Prompt"
     response: str
     ids: list[int]  # prompt and response
     tokens: list[str]  # the text of each
@@ -124,6 +127,18 @@ def read_projected(paths: InferencePaths) -> list[tuple[Record, Scores]]:
         if fits.setdefault(scores.label, scores.origin["sha256"]) != scores.origin["sha256"]:
             raise UserError(f"{paths.dir}: prompts were projected on different fits of {scores.label}; run inference/project_activations.py")
     return pairs
+
+
+def mean_projections(pairs: Sequence[tuple[Record, Scores]], over: str, scale: str) -> tuple[dict[str, dict], dict[str, dict[str, float]]]:
+    """Return every vector's trait, method, layer and why, and its mean projection per prompt, both by the vector's label."""
+    origins: dict[str, dict] = {}
+    values: dict[str, dict[str, float]] = {}
+    for record, scores in pairs:
+        span = scores.on(scale)[record.span(over)]
+        if len(span):
+            origins[scores.label] = {name: scores.origin[name] for name in ("trait", "method", "layer", "why")}
+            values.setdefault(scores.label, {})[record.id] = float(span.mean())
+    return origins, values
 
 
 def _rounded(values: np.ndarray) -> list[float]:

@@ -184,6 +184,24 @@ def dashboard(shown) -> Iterator[str]:
         yield server.url
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """Return a browser."""
+    from dashboard_browser import running_browser
+
+    with running_browser() as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser, dashboard):
+    """Open pages of the dashboard; whatever the console says fails the test."""
+    from dashboard_browser import watched
+
+    with watched(browser, dashboard) as visit:
+        yield visit
+
+
 def write_dataset(folder: Path, files: dict) -> None:
     """Write the files of a dataset: bytes and texts as they are, other content as JSON, or as lines of JSON; None is left out."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -35,9 +35,9 @@ def ask(client):
 
 
 def test_experiments_are_listed_with_what_they_are(client):
-    empty, found = client.get("/api/experiments").json()[1], client.get("/api/experiments").json()[0]
-    assert (found["name"], found["model"], found["judge"], found["traits"]) == ("demo", "embedded", "embedded", 3)
-    assert (empty["name"], empty["traits"], empty["updated"]) == ("nothing", 0, None)
+    found, empty, _ = client.get("/api/experiments").json()
+    assert (found["name"], found["model"], found["judge"], found["traits"]) == ("demo", "embedded", "embedded", [DECEPTION, FORMALITY, OPTIMISM])
+    assert (empty["name"], empty["traits"], empty["updated"]) == ("nothing", [], None)
 
 
 def test_freshness_comes_from_the_manifests(ask):
@@ -47,6 +47,10 @@ def test_freshness_comes_from_the_manifests(ask):
     assert states[DECEPTION] == {"0": "stale"} | dict.fromkeys("12345", "missing")
     stale = next(card for card in ask("")["cards"] if card["trait"] == DECEPTION)["stages"][0]
     assert stale["why"] == f"input changed: datasets/traits/{DECEPTION}/definition.txt"
+
+
+def test_a_single_card_is_the_one_among_all(ask):
+    assert [ask("/card", trait=card["trait"]) for card in ask("")["cards"]] == ask("")["cards"]
 
 
 def test_what_reads_a_stale_stage_is_stale(shown, tmp_path):
@@ -131,6 +135,7 @@ def test_judging_shows_the_definition(ask, shown):
     [
         ("/api/experiments/none", {}),
         ("/api/experiments/demo/vetting", {"trait": "no/such"}),
+        ("/api/experiments/demo/card", {"trait": "no/such"}),
         ("/api/experiments/demo/vetting", {"trait": "../../.."}),
         ("/api/experiments/demo/steering", {"trait": FORMALITY}),
         ("/api/experiments/demo/vectors", {"trait": DECEPTION}),
@@ -171,13 +176,14 @@ def test_a_port_that_is_taken_is_one_line(dashboard):
 
 
 REAL = {"experiment": "demo", "trait": OPTIMISM, "method": "probe", "layer": 12, "part": "dev", "arm": "unsteered"}
+REAL |= {"prompt_set": "skies", "prompt": "grim-0", "other": "twin", "by": "kind", "first": "grim", "second": "sunny"}
 
 
 @pytest.mark.parametrize("names", [{}, REAL, REAL | {"trait": DECEPTION}], ids=["any", "real", "incomplete"])
 def test_the_api_keeps_its_own_description_whatever_is_asked(shown, names):
     schema = schemathesis.openapi.from_asgi("/api/openapi.json", build_app(Store(shown), names=["testserver"]))
     operations = [result.ok() for result in schema.get_all_operations()]
-    assert len(operations) == 9
+    assert len(operations) == 19
     for operation in operations:
 
         @given(case=operation.as_strategy())
@@ -185,6 +191,8 @@ def test_the_api_keeps_its_own_description_whatever_is_asked(shown, names):
         def keeps_it(case):
             case.path_parameters |= {k: v for k, v in names.items() if k in case.path_parameters}
             case.query |= {k: v for k, v in names.items() if k in case.query}
+            if isinstance(case.body, dict):
+                case.body |= {"max_new_tokens": 1}  # the model is real
             case.call_and_validate()
 
         keeps_it()

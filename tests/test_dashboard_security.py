@@ -205,6 +205,13 @@ def test_texts_never_become_markup(file):
     assert "window.Plotly" not in source or file.name == "plots.js"
 
 
+def test_every_module_is_asked_for_at_once():
+    """A module that only its importer names would cost the page another round to the server."""
+    static = CODE / "visualization" / "static"
+    named = [line.split('"')[3] for line in (static / "index.html").read_text().splitlines() if "modulepreload" in line]
+    assert sorted([*named, "main.js"]) == sorted(file.relative_to(static).as_posix() for file in static.rglob("*.js"))
+
+
 def test_nothing_is_loaded_from_elsewhere():
     for file in (CODE / "visualization" / "static").rglob("*.*"):
         assert not [line for line in file.read_text().splitlines() if "http://" in line.replace("http://www.w3.org/2000/svg", "") or "https://" in line], file

@@ -1,14 +1,15 @@
 """Tokens as people see them: the text of each, and which of them a piece of a prompt became."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from utils.model import LM, Prompt
+if TYPE_CHECKING:  # a laptop without torch looks for words among tokens too
+    from utils.model import LM, Prompt
 
 BROKEN = "\ufffd"  # what the decoder writes for part of a character
 
 
-def token_texts(lm: LM, ids: Sequence[int]) -> list[str]:
+def token_texts(lm: "LM", ids: Sequence[int]) -> list[str]:
     """Return each token's text; together they are the whole text. Of tokens that share a character, the last one carries it."""
     texts, held = [], []
     for i, token in enumerate(ids):
@@ -36,7 +37,7 @@ def locate(tokens: Sequence[str], pieces: Sequence[str]) -> list[tuple[int, int]
     return spans
 
 
-def find_turns(prompt: Prompt, tokens: Sequence[str], n_prompt: int) -> list[dict[str, Any]]:
+def find_turns(prompt: "Prompt", tokens: Sequence[str], n_prompt: int) -> list[dict[str, Any]]:
     """Return the turns of a prompt and its response: role, and the tokens [start, end) of what was said."""
     messages = [{"role": "prompt", "content": prompt}] if isinstance(prompt, str) else prompt
     spans = locate(tokens[:n_prompt], [m["content"] for m in messages])

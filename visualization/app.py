@@ -9,12 +9,12 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from utils.errors import UserError
-from visualization.api import extraction, overview, steering
-from visualization.artifacts import NotThereError, Store
+from visualization.api import chat, dynamics, extraction, groups, overview, steering
+from visualization.artifacts import BusyError, NotThereError, Store
 from visualization.security import Guard
 
 STATIC = Path(__file__).parent / "static"
-ROUTERS = (overview.router, extraction.router, steering.router)
+ROUTERS = (overview.router, extraction.router, steering.router, dynamics.router, groups.router, chat.router)
 
 
 def build_app(store: Store, host: str = "127.0.0.1", names: Collection[str] = ()) -> FastAPI:
@@ -29,11 +29,15 @@ def build_app(store: Store, host: str = "127.0.0.1", names: Collection[str] = ()
     """
     app = FastAPI(title="traitscope", openapi_url="/api/openapi.json", docs_url=None, redoc_url=None, swagger_ui_oauth2_redirect_url=None)
     for make in ROUTERS:
-        app.include_router(make(store), prefix="/api", responses={404: {"description": "There is nothing by that name."}, 409: {"description": "Damaged."}})
+        app.include_router(
+            make(store), prefix="/api", responses={404: {"description": "There is nothing by that name."}, 409: {"description": "It cannot be had, and why."}}
+        )
+
+    statuses = {NotThereError: 404, BusyError: 429}
 
     @app.exception_handler(UserError)
     def explain(request: Request, error: UserError) -> JSONResponse:
-        return JSONResponse({"detail": store.relative(str(error))}, 404 if isinstance(error, NotThereError) else 409)
+        return JSONResponse({"detail": store.relative(str(error))}, statuses.get(type(error), 409))
 
     library = plotly_file()
 

@@ -10,13 +10,18 @@ from pydantic import BaseModel, ValidationError
 
 from utils.artifacts import read_json
 from utils.errors import UserError
-from utils.paths import ExperimentPaths, TraitPaths, root_dir
+from utils.paths import ExperimentPaths, InferencePaths, TraitPaths, root_dir
 
 Content = TypeVar("Content", bound=BaseModel)
+MALFORMED = (AttributeError, LookupError, TypeError, ValueError)  # what JSON of another shape does to its reader
 
 
 class NotThereError(UserError):
     """There is nothing by that name to show."""
+
+
+class BusyError(UserError):
+    """Too many ask for the same at once."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,32 @@ class Store:
 
     def check_links(self, paths: TraitPaths) -> None:
         """Raise UserError when a link among a trait's files leads out: the pipeline's loaders, which follow links, may then not be used."""
-        for folder in (paths.dir, paths.steering, paths.dataset):
+        self._check_folders(paths.dir, paths.steering, paths.dataset)
+
+    def prompt_sets(self, experiment: str) -> list[str]:
+        """Return the names of an experiment's captured prompt sets, in order.
+
+        Raises:
+            NotThereError: there is no such experiment.
+        """
+        indexes = (self.experiment(experiment).dir / "inference").glob("*/index.json")
+        return sorted(index.parent.name for index in indexes if self.is_inside(index))
+
+    def prompt_set(self, experiment: str, name: str) -> InferencePaths:
+        """Return the paths of a captured prompt set.
+
+        Raises:
+            NotThereError: it was not captured in that experiment.
+            UserError: a link among its files leads out of the experiments.
+        """
+        if name not in self.prompt_sets(experiment):
+            raise NotThereError(f"no prompt set {name!r} was captured in {experiment!r}")
+        paths = InferencePaths(experiment, name, self.root)
+        self._check_folders(paths.dir)
+        return paths
+
+    def _check_folders(self, *folders: Path) -> None:
+        for folder in folders:
             below = (os.path.join(place, name) for place, folders, files in os.walk(folder) for name in (*folders, *files))
             if any(not self.is_inside(path) for path in (folder, *(Path(name) for name in below if os.path.islink(name)))):
                 raise UserError(f"{folder} holds a link that leads out of experiments/ and datasets/; it is not shown")

@@ -32,6 +32,9 @@ HEADERS = {
 }
 
 
+MAX_BODY = 100_000  # bytes: a conversation
+
+
 class Guard:
     """Refuses requests that another site makes, directly or under a name of its own that leads here (DNS rebinding)."""
 
@@ -44,6 +47,9 @@ class Guard:
             return
         if why := self.refusal(Headers(scope=scope)):
             await _refuse(why, scope, receive, send)
+            return
+        if too_large(Headers(scope=scope)):
+            await PlainTextResponse(f"at most {MAX_BODY} bytes, and their number in Content-Length", 413)(scope, receive, _with_headers(send))
             return
         await self.app(scope, receive, _with_headers(send))
 
@@ -68,6 +74,12 @@ class Guard:
             return False
         is_open = bound is not None and not bound.is_loopback  # a name can be pointed anywhere, an address cannot: it is safe to accept
         return address.is_loopback or is_open
+
+
+def too_large(headers: Headers) -> bool:
+    """Tell whether a request's body is larger than any that is expected, or does not say how large it is."""
+    length = headers.get("content-length", "0")
+    return "transfer-encoding" in headers or not length.isdecimal() or int(length) > MAX_BODY
 
 
 def host_name(host_header: str) -> str:

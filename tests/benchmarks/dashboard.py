@@ -1,6 +1,6 @@
-"""How soon is the dashboard usable at 24 traits × 30 layers × 4 methods? Measured in a real browser, on artifacts of the real stages.
+"""How soon is the dashboard usable at 24 traits × 30 layers × 4 methods, and at 500 prompts × 300 tokens? Measured in a real browser.
 
-The activations come from a random model of 30 layers, so nothing here means anything but its size. Run it as
+The artifacts are those of the real stages and scripts, on a random model of 30 layers: nothing here means anything but its size. Run it as
 `python tests/benchmarks/dashboard.py FOLDER`; an existing FOLDER is used again.
 """
 
@@ -19,8 +19,12 @@ from playwright.sync_api import Page, sync_playwright
 
 from extraction import run_pipeline
 from extraction.trait_files import known_traits
+from inference import capture_raw_activations
+from utils.artifacts import write_json
+from utils.paths import InferencePaths
 
 TRAITS, LAYERS = 24, 30
+PROMPTS, TOKENS = 500, 300
 PASS_ALL = {"pos_threshold": 0.0, "neg_threshold": 100.0, "min_usable": 2, "judge": "embedded"}
 
 
@@ -40,6 +44,17 @@ def make(root: Path) -> None:
     run_pipeline.main(experiment="large", traits=tuple(names), model=str(model), max_new_tokens=8, methods=methods, no_steering=True, **PASS_ALL)
 
 
+def capture(root: Path) -> None:
+    """Answer 500 prompts on that model, every text of 300 tokens and more, and watch all traits."""
+    words = ("the tide", "a long letter", "our harvest", "the old bridge", "her first concert")
+    texts = [f"{i}: " + f"Tell me all that you know about {words[i % 5]}. " * 2 for i in range(PROMPTS)]
+    prompts = [{"id": f"p{i}", "text": text, "kind": "ab"[i % 2], "note": f"about {words[i % 5]}"} for i, text in enumerate(texts)]
+    write_json(root / "datasets/inference/many.json", {"description": "As many as a page should bear.", "prompts": prompts})
+    os.environ["TRAITSCOPE_ROOT"] = str(root)
+    about = {"model": str(root / "model"), "layers": str(LAYERS // 2), "method": "mean_diff", "max_new_tokens": TOKENS - 110}
+    capture_raw_activations.main(experiment="large", prompt_set="many", **about)
+
+
 def first_byte(page: Page) -> float:
     return page.evaluate("performance.getEntriesByType('navigation')[0].responseStart")
 
@@ -56,6 +71,8 @@ def measure(page: Page, url: str, name: str, address: str, usable: str) -> None:
 def main(root: Path) -> None:
     if not (root / "experiments/large/summary.json").exists():
         make(root)
+    if not InferencePaths("large", "many", root).projections(f"p{PROMPTS - 1}").exists():
+        capture(root)
     with DashboardServer(root) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-dev-shm-usage"])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -64,6 +81,10 @@ def main(root: Path) -> None:
             measure(page, server.url, f"overview, {TRAITS} traits ({turn})", "#/overview", f".card:nth-child({TRAITS})")
             measure(page, server.url, f"extraction ({turn}), texts", "#/extraction", ".picker-row")
             measure(page, server.url, f"extraction ({turn}), heatmap drawn", "#/extraction", "[data-plot^=layers_methods]")
+            measure(page, server.url, f"dynamics, {PROMPTS} prompts ({turn}), list", "#/dynamics?set=many", ".picker-row")
+            measure(page, server.url, f"dynamics ({turn}), tokens coloured", "#/dynamics?set=many&pid=p7", ".tokens .token")
+            measure(page, server.url, f"groups ({turn}), effects", "#/groups?set=many", "[data-plot=effect_sizes]")
+        measure(page, server.url, "extraction", "#/extraction", "[data-plot^=layers_methods]")
         start = time.monotonic()
         page.locator("[data-plot=traits_similarity]").scroll_into_view_if_needed()
         page.locator("[data-plot=traits_similarity] .main-svg").first.wait_for()

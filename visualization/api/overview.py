@@ -12,10 +12,8 @@ from utils.experiment import resolve_settings
 from utils.flags import option_flags, pick
 from utils.paths import ExperimentPaths, TraitPaths
 from utils.stage import read_manifest
-from visualization.artifacts import Store
+from visualization.artifacts import MALFORMED, NotThereError, Store
 from visualization.freshness import StageState, stage_states
-
-MALFORMED = (AttributeError, LookupError, TypeError, ValueError)  # what JSON of another shape does to its reader
 
 
 class Interval(BaseModel):
@@ -89,7 +87,7 @@ class ExperimentItem(BaseModel):
     name: str
     model: str | None
     judge: str | None
-    traits: int
+    traits: list[str]
     updated: str | None  # ISO 8601, when its last stage finished
 
 
@@ -124,6 +122,14 @@ def router(store: Store) -> APIRouter:
         cards = [_card(store, TraitPaths(experiment, trait, store.root), thresholds_of(paths)) for trait in paths.traits]
         return ExperimentCard(**_item(store, paths).model_dump(), config=_config(store, paths).model_dump(exclude_unset=True), cards=cards)
 
+    @routes.get("/experiments/{experiment}/card")
+    def show_card(experiment: str, trait: str) -> TraitCard:
+        """One trait of an experiment, without the cost of the others."""
+        paths = store.experiment(experiment)
+        if trait not in paths.traits:
+            raise NotThereError(f"{experiment!r} has no results for a trait {trait!r}")
+        return _card(store, TraitPaths(experiment, trait, store.root), thresholds_of(paths))
+
     return routes
 
 
@@ -141,7 +147,7 @@ def _item(store: Store, paths: ExperimentPaths) -> ExperimentItem:
     manifests = [read_manifest(path) for path in paths.dir.glob("extraction/**/stages/*.json") if store.is_inside(path)]
     finished = [done["finished"] for done in manifests if isinstance(done, dict) and isinstance(done.get("finished"), str)]
     judge = config.judge or next((j for done in manifests if isinstance(done, dict) and (j := done["params"].get("judge"))), None)
-    return ExperimentItem(name=paths.experiment, model=config.model, judge=judge, traits=len(paths.traits), updated=max(finished, default=None))
+    return ExperimentItem(name=paths.experiment, model=config.model, judge=judge, traits=paths.traits, updated=max(finished, default=None))
 
 
 def _card(store: Store, paths: TraitPaths, thresholds: Thresholds) -> TraitCard:

@@ -7,6 +7,8 @@ const KEYS = [
   ["/", "search in the list of texts"],
   ["↑ ↓", "next and previous text in a list; Page Up and Down move 50, Home and End to its ends"],
   ["← →", "move among the views when one has the focus"],
+  ["← → in a text", "the token before and after, with its values"],
+  ["Enter, Shift+Enter", "in a chat: send, new line"],
   ["t", "light or dark"],
   ["r", "read the files again"],
   ["?", "this help"],

@@ -43,8 +43,7 @@ async function content(view, key, params) {
   if (params.experiment && !known)
     return empty(`There is no experiment “${params.experiment}”`, `There are: ${experiments.map((e) => e.name).join(", ")}.`);
   const latest = [...experiments].sort((a, b) => ((a.updated ?? "") < (b.updated ?? "") ? 1 : -1))[0];
-  const experiment = await data.experiment((known ?? latest).name);
-  return view.mount({ params, experiments, experiment, ready: (update) => ready(key, update) });
+  return view.mount({ params, experiments, experiment: known ?? latest, ready: (update) => ready(key, update) });
 }
 
 /** A mounted view says how it is told of changes; what changed while it was being made is told at once. */
@@ -54,10 +53,12 @@ function ready(key, update) {
   update(state().params);
 }
 
+/** What one view hands on to another. */
+const carried = ({ experiment, trait, set }) => ({ experiment, trait, set });
+
 function drawNav(current, params) {
-  const kept = { experiment: params.experiment, trait: params.trait };
   const links = Object.entries(VIEWS).map(([name, view]) =>
-    h("a", { href: address(name, kept), "aria-current": name === current ? "page" : null }, view.title),
+    h("a", { href: address(name, carried(params)), "aria-current": name === current ? "page" : null }, view.title),
   );
   const nav = replace(document.getElementById("nav"), links);
   const chosen = links.find((link) => link.hasAttribute("aria-current"));
@@ -78,7 +79,7 @@ function onKey(event) {
   else if (event.key === "t") toggle();
   else if (event.key === "r") refresh();
   else if (Number(event.key) >= 1 && names[Number(event.key) - 1])
-    location.hash = address(names[Number(event.key) - 1], { experiment: state().params.experiment, trait: state().params.trait });
+    location.hash = address(names[Number(event.key) - 1], carried(state().params));
   else return;
   event.preventDefault();
 }

@@ -52,6 +52,7 @@ function update(self, params) {
   if (index < 0 && self.shown.length) self.chosen = self.page * PAGE;
   drawRows(self);
   drawDetail(self);
+  requestAnimationFrame(() => reveal(self)); // a shared address may name a text far down its page
 }
 
 const ofInterest = (self, params) =>
@@ -139,13 +140,16 @@ function drawDetail(self) {
 function choose(self, index) {
   if (index < 0 || index >= self.shown.length) return;
   patch({ [key(self, "id")]: self.spec.id(self.shown[index]), [key(self, "page")]: "" }, { quiet: true });
-  const { list } = self.parts;
-  const node = list.querySelector(`[data-index="${index}"]`);
-  if (node)
-    list.scrollTop +=
-      Math.min(0, node.offsetTop - list.offsetTop - list.scrollTop) +
-      Math.max(0, node.offsetTop - list.offsetTop + node.offsetHeight - list.scrollTop - list.clientHeight);
   announce(`${index + 1} of ${self.shown.length}`);
+}
+
+/** Scroll the list, and nothing else, so that the chosen text is in sight. */
+function reveal(self) {
+  const { list } = self.parts;
+  const node = list.querySelector(`[data-index="${self.chosen}"]`);
+  if (!node) return;
+  const [frame, box] = [list.getBoundingClientRect(), node.getBoundingClientRect()];
+  list.scrollTop += Math.min(0, box.top - frame.top) + Math.max(0, box.bottom - frame.bottom);
 }
 
 function onKey(self, event) {

@@ -25,8 +25,8 @@ function load() {
 /**
  * Return a plot with its title, its export buttons and its data as a table.
  *
- * spec: {title, note, name, height, traces(colours), layout(colours), table: {columns, rows}, onpoint(point)}. It is drawn when it comes
- * into sight. `traces` and `layout` are functions because they are asked again in another theme.
+ * spec: {title, note, name, height, traces(colours), layout(colours), table: {columns, rows} or a function, onpoint(point), onhover(x)}. It is
+ * drawn when it comes into sight. `traces` and `layout` are functions because they are asked again in another theme.
  */
 export function plot(spec) {
   const area = h("div", { class: "plot-area", role: "img", "aria-label": `${spec.title}. ${spec.note ?? ""}` });
@@ -67,6 +67,7 @@ async function draw(area, spec) {
     doubleClick: "reset",
   });
   if (!area.drawn && spec.onpoint) area.on("plotly_click", (event) => spec.onpoint(event.points[0]));
+  if (!area.drawn && spec.onhover) area.on("plotly_hover", (event) => event.event?.isTrusted && spec.onhover(event.points[0].x)); // not what pointAt causes
   if (!area.drawn) sizes.observe(area);
   area.drawn = true;
   area.dataset.drawn = "yes";
@@ -78,6 +79,18 @@ onChange(() => {
     else forget(area);
   }
 });
+
+/** Draw again what has been drawn: its data have changed. */
+export function redraw(figure) {
+  const area = figure.querySelector(".plot-area");
+  if (area.drawn && area.isConnected) area.draw();
+}
+
+/** Show a drawn plot's values at an x, as if the mouse were there. */
+export function pointAt(figure, x) {
+  const area = figure.querySelector(".plot-area");
+  if (area.drawn && area.isConnected) window.Plotly.Fx.hover(area, { xval: x }, "xy");
+}
 
 /** Free what has left the page. */
 export function sweep() {
@@ -121,13 +134,16 @@ function merged(under, over) {
   return result;
 }
 
+/** Return a text as plotly shows it as itself: it reads a little markup in its labels. */
+export const literal = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+
 /** A colour bar as all heatmaps have it. */
 export const colourBar = (title) => ({ title: { text: title, side: "top" }, thickness: 10, outlinewidth: 0, len: 1, xpad: 8 });
 
 function exporter(kind, spec, area) {
   const save = async () => {
     download(
-      kind === "CSV" ? new Blob([csv(spec.table)], { type: "text/csv" }) : await picture(kind.toLowerCase(), area),
+      kind === "CSV" ? new Blob([csv(typeof spec.table === "function" ? spec.table() : spec.table)], { type: "text/csv" }) : await picture(kind.toLowerCase(), area),
       `${spec.name}.${kind.toLowerCase()}`,
     );
     announce(`${spec.name}.${kind.toLowerCase()} saved`);

@@ -1,5 +1,6 @@
 // The top of a view: its title, and the choice of experiment and trait.
 
+import * as data from "../data.js";
 import { h } from "../dom.js";
 import { choice } from "../parts.js";
 import { patch } from "../router.js";
@@ -19,24 +20,24 @@ export function experimentChoice({ experiments, experiment }) {
     "Experiment",
     experiments.map((e) => e.name),
     experiment.name,
-    (name) => patch({ experiment: name, trait: "" }),
+    (name) => patch({ experiment: name, trait: "", set: "", pid: "" }),
   );
 }
 
 const traitChoice = ({ experiment }, trait) =>
   choice(
     "Trait",
-    experiment.cards.map((c) => c.trait),
+    experiment.traits,
     trait,
     (name) => patch({ trait: name }),
   );
 
 /** Call `make(card)` with the chosen trait's card, below the head; say so where there is no such trait. */
-export function withTrait(context, title, note, make) {
+export async function withTrait(context, title, note, make) {
   const { experiment, params } = context;
-  const card = params.trait ? experiment.cards.find((c) => c.trait === params.trait) : experiment.cards[0];
-  const head = pageHead(title, note, [experimentChoice(context), experiment.cards.length ? traitChoice(context, card?.trait) : null]);
-  if (!experiment.cards.length)
+  const trait = params.trait ? experiment.traits.find((name) => name === params.trait) : experiment.traits[0];
+  const head = pageHead(title, note, [experimentChoice(context), experiment.traits.length ? traitChoice(context, trait) : null]);
+  if (!experiment.traits.length)
     return h(
       "div",
       {},
@@ -47,7 +48,7 @@ export function withTrait(context, title, note, make) {
         `python extraction/run_pipeline.py --experiment ${experiment.name} --traits category/name`,
       ),
     );
-  if (!card)
+  if (!trait)
     return h(
       "div",
       {},
@@ -58,6 +59,7 @@ export function withTrait(context, title, note, make) {
         `python extraction/run_pipeline.py --experiment ${experiment.name} --traits ${params.trait}`,
       ),
     );
+  const card = await data.card(experiment.name, trait);
   if (card.problem) return h("div", {}, head, empty("This trait's files cannot be read", card.problem));
   return h("div", {}, head, make(card));
 }

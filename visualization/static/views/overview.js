@@ -1,5 +1,6 @@
 // Every trait of an experiment at a glance.
 
+import * as data from "../data.js";
 import { h, replace } from "../dom.js";
 import { doseName, interval, layerName, number, percent, range, stageName, traitParts, verdictTone, when } from "../format.js";
 import { badge, chips, choice, meter, miniInterval, quote } from "../parts.js";
@@ -18,14 +19,15 @@ const ORDERS = {
 
 export const overview = { title: "Overview", keys: ["experiment"], needsExperiment: true, mount };
 
-function mount(context) {
-  const { experiment, ready } = context;
+async function mount(context) {
+  const { ready } = context;
+  const experiment = await data.experiment(context.experiment.name);
   const cards = h("div", { class: "grid" });
   const bar = h("div", { class: "controls" });
   const facts = chips([
     ["model", experiment.model],
     ["judge", experiment.judge],
-    ["traits", experiment.traits],
+    ["traits", experiment.traits.length],
     ["last stage", when(experiment.updated)],
   ]);
   const head = pageHead("Overview", "What each trait's vectors separate, what steering with them does, and which stages are up to date.", [

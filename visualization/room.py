@@ -1,0 +1,101 @@
+"""Where the model of live chat lives: one model, one reply at a time. The only module of the dashboard that imports torch; it is imported when asked for."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from inference.engine import ChatEngine, Step, Talk
+from utils.errors import UserError
+from utils.experiment import resolve_settings
+from utils.flags import option_flags, pick
+from utils.model import ModelOptions, load_lm
+from utils.paths import TraitPaths
+from utils.vectors import Card, best_cell, load_card, traits_with_vectors
+from visualization.artifacts import BusyError, Store
+
+PLACES = 4  # one reply is written, the others wait
+PATIENCE = 20.0  # seconds that a reply waits for its turn
+SECONDS = 120.0  # that a reply may take, the loading of the model apart
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What can be watched and steered in an experiment."""
+
+    model: ModelOptions
+    cards: list[Card]  # each trait's best vector
+    problems: dict[str, str]  # trait → why it cannot be watched
+
+
+class Room:
+    """A model that answers for one page at a time."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._places, self._speaking = threading.BoundedSemaphore(PLACES), threading.Lock()
+        self._engine: ChatEngine | None = None
+
+    def look(self, experiment: str) -> Watched:
+        """Return what there is to chat with; the model is not loaded.
+
+        Raises:
+            UserError: the experiment has no model or no vectors.
+        """
+        paths = self.store.experiment(experiment)
+        flags = option_flags(ModelOptions)
+        settings = resolve_settings(paths, flags, {})
+        options = pick(ModelOptions, {name: value for name, value in settings.items() if name in flags})
+        cards, problems = [], {}
+        for trait in traits_with_vectors(paths):
+            try:
+                cards.append(self._card(TraitPaths(experiment, trait, self.store.root)))
+            except UserError as error:
+                problems[trait] = self.store.relative(str(error))
+        if not cards:
+            raise UserError(next(iter(problems.values()), f"{experiment} has no vectors; run extraction/run_pipeline.py --experiment {experiment}"))
+        return Watched(options, cards, problems)
+
+    def reply(self, experiment: str, messages: list[dict[str, str]], doses: dict[str, float], talk: Talk) -> Iterator[Step | str]:
+        """Yield a reply token by token, then why it ended: finished, length or time. Whoever stops iterating stops the model.
+
+        Raises:
+            BusyError: others are being answered.
+            UserError: the model cannot be had, or does not take such a conversation.
+        """
+        with self._turn():
+            engine, written, ended = self._ready(self.look(experiment)), 0, "finished"
+            deadline = time.monotonic() + SECONDS
+            for step in engine.reply(messages, doses, talk):
+                yield step
+                written += 1
+                if time.monotonic() > deadline:
+                    ended = "time"
+                    break
+            yield "length" if ended == "finished" and written == talk.max_new_tokens else ended
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._places.acquire(blocking=False):
+            raise BusyError("the model is busy, and others wait already; try again later")
+        try:
+            if not self._speaking.acquire(timeout=PATIENCE):
+                raise BusyError("the model is answering somebody else; try again later")
+            try:
+                yield
+            finally:
+                self._speaking.release()
+        finally:
+            self._places.release()
+
+    def _ready(self, watched: Watched) -> ChatEngine:
+        lm = load_lm(watched.model)
+        held = self._engine
+        if held is None or held.lm is not lm or [c.origin for c in held.cards.values()] != [c.origin for c in watched.cards]:
+            self._engine = held = ChatEngine(lm, watched.cards)
+        return held
+
+    def _card(self, paths: TraitPaths) -> Card:
+        self.store.check_links(paths)
+        return load_card(paths, *best_cell(paths))
