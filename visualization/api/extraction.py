@@ -12,7 +12,7 @@ from extraction.vetting import Thresholds, read_scores
 from utils.artifacts import read_vector
 from utils.errors import UserError
 from utils.paths import TraitPaths
-from visualization.api.overview import thresholds_of
+from visualization.api.overview import Separation, thresholds_of
 from visualization.artifacts import NotThereError, Store
 
 Side = Literal["pos", "neg"]
@@ -57,18 +57,10 @@ class ScoreFile(BaseModel):
     rows: list[dict[str, Any]]
 
 
-class Separation(BaseModel):
-    """How well a vector separates the two sides, with 95 % intervals."""
+class Measured(Separation):
+    """The same, with the accuracy at the vector's centre."""
 
     accuracy: float
-    auroc: float
-    auroc_low: float
-    auroc_high: float
-    cohens_d: float
-    cohens_d_low: float | None = None
-    cohens_d_high: float | None = None
-    n_pos: int
-    n_neg: int
 
 
 class VectorCard(BaseModel):
@@ -78,8 +70,8 @@ class VectorCard(BaseModel):
     layer: int
     norm: float  # ‖v‖ in units of the activations: how far apart the sides' means lie along it
     centre: float
-    train: Separation | None
-    val: Separation | None
+    train: Measured | None
+    val: Measured | None
 
 
 class Vectors(BaseModel):

@@ -25,12 +25,9 @@ class Interval(BaseModel):
     n: int
 
 
-class HeldOut(BaseModel):
-    """The best vector by held-out AUROC, with 95 % intervals."""
+class Separation(BaseModel):
+    """How well a vector separates the two sides, with 95 % intervals."""
 
-    method: str
-    layer: int
-    best_of: int
     auroc: float
     auroc_low: float
     auroc_high: float
@@ -39,6 +36,14 @@ class HeldOut(BaseModel):
     cohens_d_high: float | None = None
     n_pos: int
     n_neg: int
+
+
+class HeldOut(Separation):
+    """The best vector by held-out AUROC."""
+
+    method: str
+    layer: int
+    best_of: int
 
 
 class Example(BaseModel):

@@ -38,16 +38,7 @@ export async function withTrait(context, title, note, make) {
   const trait = params.trait ? experiment.traits.find((name) => name === params.trait) : experiment.traits[0];
   const head = pageHead(title, note, [experimentChoice(context), experiment.traits.length ? traitChoice(context, trait) : null]);
   if (!experiment.traits.length)
-    return h(
-      "div",
-      {},
-      head,
-      empty(
-        "No results yet",
-        "No stage has completed in this experiment.",
-        `python extraction/run_pipeline.py --experiment ${experiment.name} --traits category/name`,
-      ),
-    );
+    return h("div", {}, head, noResults(experiment));
   if (!trait)
     return h(
       "div",
@@ -66,3 +57,9 @@ export async function withTrait(context, title, note, make) {
 
 /** Tell whether a stage has left results, stale ones included. */
 export const hasRun = (card, number) => (card.stages[number]?.state ?? "missing") !== "missing";
+
+/** What stands where an experiment has no results. */
+export function noResults(experiment) {
+  const command = `python extraction/run_pipeline.py --experiment ${experiment.name} --traits category/name`;
+  return empty("No results yet", "No stage has completed in this experiment.", command);
+}

@@ -6,7 +6,7 @@ import { doseName, interval, layerName, number, percent, range, stageName, trait
 import { badge, chips, choice, meter, miniInterval, quote } from "../parts.js";
 import { address, patch } from "../router.js";
 import { empty } from "../states.js";
-import { experimentChoice, hasRun, pageHead } from "./head.js";
+import { experimentChoice, hasRun, noResults, pageHead } from "./head.js";
 
 const EFFECTS = [-60, 60]; // points, the axis of the drawn effects
 
@@ -42,16 +42,7 @@ async function mount(context) {
     if (!cards.childElementCount) replace(cards, empty("No trait matches"));
   };
   if (!experiment.cards.length)
-    return h(
-      "div",
-      {},
-      head,
-      empty(
-        "No results yet",
-        "No stage has completed in this experiment.",
-        `python extraction/run_pipeline.py --experiment ${experiment.name} --traits category/name`,
-      ),
-    );
+    return h("div", {}, head, noResults(experiment));
   ready(narrow);
   return h("div", { class: "stack" }, head, facts, bar, cards);
 }
