@@ -15,6 +15,7 @@ import utils  # noqa: F401  # before torch: it sets the threads that torch start
 import pandas as pd
 
 from inference.cards import CardOptions, read_cards
+from inference.projection import check_cards
 from inference.records import Record, read_record, read_scores, recorded_prompts
 from inference.scoring import made_from, score_records, vector_id
 from utils.artifacts import read_json, write_text
@@ -67,7 +68,7 @@ def main(**given: Any) -> None:
     records = [read_record(paths, name) for name in recorded_prompts(paths)]
     cards = read_cards(options.experiment, pick(CardOptions, given))
     reader = read_json(paths.index)["made_by"]["model"]
-    computed = score_records(paths, records, cards, reader, lambda: _load(options.experiment, given, reader))
+    computed = score_records(paths, records, cards, reader, lambda: _load(options.experiment, given, reader, cards))
     table = tabulate(paths, records, cards, reader, scale)
     write_text(paths.table(f"projections_{scale}"), table.to_csv(index=False))
     means = table.groupby(["trait", "method", "layer"], sort=False)[["prompt", "response"]].mean()
@@ -76,12 +77,13 @@ def main(**given: Any) -> None:
     print(f"  {paths.table(f'projections_{scale}')}")
 
 
-def _load(experiment: str, given: dict[str, Any], reader: dict) -> LM:
+def _load(experiment: str, given: dict[str, Any], reader: dict, cards: Sequence[Card]) -> LM:
     flags = option_flags(ModelOptions)
     settings = resolve_settings(ExperimentPaths(experiment), flags, {k: v for k, v in given.items() if k in flags})
     lm = load_lm(pick(ModelOptions, settings))
     if lm.identity != reader:
         raise UserError(f"the responses were read by {reader['name']} ({reader['dtype']}), not by {lm.identity['name']} ({lm.identity['dtype']})")
+    check_cards(lm, cards)
     return lm
 
 

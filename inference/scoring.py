@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from inference.projection import check_cards, project_texts
+from inference.projection import project_texts
 from inference.raw import has_raw, project_raw
 from inference.records import Record, Scores, read_scores, write_scores
 from utils.journal import key_of
@@ -29,7 +29,7 @@ def score_records(paths: InferencePaths, records: Sequence[Record], cards: list[
 
     Args:
         reader: Identity of the model that reads.
-        load: Loads that model; called only when something is missing that no raw stream holds.
+        load: Loads that model, and checks that the cards belong on it; called only when something is missing that no raw stream holds.
     """
     missing = {r.id: _missing(paths, r, cards, reader) for r in records}
     todo = [r for r in records if missing[r.id]]
@@ -38,7 +38,6 @@ def score_records(paths: InferencePaths, records: Sequence[Record], cards: list[
         _merge(paths, r, project_raw(paths, r, missing[r.id]), reader)
     rest = [r for r in todo if r not in raw]
     if rest:
-        check_cards(load(), cards)
         with tqdm(total=len(rest), desc="project", unit="text", disable=None, leave=False) as bar:
 
             def keep(i: int, scores: list[Scores]) -> None:
