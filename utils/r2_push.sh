@@ -1,13 +1,3 @@
 #!/usr/bin/env bash
 # Pushes experiments/ to the object storage that .env names; docs/sync.md says how, --help which flags there are.
-set -euo pipefail
-checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-python=$checkout/.venv/bin/python
-if [ ! -x "$python" ]; then
-    python=python3
-    "$python" -c "import dotenv, filelock, fire, tqdm" 2>/dev/null || {
-        echo "error: $python lacks what this needs; run: pip install -r $checkout/requirements-sync.txt" >&2
-        exit 1
-    }
-fi
-exec "$python" "$checkout/utils/sync/main.py" push "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/sync/run.sh" push "$@"
