@@ -230,6 +230,13 @@ def test_sharing_stops_where_it_would_be_wrong_or_useless(gemma, llama, monkeypa
     assert prefix.prefill_shared(llama, [[*ids, 5], [*ids, 6]], [(), (Push(0, torch.ones(32), 1.0),)], "all") is None  # no two rows alike
 
 
+def test_nothing_is_shared_where_a_layer_keeps_a_running_state(gemma, monkeypatch):
+    same = [list(range(20, 40))] * 4
+    assert prefix.prefill_shared(gemma, same, [()] * 4, "response") is not None
+    monkeypatch.setattr(gemma.model.config, "layer_types", ["linear_attention", "full_attention"] * 2)
+    assert prefix.prefill_shared(gemma, same, [()] * 4, "response") is None
+
+
 def test_steered_text_is_the_same_with_and_without_the_cache(lm):
     row = chat_rows(lm)[0]
     push = Push(1, torch.randn(32, generator=torch.Generator().manual_seed(3)), 1.5)

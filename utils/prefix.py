@@ -24,6 +24,8 @@ def prefill_shared(lm: LM, prompts: Sequence[list[int]], plan: Sequence[Sequence
         plan: What is done to each row. With positions "response" nothing is done to a prompt before its last token, so that all
             configurations of a sweep share the prompts' cache.
     """
+    if not _is_attention(lm):
+        return None
     pushes = [tuple(row) if positions == "all" else () for row in plan]
     keys = [tuple((p.layer, p.coefficient, p.operation, id(p.vector), id(p.gate), p.threshold) for p in row) for row in pushes]
     whole = [(tuple(prompt), key) for prompt, key in zip(prompts, keys, strict=True)]
@@ -84,6 +86,12 @@ def _lay_out(states: Tensor, source: Tensor, slots: Tensor) -> Tensor:
     """Turn [distinct, heads, prefix, head_dim] into [rows, heads, prefix, head_dim], each row shifted by its padding."""
     index = slots.to(states.device)[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
     return states[source.to(states.device)].gather(2, index)
+
+
+def _is_attention(lm: LM) -> bool:
+    """Tell whether every layer keeps keys and values by token; the running state of other kinds cannot be cut or picked from."""
+    kinds = getattr(lm.model.config.get_text_config(), "layer_types", None) or ()
+    return set(kinds) <= {"full_attention", "sliding_attention"}
 
 
 def _window(lm: LM) -> float:
