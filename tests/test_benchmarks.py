@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import capture, fit, judging, memory, pipeline, steering_sweep
+from benchmarks import capture, capture_chats, fit, judging, memory, pipeline, steering_sweep
 from benchmarks.kernels import SHIPPED, kernel_choices, use_kernels
 from benchmarks.peers import client, persona_way
 from benchmarks.planted import plant, write_experiment
@@ -31,7 +31,7 @@ def test_every_benchmark_parses_and_says_what_it_is(file):
 
 
 def test_every_subject_can_be_measured():
-    modules = {m.__name__.removeprefix("benchmarks."): m for m in (capture, fit, judging, memory, pipeline, steering_sweep)}
+    modules = {m.__name__.removeprefix("benchmarks."): m for m in (capture, capture_chats, fit, judging, memory, pipeline, steering_sweep)}
     assert set(modules) == set(SUBJECTS)
     assert all(callable(m.measure) for m in modules.values())
 

@@ -58,10 +58,10 @@ def test_all_layers_come_from_one_forward_pass_per_batch(llama):
 def test_memory_that_runs_out_halves_the_batch(llama, monkeypatch):
     real, expected = capture._pool_batch, pool_activations(llama, readings(llama))
 
-    def small(lm, batch, component):
+    def small(lm, component, beginning, batch):
         if len(batch) > 1:
             raise torch.OutOfMemoryError("out of memory")
-        return real(lm, batch, component)
+        return real(lm, component, beginning, batch)
 
     monkeypatch.setattr(capture, "_pool_batch", small)
     assert torch.allclose(pool_activations(llama, readings(llama), batch_tokens=4096).activations, expected.activations, atol=1e-4)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from extraction.vetting import Thresholds
-from utils import prefix
+from utils import passes
 from utils.errors import UserError
 from utils.generation import Row, Sampling, generate
 from utils.judge import Answer, Example, JudgeOptions, Rubric, Score, count_states, load_judge
@@ -154,7 +154,8 @@ def test_an_empty_text_holds_nothing_together(corpus):
 
 @pytest.mark.parametrize("shared", [2, 10**6])
 def test_likelihood_equals_an_independent_computation(lm, shared, monkeypatch):
-    monkeypatch.setattr(prefix, "MIN_SHARED", shared)  # with and without sharing the prompts' beginning
+    monkeypatch.setattr(passes, "WORTH", 2)
+    monkeypatch.setattr(passes, "MIN_SHARED", shared)  # with and without sharing the prompts' beginning
     starts = ["Hello there", "Hello there, you", "Hello thing"]
     texts = [TokenText(encode(lm, start), encode_text(lm, t)) for start in starts for t in ("you", "general of the army", "x")]
     for text, nll in zip(texts, token_nll(lm, texts), strict=True):

@@ -3,15 +3,17 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.batching import halve_on_oom, plan_batches
+from utils.batching import halve_on_oom
 from utils.errors import UserError
 from utils.hooks import record
 from utils.model import LM
+from utils.passes import Beginning, plan_passes, send
 
 _POSITION = re.compile(r"(prompt|response)\[(-?\d+|(-?\d+)?:(-?\d+)?)\]")
 
@@ -57,21 +59,26 @@ def select_positions(position: str, n_prompt: int, n_response: int) -> list[int]
 def pool_activations(lm: LM, readings: Sequence[Reading], *, component: str = "residual", batch_tokens: int = 0, label: str = "capture") -> Pooled:
     """Capture the mean activation of every reading at every layer.
 
-    Batches are sorted by length under a token budget (`batch_tokens`, 0 chooses: 512 on a CPU, 16384 on a GPU), so hardly any
-    position is padding; the vocabulary projection is never computed. Rows are halved when memory runs out.
+    Batches hold texts of similar lengths under a token budget (`batch_tokens`, 0 chooses: 512 on a CPU, 16384 on a GPU), so hardly any
+    position is padding; what texts begin with, short of the first position that is read, is computed once for many; the vocabulary
+    projection is never computed. Rows are halved when memory runs out.
 
     Raises:
         UserError: an activation is not finite.
     """
-    activations = torch.empty(len(readings), lm.n_layers, lm.d_model)
-    norms = torch.empty(len(readings), lm.n_layers)
-    budget = batch_tokens or (16384 if lm.device.type == "cuda" else 512)
+    is_gpu = lm.device.type == "cuda"
+    activations = torch.empty(len(readings), lm.n_layers, lm.d_model, pin_memory=is_gpu)  # pinned: a GPU writes to it while it computes on
+    norms = torch.empty(len(readings), lm.n_layers, pin_memory=is_gpu)
+    plan = plan_passes(lm, [r.ids for r in readings], [min(r.positions) for r in readings], batch_tokens or (16384 if is_gpu else 512))
     with tqdm(total=len(readings), desc=label, unit="text", disable=None, leave=False) as bar:
-        for batch in plan_batches([len(r.ids) for r in readings], max_tokens=budget):
-            rows = halve_on_oom(lambda part: _pool_batch(lm, part, component), [readings[i] for i in batch])
+        for batch, beginning in plan:
+            rows = halve_on_oom(partial(_pool_batch, lm, component, beginning), [readings[i] for i in batch])
             for i, (pooled, norm) in zip(batch, rows, strict=True):
-                activations[i], norms[i] = pooled, norm
+                activations[i].copy_(pooled, non_blocking=is_gpu)
+                norms[i].copy_(norm, non_blocking=is_gpu)
             bar.update(len(batch))
+    if is_gpu:
+        torch.cuda.synchronize(lm.device)
     bad = (~torch.isfinite(activations)).any(dim=-1).any(dim=0).nonzero()
     if len(bad):
         raise UserError(f"activations of layer {int(bad[0])} are not finite in {lm.identity['dtype']}; try --dtype float32 or bfloat16")
@@ -79,20 +86,22 @@ def pool_activations(lm: LM, readings: Sequence[Reading], *, component: str = "r
 
 
 @torch.inference_mode()
-def _pool_batch(lm: LM, readings: Sequence[Reading], component: str) -> list[tuple[Tensor, Tensor]]:
-    width = max(len(r.ids) for r in readings)
-    ids = torch.zeros(len(readings), width, dtype=torch.long)
-    weights = torch.zeros(len(readings), width)
-    for row, reading in enumerate(readings):  # right padding without a mask is exact for the real tokens of a causal model
-        ids[row, : len(reading.ids)] = torch.tensor(reading.ids)
-        weights[row, reading.positions] = 1 / len(reading.positions)
-    pooled: dict[int, tuple[Tensor, Tensor]] = {}  # fetched when the pass is over: a copy in between would make a GPU wait at every layer
+def _pool_batch(lm: LM, component: str, beginning: Beginning, readings: Sequence[Reading]) -> list[tuple[Tensor, Tensor]]:
+    """Return each row's means [n_layers, d_model] and mean norms [n_layers], on the model's device."""
+    start = beginning.n_tokens
+    weights = torch.zeros(len(readings), max(len(r.ids) for r in readings) - start)
+    for row, reading in enumerate(readings):
+        weights[row, [p - start for p in reading.positions]] = 1 / len(reading.positions)
+    shares: dict[torch.device, Tensor] = {}  # the weights, once on every device that holds a layer
+    pooled: dict[int, tuple[Tensor, Tensor]] = {}
 
     def pool(layer: int, hidden: Tensor) -> None:
-        share = weights.to(hidden.device)
+        share = shares.get(hidden.device)
+        if share is None:
+            share = shares[hidden.device] = send(weights, hidden.device)
         pooled[layer] = torch.bmm(share[:, None], hidden.float())[:, 0], (hidden.float().norm(dim=-1) * share).sum(-1)
 
     with record(lm.model, pool, component):
-        lm.model.base_model(input_ids=ids.to(lm.device), use_cache=False)
-    activations, norms = (torch.stack([pooled[layer][i].cpu() for layer in range(lm.n_layers)], dim=1) for i in (0, 1))
+        lm.model.base_model(**beginning.arguments([r.ids for r in readings], lm.device))
+    activations, norms = (torch.stack([pooled[layer][i].to(lm.device) for layer in range(lm.n_layers)], dim=1) for i in (0, 1))
     return list(zip(activations, norms, strict=True))

@@ -24,7 +24,7 @@ def prefill_shared(lm: LM, prompts: Sequence[list[int]], plan: Sequence[Sequence
         plan: What is done to each row. With positions "response" nothing is done to a prompt before its last token, so that all
             configurations of a sweep share the prompts' cache.
     """
-    if not _is_attention(lm):
+    if not can_share(lm):
         return None
     pushes = [tuple(row) if positions == "all" else () for row in plan]
     keys = [tuple((p.layer, p.coefficient, p.operation, id(p.vector), id(p.gate), p.threshold) for p in row) for row in pushes]
@@ -57,7 +57,7 @@ def _prefill_beginning(lm: LM, prompts: Sequence[list[int]], keys: Sequence[tupl
     prefix = common_prefix(prompts)
     padding = torch.tensor([max(map(len, prompts)) - len(p) for p in prompts])
     distinct = list(dict(zip(keys, pushes, strict=True)).items())
-    if len(prefix) < max(MIN_SHARED, int(padding.max())) or 2 * len(distinct) > len(prompts) or len(prefix) >= _window(lm):
+    if len(prefix) < max(MIN_SHARED, int(padding.max())) or 2 * len(distinct) > len(prompts) or len(prefix) >= shortest_window(lm):
         return None
     with steer(lm.model, [row for _, row in distinct]):
         cache = lm.model.base_model(input_ids=torch.tensor([prefix] * len(distinct), device=lm.device), use_cache=True).past_key_values
@@ -73,28 +73,19 @@ def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
     return prompts[0][: next((i for i, column in enumerate(zip(*prompts, strict=False)) if i >= shortest or len(set(column)) > 1), shortest)]
 
 
-def repeat_prefill(lm: LM, prefix: list[int], rows: int) -> DynamicCache | None:
-    """Return the unsteered cache of a prefix, computed once and repeated for every row of a right-padded batch; None for a short prefix."""
-    if len(prefix) < MIN_SHARED or rows < 2:
-        return None
-    cache = lm.model.base_model(input_ids=torch.tensor([prefix], device=lm.device), use_cache=True).past_key_values
-    cache.batch_repeat_interleave(rows)
-    return cache
-
-
 def _lay_out(states: Tensor, source: Tensor, slots: Tensor) -> Tensor:
     """Turn [distinct, heads, prefix, head_dim] into [rows, heads, prefix, head_dim], each row shifted by its padding."""
     index = slots.to(states.device)[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
     return states[source.to(states.device)].gather(2, index)
 
 
-def _is_attention(lm: LM) -> bool:
+def can_share(lm: LM) -> bool:
     """Tell whether every layer keeps keys and values by token; the running state of other kinds cannot be cut or picked from."""
     kinds = getattr(lm.model.config.get_text_config(), "layer_types", None) or ()
     return set(kinds) <= {"full_attention", "sliding_attention"}
 
 
-def _window(lm: LM) -> float:
-    """The shortest attention window: a cache that already dropped tokens cannot be shifted."""
+def shortest_window(lm: LM) -> float:
+    """Return the shortest attention window: a cache that already dropped tokens cannot be shared."""
     config: Any = lm.model.config.get_text_config()
     return getattr(config, "sliding_window", None) or float("inf")

@@ -5,6 +5,7 @@ and the best batches: sorted by length under the same token budget. Every worker
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,10 +34,10 @@ TRIALS = 2  # of each batch size: a slow moment of the machine must not choose a
 TARGETS = {"persona_vectors' way": 1.35, "nnsight": 1.3, "TransformerLens": 1.3, "steering-vectors": 1.3, "repeng": 2.0}
 
 
-def measure(options: BenchOptions) -> dict:
-    """Return the results of capture."""
+def measure(options: BenchOptions, make: Callable[[int], list[Text]] = make_texts, subject: str = "Capture", kernels: tuple[str, ...] = ()) -> dict:
+    """Return the results of capturing the texts that `make(n)` makes, with peers on the given kernels; without, on all there are."""
     lm = load_model(options)
-    texts = make_texts(8 if options.quick else 24 if options.device == "cpu" else 1000)
+    texts = make(8 if options.quick else 48 if options.device == "cpu" else 1000)
     batches = plan_batches([len(t.ids) for t in texts], max_tokens=token_budget(lm))
     ways = _own_ways(lm, texts, batches, options)
     with_bf16 = options.device == "cpu" and supports_bf16()
@@ -47,8 +48,8 @@ def measure(options: BenchOptions) -> dict:
     peers, missing = start_peers(job) if options.has_peers else ([], {})
     try:
         agreement, best = _meet(lm, peers, texts, missing)
-        ways |= _peer_ways(peers, best)
-        found = run_rounds(ways, options.rounds or (1 if options.quick else 5))
+        ways |= _peer_ways(peers, best, kernels or kernel_choices())
+        found = run_rounds(ways, options.rounds or (1 if options.quick else 3))
     finally:
         for peer in peers:
             peer.close()
@@ -60,7 +61,7 @@ def measure(options: BenchOptions) -> dict:
     ceiling = measure_ceiling(lm, 512 if options.quick else 0)
     roof = roofline_row(BARE, capture_work(lm, [[len(texts[i].ids) for i in b] for b in batches]), ceiling, min(found.seconds[BARE]))
     return {
-        "subject": "Capture",
+        "subject": subject,
         "setting": {
             "model": lm.identity["name"],
             "dtype": lm.identity["dtype"],
@@ -77,7 +78,7 @@ def measure(options: BenchOptions) -> dict:
 NOTE = (
     "Seconds are per text; the ratio is to the bare forward pass of the same round. Index of layers: persona_vectors' `hidden_states[l + 1]` is our layer l, "
     "except the last, which it reads after the final norm (left out of its cosine); repeng reads the last token only, and is compared with ours there. "
-    "Each peer runs at the batch size that suited it best in a trial and at its default, where it has one (its target is for that); with both kernels."
+    "Each peer runs at the batch size that suited it best in a trial and at its default, where it has one (its target is for that)."
 )
 
 
@@ -140,13 +141,13 @@ def _agreement(title: str, theirs: Tensor, ours: Tensor) -> float:
     return cosine(ours, theirs)
 
 
-def _peer_ways(peers: list[Peer], best: dict[str, str]) -> dict[str, Way]:
-    """Return the ways of every peer: the batch size that suited it best, its own default where it has one, and both kernels."""
+def _peer_ways(peers: list[Peer], best: dict[str, str], kernels: tuple[str, ...]) -> dict[str, Way]:
+    """Return the ways of every peer: the batch size that suited it best, its own default where it has one, each on every kernel."""
     ways: dict[str, Way] = {}
     for peer in peers:
         for way in dict.fromkeys([best[peer.title], peer.default or best[peer.title]]):
             default = " (its default)" if way == peer.default else ""
-            ways |= {f"{peer.title}, {way}{default}, {kernels}": lambda p=peer, w=way, k=kernels: p.run(w, k) for kernels in kernel_choices()}
+            ways |= {f"{peer.title}, {way}{default}, {kernel}": lambda p=peer, w=way, k=kernel: p.run(w, k) for kernel in kernels}
     return ways
 
 
@@ -164,7 +165,7 @@ def count_work(lm: LM, texts: list[Text], batches: list[list[int]]) -> dict:
     alone = torch.cat([_capture(lm, [t]) for t in texts])
     largest = float((pooled - alone).abs().max())
     return {
-        "padded_over_real_tokens": sum(fed) / sum(len(t.ids) for t in texts),
+        "fed_over_real_tokens": sum(fed) / sum(len(t.ids) for t in texts),
         f"of_{MANY}_texts": padding_of_many(lm),
         "lm_head_calls": len(calls),
         "forward_passes": len(fed),

@@ -31,8 +31,8 @@ from utils.errors import UserError
 from utils.flags import option_flags, pick
 
 HERE = Path(__file__).resolve().parent
-SUBJECTS = ("capture", "steering_sweep", "fit", "judging", "pipeline", "memory")
-ON_GPU = ("capture", "steering_sweep", "memory")
+SUBJECTS = ("capture", "capture_chats", "steering_sweep", "fit", "judging", "pipeline", "memory")
+ON_GPU = ("capture", "capture_chats", "steering_sweep", "memory")
 GPU_SHAPES = ("gemma-2-2b", "llama-3.1-8b")
 RESULTS, PAGE = HERE / "results.json", HERE.parents[1] / "docs" / "performance.md"
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy")
@@ -44,7 +44,7 @@ class ReportOptions:
     """Run the benchmarks, and write the tables.
 
     Args:
-        only: Subjects to run: capture, steering_sweep, fit, judging, pipeline, memory; none writes the tables anew.
+        only: Subjects to run: capture, capture_chats, steering_sweep, fit, judging, pipeline, memory; none writes the tables anew.
         quick: Small sizes, to see that everything works; nothing is written.
         gpu: Run capture, sweep and memory on the GPU, with Gemma-2-2B- and Llama-3.1-8B-shaped models, instead of everything on the CPU.
     """

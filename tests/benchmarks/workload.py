@@ -143,6 +143,24 @@ def make_texts(n: int, longest: int = LONGEST, seed: int = 0) -> list[Text]:
     return texts
 
 
+def make_chats(n: int, seed: int = 0) -> list[Text]:
+    """Return n chats, scenarios of a shipped trait with responses of mixed lengths, 16 to 64 tokens; the template's system message comes first."""
+    tokenizer = AutoTokenizer.from_pretrained(model_folder())
+    scenarios = [line for side in ("positive", "negative") for line in (TRAITS / f"epistemic/optimism/{side}.txt").read_text().split("\n") if line]
+    lengths = [round(16 + 48 * i / max(n - 1, 1)) for i in range(n)]
+    rng = random.Random(seed)
+    rng.shuffle(lengths)
+    words, texts = prose().split(" "), []
+    for i, (scenario, length) in enumerate(zip(rng.sample(scenarios, n), lengths, strict=True)):
+        chat = [{"role": "user", "content": scenario}]
+        prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        response = tokenizer.decode(tokenizer(" ".join(words[29 * i : 29 * i + 64])).input_ids[:length])
+        ids, n_prompt = tokenizer(prompt + response).input_ids, len(tokenizer(prompt).input_ids)
+        assert ids[:n_prompt] == tokenizer(prompt).input_ids
+        texts.append(Text(ids, n_prompt, prompt + response))
+    return texts
+
+
 def make_prompts(lm: LM, n: int) -> list[list[int]]:
     """Return the first n evaluation questions of a shipped trait as the model is given them."""
     questions = json.loads((TRAITS / "epistemic/optimism/steering.json").read_text())["questions"]

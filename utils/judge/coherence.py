@@ -3,15 +3,16 @@
 import random
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
 from scipy.special import expit
 
-from utils.batching import halve_on_oom, plan_batches
+from utils.batching import halve_on_oom
 from utils.judge import Score
 from utils.model import LM, encode_text
-from utils.prefix import common_prefix, repeat_prefill
+from utils.passes import Beginning, plan_passes
 
 MODE = "embedded:likelihood-repetition"
 
@@ -68,26 +69,23 @@ def distinct_bigrams(ids: Sequence[Hashable]) -> float:
 
 def token_nll(lm: LM, texts: Sequence[TokenText], batch_tokens: int = 1024) -> list[float]:
     """Return each text's mean negative log-likelihood per token (nats) under the unsteered model, given its prompt."""
-    lengths = [len(t.prompt_ids) + len(t.ids) for t in texts]
     values: dict[int, float] = {}
-    for batch in plan_batches(lengths, max_tokens=batch_tokens):
-        answers = halve_on_oom(lambda part: _batch_nll(lm, part), [texts[i] for i in batch])
+    plan = plan_passes(lm, [[*t.prompt_ids, *t.ids] for t in texts], [len(t.prompt_ids) - 1 for t in texts], batch_tokens)
+    for batch, beginning in plan:
+        answers = halve_on_oom(partial(_batch_nll, lm, beginning), [texts[i] for i in batch])
         values.update(zip(batch, answers, strict=True))
     return [values[i] for i in range(len(texts))]
 
 
 @torch.inference_mode()
-def _batch_nll(lm: LM, texts: Sequence[TokenText]) -> list[float]:
-    cache = repeat_prefill(lm, prefix := common_prefix([t.prompt_ids for t in texts]), len(texts))
-    skipped = len(prefix) if cache else 0
-    rows = [[*t.prompt_ids, *t.ids][skipped:] for t in texts]
-    width = max(map(len, rows))
-    # right padding without a mask is exact for the real tokens of a causal model
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=lm.device)
+def _batch_nll(lm: LM, beginning: Beginning, texts: Sequence[TokenText]) -> list[float]:
+    skipped = beginning.n_tokens
+    arguments = beginning.arguments([[*t.prompt_ids, *t.ids] for t in texts], lm.device)
+    ids = arguments["input_ids"]
     first = min(len(t.prompt_ids) for t in texts) - skipped - 1
     # the vocabulary projection only where it is read, and by the model's own forward: some models cap or scale their logits
-    kept = torch.arange(first, width, device=lm.device)
-    logits = lm.model(input_ids=ids, past_key_values=cache, use_cache=cache is not None, logits_to_keep=kept).logits
+    kept = torch.arange(first, ids.shape[1], device=lm.device)
+    logits = lm.model(**arguments, logits_to_keep=kept).logits
     values = []
     for row, text in enumerate(texts):
         start, stop = len(text.prompt_ids) - skipped, len(text.prompt_ids) + len(text.ids) - skipped

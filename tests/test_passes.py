@@ -1,0 +1,114 @@
+"""Forward passes over known ids: what rows have in common is computed once, and nothing else changes."""
+
+import random
+
+import pytest
+import torch
+
+from utils import passes
+from utils.capture import Reading, pool_activations
+from utils.judge.coherence import TokenText, token_nll
+from utils.passes import group_alike, plan_passes
+
+BUDGET = 128
+
+
+def prompts_with_responses(families: int, prompts: int, rollouts: int, seed: int = 0) -> tuple[list[list[int]], list[int]]:
+    """Return texts of `families` system messages × `prompts` questions × `rollouts` responses after one header, shuffled, and their prompts' lengths."""
+    rng = random.Random(seed)
+
+    def some(least: int, most: int) -> list[int]:
+        return [rng.randrange(10, 200) for _ in range(rng.randint(least, most))]
+
+    header, texts = some(9, 9), []
+    for _ in range(families):
+        system = some(8, 12)
+        for _ in range(prompts):
+            prompt = [*header, *system, *some(4, 10)]
+            texts += [([*prompt, *some(1, 12)], len(prompt)) for _ in range(rollouts)]
+    rng.shuffle(texts)
+    return [ids for ids, _ in texts], [n for _, n in texts]
+
+
+def tokens_fed(lm, work) -> int:
+    fed: list[int] = []
+    handle = lm.model.base_model.register_forward_pre_hook(lambda _m, _a, kwargs: fed.append(kwargs["input_ids"].numel()), with_kwargs=True)
+    work()
+    handle.remove()
+    return sum(fed)
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 1), (1, 4, 6), (3, 6, 1), (3, 3, 3), (1, 1, 1), (1, 1, 9)])
+def test_every_row_is_fed_once_and_only_what_all_rows_of_a_batch_begin_with_is_shared(shape):
+    for seed in range(5):
+        sequences, unread = prompts_with_responses(*shape, seed=seed)
+        batches = group_alike(sequences, unread, BUDGET)
+        assert sorted(i for b in batches for i in b.rows) == list(range(len(sequences)))
+        for batch in batches:
+            assert batch.n_shared < min(unread[i] for i in batch.rows)
+            assert len({tuple(sequences[i][: batch.n_shared]) for i in batch.rows}) == 1
+            width = max(len(sequences[i]) for i in batch.rows) - batch.n_shared
+            assert len(batch.rows) == 1 or len(batch.rows) * width <= BUDGET
+
+
+@pytest.mark.parametrize("what", ["prompts", "rollouts", "system messages"])
+def test_the_deepest_sharing_that_pays_is_chosen(what):
+    """One header over many prompts; many rollouts of each prompt; a few system messages over many questions."""
+    sequences, unread = prompts_with_responses(*{"prompts": (40, 1, 1), "rollouts": (1, 4, 20), "system messages": (3, 20, 1)}[what])
+    shared = [b.n_shared for b in group_alike(sequences, unread, BUDGET)]
+    least, most = {"prompts": (9, 9), "rollouts": (20, 30), "system messages": (16, 24)}[what]
+    assert all(least <= n <= most for n in shared)
+
+
+def test_texts_with_nothing_in_common_are_batched_by_length():
+    sequences = [[i, *range(300 + i, 330 + 2 * i)] for i in range(20)]
+    batches = group_alike(sequences, [20] * 20, 512)
+    assert {b.n_shared for b in batches} == {0}
+    widths = [len(sequences[i]) for b in batches for i in b.rows]
+    assert widths == sorted(widths, reverse=True)
+
+
+@pytest.mark.parametrize("first", [0, 1, 3, -1])
+def test_activations_are_the_same_whatever_is_shared(lm, monkeypatch, first):
+    """Read from the first response token, from later ones, and from the last prompt token; the tiny Gemma's window is shorter than its texts."""
+    sequences, n_prompt = prompts_with_responses(2, 4, 3)
+    readings = [Reading(ids, list(range(n + min(first, len(ids) - n - 1), len(ids)))) for ids, n in zip(sequences, n_prompt, strict=True)]
+    monkeypatch.setattr(passes, "WORTH", 0)
+    alone = pool_activations(lm, readings, batch_tokens=BUDGET)
+    monkeypatch.setattr(passes, "WORTH", 2)
+    for candidates in (1, 8):
+        monkeypatch.setattr(passes, "CANDIDATES", candidates)
+        shared = pool_activations(lm, readings, batch_tokens=BUDGET)
+        assert torch.allclose(shared.activations, alone.activations, atol=1e-3, rtol=1e-4)
+        assert torch.allclose(shared.norms, alone.norms, rtol=1e-4)
+
+
+def test_a_beginning_is_fed_once_for_all_batches(llama):
+    sequences, n_prompt = prompts_with_responses(40, 1, 1)
+    readings = [Reading(ids, list(range(n, len(ids)))) for ids, n in zip(sequences, n_prompt, strict=True)]
+    rests = sum(len(ids) - 9 for ids in sequences)
+    assert 9 + rests <= tokens_fed(llama, lambda: pool_activations(llama, readings, batch_tokens=BUDGET)) <= 9 + 1.1 * rests
+    texts = [TokenText(ids[:n], ids[n:]) for ids, n in zip(sequences, n_prompt, strict=True)]
+    assert 9 + rests <= tokens_fed(llama, lambda: token_nll(llama, texts, BUDGET)) <= 9 + 1.1 * rests
+
+
+def test_a_pass_leaves_nothing_in_the_shared_cache(llama):
+    sequences, n_prompt = prompts_with_responses(40, 1, 1)
+    found = list(plan_passes(llama, sequences, n_prompt, BUDGET))
+    cache = found[0][1].cache
+    assert cache is not None
+    assert all(beginning.cache is cache for _, beginning in found)
+    before = [layer.keys.clone() for layer in cache.layers]
+    with torch.inference_mode():
+        for rows, beginning in found:
+            llama.model.base_model(**beginning.arguments([sequences[i] for i in rows], llama.device))
+    assert all(torch.equal(layer.keys, keys) for layer, keys in zip(cache.layers, before, strict=True))
+
+
+def test_nothing_beyond_an_attention_window_is_shared_and_nothing_where_a_layer_keeps_a_running_state(gemma, monkeypatch):
+    header = list(range(20, 20 + 2 * gemma.model.config.sliding_window))
+    sequences = [[*header, 100 + i, 7] for i in range(20)]
+    unread = [len(header)] * 20
+    assert {beginning.n_tokens for _, beginning in plan_passes(gemma, sequences, unread, 512)} == {gemma.model.config.sliding_window - 2}
+    monkeypatch.setattr(gemma.model.config, "layer_types", ["linear_attention", "full_attention"] * 2)
+    assert {beginning.n_tokens for _, beginning in plan_passes(gemma, sequences, unread, 512)} == {0}
