@@ -33,7 +33,7 @@ TOOLS = {Path(str(script.__file__)).stem: script.all_flags() for script in SCRIP
 TOOLS |= {"check_trait": check_trait.FLAGS, "new_trait": option_flags(NewTraitOptions)}
 TOOLS |= {"r2_push": sync.all_flags(), "r2_pull": sync.all_flags()}
 TOOLS |= {"report": option_flags(ReportOptions)}
-TOOLS |= dict.fromkeys(("capture", "steering_sweep", "fit", "judging", "pipeline", "memory"), option_flags(BenchOptions))
+TOOLS |= dict.fromkeys(("capture", "capture_chats", "steering_sweep", "fit", "judging", "pipeline", "memory"), option_flags(BenchOptions))
 
 
 def flags_of_script(script: str) -> dict[str, Flag]:
@@ -54,6 +54,11 @@ def test_there_are_commands_to_check():
 def test_a_documented_command_parses(page, script, arguments):
     assert (ROOT / script).is_file()
     parse_arguments(shlex.split(arguments), flags_of_script(script))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_no_page_holds_the_marks_of_a_merge(page):
+    assert not re.search(r"^(<<<<<<<|=======$|>>>>>>>)", page.read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -12,8 +12,8 @@ from dotenv import load_dotenv
 
 load_dotenv(Path(__file__).parents[1] / ".env")  # the shell's own variables win
 for _name in (
-    *("HF_TOKEN", "TRAITSCOPE_CACHE", "TRAITSCOPE_ROOT", "TRAITSCOPE_ONEDNN", "OMP_NUM_THREADS", "OPENAI_API_KEY", "OPENAI_BASE_URL"),
-    *("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "GOOGLE_API_KEY", "GEMINI_API_KEY", "GOOGLE_GEMINI_BASE_URL"),
+    *("HF_TOKEN", "TRAITSCOPE_CACHE", "TRAITSCOPE_ROOT", "TRAITSCOPE_ONEDNN", "TRAITSCOPE_CUDA_GRAPHS", "OMP_NUM_THREADS"),
+    *("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "GOOGLE_API_KEY", "GEMINI_API_KEY", "GOOGLE_GEMINI_BASE_URL"),
 ):
     if not os.environ.get(_name, "x"):
         del os.environ[_name]  # left empty in .env: not set

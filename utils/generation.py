@@ -7,11 +7,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from utils.batching import halve_on_oom, pad_left, plan_batches
 from utils.memory import rows_that_fit
 from utils.cache import make_room
+from utils.decoding import can_decode, decode, end_tokens
 from utils.hooks import Push, steer
 from utils.journal import Journal, key_of
 from utils.model import LM
@@ -110,21 +111,31 @@ def _journalled(lm: LM, batch: list[Row], sampling: Sampling, positions: str, wo
 @torch.inference_mode()
 def _generate_batch(lm: LM, batch: Sequence[Row], sampling: Sampling, positions: str) -> list[Completion]:
     ids, mask = pad_left([row.prompt_ids for row in batch], lm.tokenizer.pad_token_id)
-    width = ids.shape[1]
-    processors = LogitsProcessorList([GumbelNoise([row.seed for row in batch], sampling.temperature, width)] if sampling.temperature > 0 else [])
     plan = [row.pushes for row in batch]
     shared = prefill_shared(lm, [row.prompt_ids for row in batch], plan, positions)
-    with steer(lm.model, plan, positions):
-        output = lm.model.generate(
-            past_key_values=make_room(shared, lm.model.config, sampling.max_new_tokens),
-            input_ids=ids.to(lm.device),
-            attention_mask=mask.to(lm.device),
-            do_sample=False,
-            logits_processor=processors,
-            max_new_tokens=sampling.max_new_tokens,
-        )
-    ends = lm.model.generation_config.eos_token_id
-    return [cut_at_end(row, set(ends) if isinstance(ends, list) else {ends}) for row in output[:, width:].tolist()]  # sliced at the padded width
+    with steer(lm.model, plan, positions) as check:
+        if sampling.temperature == 0 and can_decode(lm):
+            output = decode(lm, (ids, mask), shared, sampling.max_new_tokens, check)
+        else:
+            output = _decode_plainly(lm, (ids, mask), shared, [row.seed for row in batch], sampling)
+    ends = set(end_tokens(lm))
+    return [cut_at_end(row, ends) for row in output.tolist()]
+
+
+def _decode_plainly(lm: LM, batch: tuple[Tensor, Tensor], shared: DynamicCache | None, seeds: list[int], sampling: Sampling) -> Tensor:
+    """Return the new tokens [batch, new] by transformers' own loop, which serves every model, device and temperature."""
+    ids, mask = batch
+    width = ids.shape[1]
+    processors = LogitsProcessorList([GumbelNoise(seeds, sampling.temperature, width)] if sampling.temperature > 0 else [])
+    output = lm.model.generate(
+        past_key_values=make_room(shared, lm.model.config, sampling.max_new_tokens),
+        input_ids=ids.to(lm.device),
+        attention_mask=mask.to(lm.device),
+        do_sample=False,
+        logits_processor=processors,
+        max_new_tokens=sampling.max_new_tokens,
+    )
+    return output[:, width:]  # sliced at the padded width
 
 
 def cut_at_end(ids: list[int], ends: set[int]) -> Completion:

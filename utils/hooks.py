@@ -135,6 +135,16 @@ class SteerCheck:
     rounding: dict[int, Tensor] = field(default_factory=dict)  # layer → what the model's dtype can hide of it, per row
     broken: list[str] = field(default_factory=list)  # rows where another operation did not do what it says, first forward pass
 
+    @contextmanager
+    def forgiving(self) -> Iterator[None]:
+        """Do not count the passes of a block that raises: one that broke off has not fired every hook."""
+        before = self.forwards, dict(self.fires)
+        try:
+            yield
+        except RuntimeError:
+            self.forwards, self.fires = before
+            raise
+
     def verify(self) -> None:
         """Raise RuntimeError unless every hook fired in every pass and every projection moved by coefficient × ‖v‖."""
         for layer, wanted in self.expected.items():

@@ -46,6 +46,7 @@ def _measure(lm: LM) -> float:
     output = lm.model(input_ids=ids, use_cache=True, logits_to_keep=1)
     cache = sum(t.numel() * t.element_size() for t in _cached(output.past_key_values)) / ids.numel()
     if lm.device.type == "cuda":
+        # 2: the cache is copied when it grows, and while a CUDA graph is on trial
         return (torch.cuda.max_memory_allocated(lm.device) - before) / ids.numel() + 2 * cache
     config: Any = lm.model.config.get_text_config()
     wide = max(config.intermediate_size, 4 * config.hidden_size)

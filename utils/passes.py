@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicLayer
 
 from utils.batching import plan_batches
 from utils.model import LM
-from utils.prefix import MIN_SHARED, can_share, common_prefix, shortest_window
+from utils.prefix import MIN_SHARED, common_prefix, keeps_tokens, shortest_window
 
 CANDIDATES = 8  # ways of grouping that are compared
 WORTH = 0.9  # share of the tokens that must still be fed, at most, for sharing to pay: attention after a cache needs a mask
@@ -74,7 +74,7 @@ def plan_passes(lm: LM, sequences: Sequence[list[int]], unread: Sequence[int], m
         max_tokens: Tokens of a batch, padding included.
     """
     held: tuple[list[int], Beginning] = [], Beginning()
-    most = shortest_window(lm) - 1 if can_share(lm) else 0
+    most = shortest_window(lm) - 1 if keeps_tokens(lm) else 0
     for batch in group_alike(sequences, [int(min(n, most)) for n in unread], max_tokens):
         prefix = sequences[batch.rows[0]][: batch.n_shared]
         if prefix != held[0]:

@@ -24,7 +24,7 @@ def prefill_shared(lm: LM, prompts: Sequence[list[int]], plan: Sequence[Sequence
         plan: What is done to each row. With positions "response" nothing is done to a prompt before its last token, so that all
             configurations of a sweep share the prompts' cache.
     """
-    if not can_share(lm):
+    if not keeps_tokens(lm):
         return None
     pushes = [tuple(row) if positions == "all" else () for row in plan]
     keys = [tuple((p.layer, p.coefficient, p.operation, id(p.vector), id(p.gate), p.threshold) for p in row) for row in pushes]
@@ -79,7 +79,7 @@ def _lay_out(states: Tensor, source: Tensor, slots: Tensor) -> Tensor:
     return states[source.to(states.device)].gather(2, index)
 
 
-def can_share(lm: LM) -> bool:
+def keeps_tokens(lm: LM) -> bool:
     """Tell whether every layer keeps keys and values by token; the running state of other kinds cannot be cut or picked from."""
     kinds = getattr(lm.model.config.get_text_config(), "layer_types", None) or ()
     return set(kinds) <= {"full_attention", "sliding_attention"}
