@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from utils import passes
+from utils.batching import plan_batches
 from utils.capture import Reading, pool_activations
 from utils.judge.coherence import TokenText, token_nll
-from utils.passes import group_alike, plan_passes
+from utils.passes import Batch, _cost, group_alike, plan_passes
 
 BUDGET = 128
 
@@ -55,9 +56,30 @@ def test_every_row_is_fed_once_and_only_what_all_rows_of_a_batch_begin_with_is_s
 def test_the_deepest_sharing_that_pays_is_chosen(what):
     """One header over many prompts; many rollouts of each prompt; a few system messages over many questions."""
     sequences, unread = prompts_with_responses(*{"prompts": (40, 1, 1), "rollouts": (1, 4, 20), "system messages": (3, 20, 1)}[what])
-    shared = [b.n_shared for b in group_alike(sequences, unread, BUDGET)]
+    batches = group_alike(sequences, unread, BUDGET)
     least, most = {"prompts": (9, 9), "rollouts": (20, 30), "system messages": (16, 24)}[what]
-    assert all(least <= n <= most for n in shared)
+    assert all(least <= b.n_shared <= most for b in batches)
+    if what == "prompts":
+        assert [len(b.rows) for b in batches] == [len(rows) for rows in plan_batches([len(s) - 9 for s in sequences], max_tokens=BUDGET)]
+    lengths = [max(len(sequences[i]) for i in b.rows) for b in batches]
+    assert lengths[0] == max(lengths)  # memory that does not suffice shows early
+
+
+def test_what_saves_little_is_not_shared():
+    """A header of 9 tokens before texts of a hundred; pairs of texts, where a pass holds many."""
+    rng = random.Random(0)
+    header = list(range(9))
+    texts = [[*header, *(rng.randrange(10, 200) for _ in range(100))] for _ in range(20)]
+    assert {b.n_shared for b in group_alike(texts, [50] * 20, 512)} == {0}
+    pairs = [[i, *range(300, 330), k] for i in range(20) for k in range(2)]
+    assert {b.n_shared for b in group_alike(pairs, [31] * 40, 4096)} == {0}
+
+
+def test_a_beginning_costs_its_tokens_once_for_batches_in_a_row():
+    sequences = [[*range(10), 50 + i] for i in range(4)]
+    one, other = Batch([0, 1], 10), Batch([2, 3], 10)
+    assert _cost([one, other], sequences, 80) - _cost([one], sequences, 80) == 2 + 10  # two tokens and a pass
+    assert _cost([one], sequences, 80) == 2 + 10 + 10 + 10  # a pass more, for ten tokens
 
 
 def test_texts_with_nothing_in_common_are_batched_by_length():
@@ -72,6 +94,7 @@ def test_texts_with_nothing_in_common_are_batched_by_length():
 def test_activations_are_the_same_whatever_is_shared(lm, monkeypatch, first):
     """Read from the first response token, from later ones, and from the last prompt token; the tiny Gemma's window is shorter than its texts."""
     sequences, n_prompt = prompts_with_responses(2, 4, 3)
+    sequences, n_prompt = [*sequences, *sequences[:5]], [*n_prompt, *n_prompt[:5]]  # some are alike to the end, and are read all the same
     readings = [Reading(ids, list(range(n + min(first, len(ids) - n - 1), len(ids)))) for ids, n in zip(sequences, n_prompt, strict=True)]
     monkeypatch.setattr(passes, "WORTH", 0)
     alone = pool_activations(lm, readings, batch_tokens=BUDGET)
