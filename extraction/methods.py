@@ -4,7 +4,6 @@ Every vector is the part of the mean difference that lies along the method's dir
 length has one meaning for all methods: how far apart the two means lie along it, in units of the activations. Coefficient 1 moves by that much.
 """
 
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -12,11 +11,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from sklearn.decomposition import FastICA
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
+from extraction.fastica import separate, whiten
 from utils.directions import draw_directions
 from utils.errors import UserError
 
@@ -181,19 +179,27 @@ def gradient(pos: Tensor, neg: Tensor, *, shrinkage: float) -> Tensor:
 def ica(pos: Tensor, neg: Tensor, *, n_components: int, seed: int) -> Tensor:
     """Return, per layer, the mixing direction of the independent component that separates the sides best.
 
-    Components come in arbitrary order and sign, so the choice is by Cohen's d of the sources on the fitting data.
+    Components come in arbitrary order and sign, so the choice is by Cohen's d of the sources on the fitting data. A component's column of the mixing
+    matrix, the pseudoinverse of the unmixing one, is the covariance of its source with the activations, Xᵀs / n: whitened sources are uncorrelated.
+
+    The components are those of scikit-learn's FastICA wherever that has one answer. Where components are near-Gaussian its iteration wanders until it
+    is stopped, and rounding decides what is found.
     """
-    directions = []
-    for layer in range(pos.shape[1]):
-        x = torch.cat([pos[:, layer], neg[:, layer]]).double().numpy()
-        model = FastICA(min(n_components, len(x) - 1, x.shape[1]), whiten="unit-variance", random_state=seed, max_iter=500, tol=1e-3)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # an unconverged component competes like any other
-            sources = model.fit_transform(x)
-        up, down = sources[: len(pos)], sources[len(pos) :]
-        effects = (up.mean(0) - down.mean(0)) / np.sqrt((up.var(0) + down.var(0)) / 2 + 1e-12)
-        directions.append(torch.from_numpy(model.mixing_[:, np.abs(effects).argmax()].copy()))
-    return torch.stack(directions)
+    if n_components < 1:
+        raise ValueError(f"{n_components} components are too few; at least 1 is needed")
+    sources = separate([whiten(_centred(pos, neg, layer), n_components) for layer in range(pos.shape[1])], seed)
+    chosen = [s[np.abs(_effect_sizes(s[:, : len(pos)], s[:, len(pos) :])).argmax()] for s in sources]
+    return torch.stack([torch.tensor(source) @ _centred(pos, neg, layer) for layer, source in enumerate(chosen)])
+
+
+def _centred(pos: Tensor, neg: Tensor, layer: int) -> Tensor:
+    x = torch.cat([pos[:, layer], neg[:, layer]]).double()
+    return x - x.mean(0)
+
+
+def _effect_sizes(up: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """Return Cohen's d of each row: [k, n_pos], [k, n_neg] → [k]."""
+    return (up.mean(-1) - down.mean(-1)) / np.sqrt((up.var(-1) + down.var(-1)) / 2 + 1e-12)
 
 
 def random(pos: Tensor, neg: Tensor, *, seed: int) -> Tensor:
