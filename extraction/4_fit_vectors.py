@@ -97,7 +97,7 @@ def _vector_files(paths: TraitPaths, params: dict) -> list[Path]:
 STAGE = Stage(
     name=NAME,
     run=fit_vectors,
-    version=2,
+    version=3,
     # the metadata carries the tensor's digest, so that a check need not read a large file
     inputs=lambda paths, params: [paths.activations_metadata, *([] if params["no_vet"] else [paths.response_scores])],
     outputs=_vector_files,

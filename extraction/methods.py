@@ -4,7 +4,6 @@ Every vector is the part of the mean difference that lies along the method's dir
 length has one meaning for all methods: how far apart the two means lie along it, in units of the activations. Coefficient 1 moves by that much.
 """
 
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -12,11 +11,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from sklearn.decomposition import FastICA
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
+from extraction.fastica import separate, whiten
 from utils.directions import draw_directions
 from utils.errors import UserError
 
@@ -97,12 +95,15 @@ def check_activations(pos: Tensor, neg: Tensor) -> None:
     for side, acts in (("pos", pos), ("neg", neg)):
         if len(acts) < 2:
             raise ValueError(f"the {side} side has {len(acts)} examples; at least 2 are needed")
-        bad = (~torch.isfinite(acts)).any(-1).any(0).nonzero()
+    extremes = {side: (acts.amin(0), acts.amax(0)) for side, acts in (("pos", pos), ("neg", neg))}  # [n_layers, d_model]; NaN is both
+    for side, (low, high) in extremes.items():
+        bad = (~(torch.isfinite(low) & torch.isfinite(high))).any(-1).nonzero()
         if len(bad):
             raise DegenerateError(int(bad[0]), f"the {side} activations hold NaN or infinite values")
-    spread = torch.cat([pos, neg]).float().std(0).amax(-1)
-    if (spread == 0).any():
-        raise DegenerateError(int((spread == 0).nonzero()[0]), "the activations are constant")
+    lows, highs = zip(*extremes.values(), strict=True)
+    constant = (torch.minimum(*lows) == torch.maximum(*highs)).all(-1).nonzero()
+    if len(constant):
+        raise DegenerateError(int(constant[0]), "the activations are constant")
 
 
 def mean_diff(pos: Tensor, neg: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ def probe(pos: Tensor, neg: Tensor, *, c: float, scale: str) -> Tensor:
     """
     x = torch.cat([pos, neg]).double().transpose(0, 1)  # [n_layers, n, d_model]
     if scale == "norm":
-        x = x / x.norm(dim=-1).mean(-1)[:, None, None]
+        x /= x.norm(dim=-1).mean(-1)[:, None, None]
     targets = torch.cat([torch.ones(len(pos)), torch.zeros(len(neg))]).double().expand(len(x), -1)
     weights = _solve_logistic(x @ x.transpose(1, 2), targets, c)
     return torch.bmm(weights[:, None], x)[:, 0]
@@ -128,10 +129,10 @@ def _solve_logistic(gram: Tensor, targets: Tensor, c: float, max_steps: int = 10
     """Return a [n_layers, n] with w = Xᵀa, by Newton's method with step halving on the Gram matrices [n_layers, n, n]."""
     n_layers, n = targets.shape
     a, b = torch.zeros_like(targets), torch.zeros(n_layers, 1, dtype=torch.float64)
-    eye = torch.eye(n, dtype=torch.float64)
+    eye, rounding = torch.eye(n, dtype=torch.float64), 1e-13
     best = _logistic_loss(gram, a, b, targets, c)
     for _ in range(max_steps):
-        logits = torch.bmm(gram, a[..., None])[..., 0] + b
+        logits = torch.bmm(a[:, None], gram)[:, 0] + b  # symmetric, and a row times a matrix is several times as fast as a matrix times a column
         p = torch.sigmoid(logits)
         curvature = c * p * (1 - p)
         # stationarity (I + WK)a + Wb = Wf + c(t − p), with Σa = 0 because the intercept carries no penalty
@@ -144,19 +145,19 @@ def _solve_logistic(gram: Tensor, targets: Tensor, c: float, max_steps: int = 10
         step_a, step_b = solution[:, :n] - a, solution[:, n:] - b
         size = torch.ones(n_layers, 1, dtype=torch.float64)
         loss = _logistic_loss(gram, a + step_a, b + step_b, targets, c)
-        while (loss > best).any() and size.min() > 1e-6:
-            size = torch.where((loss > best)[:, None], size / 2, size)
+        while (is_worse := loss > (1 + rounding) * best).any() and size.min() > 1e-6:
+            size = torch.where(is_worse[:, None], size / 2, size)
             loss = _logistic_loss(gram, a + size * step_a, b + size * step_b, targets, c)
         size = torch.where((loss > best)[:, None], 0.0, size)
         a, b = a + size * step_a, b + size * step_b
         gain, best = best - torch.minimum(loss, best), torch.minimum(loss, best)
-        if (gain <= 1e-13 * best.abs()).all():
+        if (gain <= rounding * best).all():
             break
     return a
 
 
 def _logistic_loss(gram: Tensor, a: Tensor, b: Tensor, targets: Tensor, c: float) -> Tensor:
-    fitted = torch.bmm(gram, a[..., None])[..., 0]
+    fitted = torch.bmm(a[:, None], gram)[:, 0]
     signs = 2 * targets - 1
     return 0.5 * (a * fitted).sum(-1) + c * softplus(-signs * (fitted + b)).sum(-1)
 
@@ -170,30 +171,38 @@ def gradient(pos: Tensor, neg: Tensor, *, shrinkage: float) -> Tensor:
     """
     if not 0 < shrinkage <= 1:
         raise ValueError(f"shrinkage {shrinkage} must be above 0 and at most 1")
-    difference = normalize((pos.mean(0) - neg.mean(0)).double(), dim=-1)[..., None]  # [n_layers, d_model, 1]
+    difference = normalize((pos.mean(0) - neg.mean(0)).double(), dim=-1)  # [n_layers, d_model]
     within = torch.cat([pos - pos.mean(0), neg - neg.mean(0)]).double().transpose(0, 1)  # [n_layers, n, d_model]
-    within = within / (within.square().sum((1, 2)) / within.shape[2]).sqrt()[:, None, None]  # now tr S / d_model = 1
-    system = shrinkage * torch.eye(within.shape[1], dtype=torch.float64) + (1 - shrinkage) * within @ within.transpose(1, 2)
-    inner = torch.linalg.solve(system, within @ difference)
-    return (difference - (1 - shrinkage) * within.transpose(1, 2) @ inner)[..., 0]
+    within /= torch.linalg.vector_norm(within, dim=(1, 2), keepdim=True) / within.shape[2] ** 0.5  # now tr S / d_model = 1
+    system = shrinkage * torch.eye(within.shape[1], dtype=torch.float64) + (1 - shrinkage) * (within @ within.transpose(1, 2))
+    inner = torch.linalg.solve(system, within @ difference[..., None])
+    return difference - (1 - shrinkage) * (inner.transpose(1, 2) @ within)[:, 0]
 
 
 def ica(pos: Tensor, neg: Tensor, *, n_components: int, seed: int) -> Tensor:
     """Return, per layer, the mixing direction of the independent component that separates the sides best.
 
-    Components come in arbitrary order and sign, so the choice is by Cohen's d of the sources on the fitting data.
+    Components come in arbitrary order and sign, so the choice is by Cohen's d of the sources on the fitting data. A component's column of the mixing
+    matrix, the pseudoinverse of the unmixing one, is the covariance of its source with the activations, Xᵀs / n: whitened sources are uncorrelated.
+
+    The components are those of scikit-learn's FastICA wherever that has one answer. Where components are near-Gaussian its iteration wanders until it
+    is stopped, and rounding decides what is found.
     """
-    directions = []
-    for layer in range(pos.shape[1]):
-        x = torch.cat([pos[:, layer], neg[:, layer]]).double().numpy()
-        model = FastICA(min(n_components, len(x) - 1, x.shape[1]), whiten="unit-variance", random_state=seed, max_iter=500, tol=1e-3)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # an unconverged component competes like any other
-            sources = model.fit_transform(x)
-        up, down = sources[: len(pos)], sources[len(pos) :]
-        effects = (up.mean(0) - down.mean(0)) / np.sqrt((up.var(0) + down.var(0)) / 2 + 1e-12)
-        directions.append(torch.from_numpy(model.mixing_[:, np.abs(effects).argmax()].copy()))
-    return torch.stack(directions)
+    if n_components < 1:
+        raise ValueError(f"{n_components} components are too few; at least 1 is needed")
+    sources = separate([whiten(_centred(pos, neg, layer), n_components) for layer in range(pos.shape[1])], seed)
+    chosen = [s[np.abs(_effect_sizes(s[:, : len(pos)], s[:, len(pos) :])).argmax()] for s in sources]
+    return torch.stack([torch.tensor(source) @ _centred(pos, neg, layer) for layer, source in enumerate(chosen)])
+
+
+def _centred(pos: Tensor, neg: Tensor, layer: int) -> Tensor:
+    x = torch.cat([pos[:, layer], neg[:, layer]]).double()
+    return x - x.mean(0)
+
+
+def _effect_sizes(up: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """Return Cohen's d of each row: [k, n_pos], [k, n_neg] → [k]."""
+    return (up.mean(-1) - down.mean(-1)) / np.sqrt((up.var(-1) + down.var(-1)) / 2 + 1e-12)
 
 
 def random(pos: Tensor, neg: Tensor, *, seed: int) -> Tensor:

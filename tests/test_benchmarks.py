@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import capture, capture_chats, fit, judging, memory, pipeline, steering_sweep
 from benchmarks.kernels import SHIPPED, kernel_choices, use_kernels
 from benchmarks.peers import client, persona_way
-from benchmarks.planted import plant, write_experiment
-from benchmarks.reference import cosines, fit_layer, probe_excess
+from benchmarks.planted import Case, plant, write_experiment
+from benchmarks.reference import cosines, fit_layer, keep_settled, probe_excess
 from benchmarks.report import PAGE, RESULTS, SUBJECTS, insert
 from benchmarks.roofline import Ceiling, Work, capture_work
 from benchmarks.rounds import ratio_between, run_rounds, summarise
@@ -117,6 +117,14 @@ def test_the_reference_solves_what_the_methods_solve():
     loose = {layer: {"probe": 1.1 * directions["probe"]} for layer, directions in tight.items()}
     own, theirs = probe_excess(case, functions["probe"](case.pos, case.neg), tight, loose)
     assert own < 1e-8 < theirs
+
+
+def test_an_ica_that_rounding_decides_is_not_compared():
+    noise = Case(*torch.randn(2, 40, 2, 60, generator=torch.Generator().manual_seed(0)))
+    for case, kept in ((plant((200, 2, 64)), {"mean_diff", "ica"}), (noise, {"mean_diff"})):
+        theirs = keep_settled(case, {layer: fit_layer(case, layer, ("mean_diff", "ica")) for layer in (0, 1)})
+        assert [set(found) for found in theirs.values()] == [kept, kept]
+    assert cosines({"ica": torch.ones(2, 60)}, theirs) == {"ica": None}
 
 
 def test_a_planted_experiment_is_what_stage_4_reads(tmp_path):

@@ -174,12 +174,15 @@ def test_most_files_want_torch_so_that_the_law_above_says_something(policies):
     assert {"utils/model.py", "extraction/4_fit_vectors.py", "extraction/vectors.py", "analysis/steering/arms.py"} <= policies.keys()
 
 
-@pytest.mark.parametrize(("setting", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"OMP_NUM_THREADS": "3"}, "PASSIVE")])
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"OMP_NUM_THREADS": "3"}, "PASSIVE"), ({"OPENBLAS_NUM_THREADS": "2"}, "PASSIVE")],
+)
 def test_importing_utils_sets_the_threads_unless_they_are_set(setting, expected):
-    env = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")} | setting
-    script = "import os, sys, utils; print(os.environ['OMP_WAIT_POLICY'], os.environ['OMP_NUM_THREADS'], 'torch' in sys.modules)"
-    policy, threads, has_torch = subprocess.check_output([sys.executable, "-c", script], cwd=CHECKOUT, env=env, text=True).split()
-    assert (policy, has_torch) == (expected, "False")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "OPENBLAS_"))} | setting
+    script = "import os, sys, utils; print(*(os.environ[n] for n in ('OMP_WAIT_POLICY', 'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS')), 'torch' in sys.modules)"
+    policy, threads, blas, has_torch = subprocess.check_output([sys.executable, "-c", script], cwd=CHECKOUT, env=env, text=True).split()
+    assert (policy, blas, has_torch) == (expected, setting.get("OPENBLAS_NUM_THREADS", "1"), "False")
     assert threads == setting.get("OMP_NUM_THREADS", threads)
     assert int(threads) >= 1
 

@@ -136,6 +136,7 @@ def test_random_is_near_orthogonal_to_what_was_planted():
         (lambda pos, neg: (pos[:1], neg), "the pos side has 1 examples"),
         (lambda pos, neg: (pos, neg[:0]), "the neg side has 0 examples"),
         (lambda pos, neg: (pos, neg.index_put((torch.tensor([3]), torch.tensor([1]), torch.tensor([5])), torch.tensor(float("nan")))), "layer 1: the neg"),
+        (lambda pos, neg: (pos.index_put((torch.tensor([3]), torch.tensor([2]), torch.tensor([5])), -torch.tensor(float("inf"))), neg), "layer 2: the pos"),
         (lambda pos, neg: (torch.ones_like(pos), torch.ones_like(neg)), "layer 0: the activations are constant"),
         (lambda pos, neg: (pos, pos.clone()), "layer 0: the fitted direction is zero"),
     ],

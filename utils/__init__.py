@@ -2,7 +2,8 @@
 
 CPU threads are chosen here and nowhere else, because OpenMP reads its settings once, when torch is imported, and every module of
 traitscope imports `utils` first. Threads that spin at barriers run ten times slower beside any busy process; passive ones cost a
-little on a quiet machine. Set OMP_NUM_THREADS or OMP_WAIT_POLICY in the environment to choose otherwise.
+little on a quiet machine. OpenBLAS, under numpy and scipy, has threads of its own that cannot wait passively: it gets one. Set
+OMP_NUM_THREADS, OMP_WAIT_POLICY or OPENBLAS_NUM_THREADS in the environment to choose otherwise.
 """
 
 import os
@@ -19,4 +20,5 @@ for _name in (
         del os.environ[_name]  # left empty in .env: not set
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its fork warnings would interleave with the progress bars

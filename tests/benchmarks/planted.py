@@ -22,13 +22,17 @@ class Case:
 
 
 def plant(shape: tuple[int, int, int], seed: int = 0) -> Case:
-    """Return activations [n, n_layers, d_model]: noise of falling variance that grows with depth, and a direction that tells the sides apart."""
+    """Return activations: noise of falling variance that grows with depth, a direction that tells the sides apart, and what ica looks for.
+
+    That is ten uniform components in random directions. In noise alone there is no answer to compare: ica's iteration wanders until it is stopped.
+    """
     n, n_layers, d_model = shape
     generator = torch.Generator().manual_seed(seed)
     acts = torch.empty(shape)
     for layer in range(n_layers):  # layer by layer: the largest case is 2.6 GB
         scale = (1 + 9 * layer / max(n_layers - 1, 1)) * torch.logspace(0, -1, d_model)
-        acts[:, layer] = torch.randn(n, d_model, generator=generator) * scale
+        components = 12**0.5 * (torch.rand(n, 10, generator=generator) - 0.5) @ torch.randn(10, d_model, generator=generator)
+        acts[:, layer] = (torch.randn(n, d_model, generator=generator) + components) * scale
         acts[: n // 2, layer] += 2 * torch.randn(d_model, generator=generator) * scale / d_model**0.5
     return Case(acts[: n // 2], acts[n // 2 :])
 

@@ -19,6 +19,7 @@ from extraction.methods import FitOptions
 
 OPTIONS = FitOptions()
 WIDEST = 4096  # d_model above which LinearDiscriminantAnalysis would take minutes a layer: its covariance is solved by Cholesky instead
+NUDGE = 1e-12  # relative: well above the rounding of float64, well below that of the float32 in which activations come
 Directions = dict[int, dict[str, np.ndarray]]  # layer → method → direction [d_model]
 
 
@@ -67,19 +68,36 @@ def _ica(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return model.mixing_[:, np.abs(effect).argmax()]
 
 
-def cosines(ours: dict[str, Tensor], theirs: Directions) -> dict[str, float]:
-    """Return each method's lowest |cosine| over the layers that scikit-learn fitted; ours is {method: [n_layers, d_model]}."""
+def keep_settled(case: Case, theirs: Directions) -> Directions:
+    """Return the directions without those of ica that are others for an input nudged by far less than its own rounding: no two computations agree."""
+    return {layer: {m: v for m, v in found.items() if m != "ica" or _is_settled(case, layer, v)} for layer, found in theirs.items()}
+
+
+def _is_settled(case: Case, layer: int, direction: np.ndarray) -> bool:
+    x, y, _ = _examples(case, layer)
+    moved = (x * (1 + NUDGE * np.random.default_rng(seed).standard_normal(x.shape)) for seed in range(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return all(_cosine(direction, _ica(other, y)) > 0.999999 for other in moved)
+
+
+def cosines(ours: dict[str, Tensor], theirs: Directions) -> dict[str, float | None]:
+    """Return each method's lowest |cosine| over the layers that scikit-learn fitted, None without any; ours is {method: [n_layers, d_model]}."""
     found = {}
     for method, vectors in ours.items():
-        pairs = [(vectors[layer].double().numpy(), directions[method]) for layer, directions in theirs.items()]
-        found[method] = float(min(abs(a @ b) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in pairs))
+        pairs = [(vectors[layer].double().numpy(), directions[method]) for layer, directions in theirs.items() if method in directions]
+        found[method] = min((_cosine(a, b) for a, b in pairs), default=None)
     return found
 
 
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(abs(a @ b) / np.linalg.norm(a) / np.linalg.norm(b))
+
+
 def probe_excess(case: Case, ours: Tensor, tight: Directions, loose: Directions) -> tuple[float, float]:
-    """Return the largest relative excess of the probe's objective over the best known solution: of ours [n_layers, d_model], and of loose ones."""
+    """Return the largest relative excess of the probe's objective over the best known solution: of ours [n_layers, d_model], and of the loose ones."""
     worst = [0.0, 0.0]
-    for layer in tight:
+    for layer in loose:
         losses = [_loss(case, layer, w) for w in (ours[layer].numpy(), loose[layer]["probe"], tight[layer]["probe"])]
         worst = [max(known, loss / min(losses) - 1) for known, loss in zip(worst, losses, strict=False)]
     return worst[0], worst[1]
