@@ -1,8 +1,26 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from utils import cpu
+
+
+# multiplies ever new numbers of rows, and says by how many MiB the process grew while it did
+GROWTH = """
+import utils, torch
+from pathlib import Path
+def held(): return next(int(line.split()[1]) / 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:"))
+weight = torch.randn(64, 64)
+def multiply(rows): torch.ops.mkldnn._linear_pointwise(torch.randn(rows, 64), weight, None, "none", [], "")
+for rows in range(500, 550): multiply(rows)
+before = held()
+for rows in range(200, 450): multiply(rows)
+print(held() - before)
+"""
 
 
 @pytest.fixture
@@ -52,3 +70,10 @@ def test_the_choice_goes_by_the_maker_and_can_be_overridden(monkeypatch, tmp_pat
 def test_no_speed_up_where_the_rule_says_no(monkeypatch):
     monkeypatch.setattr(cpu, "prefers_onednn", lambda: False)
     assert cpu.speed_up_linear_layers(nn.Linear(2, 2)) == 0
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel tells no resident memory")
+def test_memory_does_not_grow_with_the_numbers_of_rows_that_are_multiplied():
+    done = subprocess.check_output([sys.executable, "-c", GROWTH], cwd=Path(__file__).parents[1], text=True)
+    assert float(done) < 30  # of 250 sizes; with torch's own caches it is 140

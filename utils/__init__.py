@@ -3,6 +3,9 @@
 CPU threads are chosen here and nowhere else, because OpenMP reads its settings once, when torch is imported, and every module of
 traitscope imports `utils` first. Threads that spin at barriers run ten times slower beside any busy process; passive ones cost a
 little on a quiet machine. Set OMP_NUM_THREADS or OMP_WAIT_POLICY in the environment to choose otherwise.
+
+So are the sizes of two caches that torch reads as it starts: oneDNN's of kernels, and that of their descriptions. A product takes an
+entry, 0.6 MB, for every number of rows that it meets, and batches are of many sizes; a model needs four to six entries at a time.
 """
 
 import os
@@ -19,4 +22,6 @@ for _name in (
         del os.environ[_name]  # left empty in .env: not set
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")  # torch would keep 1024 of each: 0.6 GB
+os.environ.setdefault("LRU_CACHE_CAPACITY", "32")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its fork warnings would interleave with the progress bars
