@@ -79,9 +79,9 @@ def pool_activations(lm: LM, readings: Sequence[Reading], *, component: str = "r
             bar.update(len(batch))
     if is_gpu:
         torch.cuda.synchronize(lm.device)
-    bad = (~torch.isfinite(activations)).any(dim=-1).any(dim=0).nonzero()
-    if len(bad):
-        raise UserError(f"activations of layer {int(bad[0])} are not finite in {lm.identity['dtype']}; try --dtype float32 or bfloat16")
+    bad = [layer for layer in range(lm.n_layers) if not activations[:, layer].isfinite().all()]  # all at once, it takes more than they do
+    if bad:
+        raise UserError(f"activations of layer {bad[0]} are not finite in {lm.identity['dtype']}; try --dtype float32 or bfloat16")
     return Pooled(activations, norms.mean(0))
 
 
