@@ -93,15 +93,17 @@ def _pool_batch(lm: LM, component: str, beginning: Beginning, readings: Sequence
     for row, reading in enumerate(readings):
         weights[row, [p - start for p in reading.positions]] = 1 / len(reading.positions)
     shares: dict[torch.device, Tensor] = {}  # the weights, once on every device that holds a layer
-    pooled: dict[int, tuple[Tensor, Tensor]] = {}
+    # one block for all layers: small tensors, kept from between the large ones of every layer, would each hold open a hole in the heap
+    activations = torch.empty(len(readings), lm.n_layers, lm.d_model, device=lm.device)
+    norms = torch.empty(len(readings), lm.n_layers, device=lm.device)
 
     def pool(layer: int, hidden: Tensor) -> None:
         share = shares.get(hidden.device)
         if share is None:
             share = shares[hidden.device] = send(weights, hidden.device)
-        pooled[layer] = torch.bmm(share[:, None], hidden.float())[:, 0], (hidden.float().norm(dim=-1) * share).sum(-1)
+        activations[:, layer] = torch.bmm(share[:, None], hidden.float())[:, 0]
+        norms[:, layer] = (hidden.float().norm(dim=-1) * share).sum(-1)
 
     with record(lm.model, pool, component):
         lm.model.base_model(**beginning.arguments([r.ids for r in readings], lm.device))
-    activations, norms = (torch.stack([pooled[layer][i].to(lm.device) for layer in range(lm.n_layers)], dim=1) for i in (0, 1))
     return list(zip(activations, norms, strict=True))
