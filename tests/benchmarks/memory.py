@@ -34,6 +34,7 @@ def measure(options: BenchOptions) -> dict:
         "load only": ("loaded", {"n": 1}),
         f"bare forward, {n} texts": ("bare", {"n": n}),
         f"capture, {n} texts": ("capture", {"n": n}),
+        f"bare forward, {4 * n} texts": ("bare", {"n": 4 * n}),
         f"capture, {4 * n} texts": ("capture", {"n": 4 * n}),
         f"capture, {n} texts of twice the length": ("capture", {"n": n, "longest": TWICE}),
         f"bare forward, {n} texts of twice the length": ("bare", {"n": n, "longest": TWICE}),
@@ -84,7 +85,7 @@ def _targets(found: dict, n: int) -> list[dict]:
         return found[name] / found[base] if found[name] and found[base] else None
 
     return [
-        at_most("peak of capture / bare forward", 1.05, ratio(f"capture, {n} texts", f"bare forward, {n} texts")),
+        *(at_most(f"peak of capture / bare forward, {m} texts", 1.05, ratio(f"capture, {m} texts", f"bare forward, {m} texts")) for m in (n, 4 * n)),
         at_most(f"peak at {4 * n} texts / at {n}", 1.05, ratio(f"capture, {4 * n} texts", f"capture, {n} texts")),
     ]
 
