@@ -187,6 +187,15 @@ def test_importing_utils_sets_the_threads_unless_they_are_set(setting, expected)
     assert int(threads) >= 1
 
 
+@pytest.mark.parametrize("setting", [{}, {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "128"}])
+def test_importing_utils_bounds_the_caches_of_products_unless_they_are_set(setting):
+    names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    env = {name: value for name, value in os.environ.items() if name not in names} | setting
+    script = f"import os, utils; print(*(os.environ[name] for name in {names}))"
+    found = subprocess.check_output([sys.executable, "-c", script], cwd=CHECKOUT, env=env, text=True).split()
+    assert found == [setting.get(name, "32") for name in names]
+
+
 @pytest.mark.parametrize("file", [file for file in modules() if file != "inference/chat.py"])  # a chat is nothing but questions
 def test_nothing_asks_a_question(file):
     calls = [node for node in ast.walk(ast.parse((CHECKOUT / file).read_text())) if isinstance(node, ast.Call)]
