@@ -40,8 +40,8 @@ def measure(options: BenchOptions) -> dict:
     names = [p.parent.relative_to(TRAITS).as_posix() for p in sorted(TRAITS.glob("*/*/positive.txt"))]
     traits = ["epistemic/optimism"] if options.quick else ["behavioral/formality", "epistemic/optimism"]
     rows = _by_stage(traits, "--max-new-tokens 4 --no-steering --min-usable 2" if options.quick else "")
-    by_traits = _growth("traits", (1, 2) if options.quick else (1, 2, 4, 8), lambda k: _run_tiny(names[:k], 6 if options.quick else 50))
-    by_scenarios = _growth("scenarios", (6, 12) if options.quick else (50, 100, 200, 400, 800), lambda k: _run_tiny(names[:1], k))
+    by_traits = _growth("traits", (1, 2) if options.quick else (1, 2, 4, 8), lambda k: _run_tiny(names[0], k, 6 if options.quick else 50))
+    by_scenarios = _growth("scenarios", (6, 12) if options.quick else (50, 100, 200, 400, 800), lambda k: _run_tiny(names[0], 1, k))
     check = max(row["up_to_date_ms"] for row in rows)
     loads = max(row["loads"] for row in by_traits["rows"])
     targets = [at_most("up-to-date check of all stages, ms a trait", 50, check), at_most("loads of the model, whatever the traits", 1, float(loads))]
@@ -78,16 +78,19 @@ def _by_stage(traits: list[str], flags: str) -> list[dict]:
         return [*rows, whole | {"up_to_date_ms": max(warm["check_ms"].values()), "loads": cold["loads"]}]
 
 
-def copy_trait(root: Path, trait: str, scenarios: int = 0) -> None:
-    """Put a shipped trait under another root; with `scenarios`, so many pairs, its lines repeated with a number where they do not suffice."""
-    target = root / "datasets" / "traits" / trait
+def copy_trait(root: Path, trait: str, scenarios: int = 0, copy: int = 0) -> None:
+    """Put a shipped trait under another root; with `scenarios`, so many pairs, its lines repeated with a number where they do not suffice.
+
+    A further copy has another name, and a number before every line: what is judged once is not judged again.
+    """
+    target = root / "datasets" / "traits" / (f"{trait}_{copy}" if copy else trait)
     target.mkdir(parents=True)
-    for name in ("positive.txt", "negative.txt"):
-        lines = [line for line in (TRAITS / trait / name).read_text().split("\n") if line]
-        wanted = scenarios or len(lines)
-        (target / name).write_text("\n".join(f"{i // len(lines)}. {lines[i % len(lines)]}" if i >= len(lines) else lines[i] for i in range(wanted)))
-    for name in ("definition.txt", "steering.json"):
-        (target / name).write_bytes((TRAITS / trait / name).read_bytes())
+    for file in ("positive.txt", "negative.txt"):
+        lines = [line for line in (TRAITS / trait / file).read_text().split("\n") if line]
+        numbered = [(i // len(lines) + copy, lines[i % len(lines)]) for i in range(scenarios or len(lines))]
+        (target / file).write_text("\n".join(f"{number}. {line}" if number else line for number, line in numbered))
+    for file in ("definition.txt", "steering.json"):
+        (target / file).write_bytes((TRAITS / trait / file).read_bytes())
 
 
 def run(root: str, arguments: list[str]) -> dict:
@@ -120,10 +123,12 @@ def _check(given: dict[str, Any], root: Path) -> dict[str, float]:
     return found
 
 
-def _run_tiny(traits: list[str], scenarios: int) -> dict:
+def _run_tiny(trait: str, copies: int, scenarios: int) -> dict:
+    """Run stages 0 to 4 on copies of a trait: traits of other texts would cost something else each."""
     with tempfile.TemporaryDirectory() as root:
-        for trait in traits:
-            copy_trait(Path(root), trait, scenarios)
+        for copy in range(copies):
+            copy_trait(Path(root), trait, scenarios, copy)
+        traits = [trait, *(f"{trait}_{copy}" for copy in range(1, copies))]
         lm = build_model(SHAPES["tiny"], "cpu")
         for part in (lm.model, lm.tokenizer):
             part.save_pretrained(f"{root}/tiny")
