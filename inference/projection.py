@@ -13,6 +13,7 @@ from utils.batching import halve_on_oom, plan_batches
 from utils.errors import UserError
 from utils.hooks import record
 from utils.model import LM
+from utils.passes import pad_right
 from utils.vectors import Card, require_match
 
 BATCH_TOKENS = {"cuda": 16384, "cpu": 512}
@@ -90,9 +91,7 @@ def project_texts(lm: LM, sequences: Sequence[list[int]], cards: Sequence[Card],
 
 @torch.inference_mode()
 def _project_batch(lm: LM, sequences: Sequence[list[int]], cards: Sequence[Card]) -> list[list[Scores]]:
-    ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
-    for row, sequence in enumerate(sequences):  # right padding without a mask is exact for the real tokens of a causal model
-        ids[row, : len(sequence)] = torch.tensor(sequence)
+    ids = pad_right(sequences)  # without a mask: exact for the real tokens of a causal model
     with project(lm, cards, until=max(card.layer for card in cards)) as readout:
         lm.model.base_model(input_ids=ids.to(lm.device), use_cache=False)
     return [scores_of(readout, cards, row, len(sequence)) for row, sequence in enumerate(sequences)]

@@ -4,11 +4,13 @@ import random
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Gemma4TextConfig
 
 from utils import passes
 from utils.batching import plan_batches
 from utils.capture import Reading, pool_activations
 from utils.judge.coherence import TokenText, token_nll
+from utils.model import ModelOptions, wrap
 from utils.passes import Batch, _cost, group_alike, plan_passes
 
 BUDGET = 128
@@ -104,6 +106,22 @@ def test_activations_are_the_same_whatever_is_shared(lm, monkeypatch, first):
         shared = pool_activations(lm, readings, batch_tokens=BUDGET)
         assert torch.allclose(shared.activations, alone.activations, atol=1e-3, rtol=1e-4)
         assert torch.allclose(shared.norms, alone.norms, rtol=1e-4)
+
+
+def test_upper_layers_that_read_the_keys_of_lower_ones_keep_none_of_their_own(llama):
+    """As Gemma 4's small models do: their cache has layers that are never filled."""
+    shape = {"vocab_size": 261, "vocab_size_per_layer_input": 261, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "global_head_dim": 8, "hidden_size_per_layer_input": 8}
+    kinds = ["sliding_attention", "full_attention"] * 3
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(Gemma4TextConfig(num_kv_shared_layers=2, layer_types=kinds, sliding_window=64, **shape))
+    lm = wrap(model, llama.tokenizer, ModelOptions(model="shares keys"))
+    sequences, n_prompt = prompts_with_responses(40, 1, 1)
+    readings = [Reading(ids, list(range(n, len(ids)))) for ids, n in zip(sequences, n_prompt, strict=True)]
+    assert next(iter(plan_passes(lm, sequences, n_prompt, BUDGET)))[1].n_tokens == 9
+    together = pool_activations(lm, readings, batch_tokens=BUDGET).activations
+    alone = torch.cat([pool_activations(lm, [r]).activations for r in readings])
+    assert torch.allclose(together, alone, atol=1e-4)
 
 
 def test_a_beginning_is_fed_once_for_all_batches(llama):

@@ -139,9 +139,12 @@ def _compute(lm: LM, prefix: list[int]) -> Beginning:
     if not prefix:
         return Beginning()
     cache = lm.model.base_model(input_ids=torch.tensor([prefix], device=lm.device), use_cache=True).past_key_values
-    shared = [SharedLayer() for _ in cache.layers]
-    for layer, own in zip(shared, cache.layers, strict=True):
-        layer.lazy_initialization(own.keys, own.values)
-        layer.keys, layer.values = own.keys, own.values
-    cache.layers = shared
+    cache.layers = [layer if layer.keys is None else _shared(layer) for layer in cache.layers]  # some models' upper layers read those of lower ones
     return Beginning(len(prefix), cache)
+
+
+def _shared(own: DynamicLayer) -> SharedLayer:
+    layer = SharedLayer()
+    layer.lazy_initialization(own.keys, own.values)  # type: ignore[arg-type]
+    layer.keys, layer.values = own.keys, own.values
+    return layer
