@@ -9,9 +9,11 @@ from transformers import AutoModelForCausalLM, Gemma4TextConfig
 from utils import passes
 from utils.batching import plan_batches
 from utils.capture import Reading, pool_activations
+from utils.generation import Row, Sampling, generate
 from utils.judge.coherence import TokenText, token_nll
 from utils.model import ModelOptions, wrap
 from utils.passes import Batch, _cost, group_alike, plan_passes
+from utils.prefix import prefill_shared
 
 BUDGET = 128
 
@@ -122,6 +124,9 @@ def test_upper_layers_that_read_the_keys_of_lower_ones_keep_none_of_their_own(ll
     together = pool_activations(lm, readings, batch_tokens=BUDGET).activations
     alone = torch.cat([pool_activations(lm, [r]).activations for r in readings])
     assert torch.allclose(together, alone, atol=1e-4)
+    rows = [Row(ids[:n]) for ids, n in zip(sequences[:6], n_prompt[:6], strict=True)]
+    assert prefill_shared(lm, [r.prompt_ids for r in rows], [()] * 6, "all") is not None
+    assert generate(lm, rows, Sampling(8)) == [generate(lm, [row], Sampling(8))[0] for row in rows]
 
 
 def test_a_beginning_is_fed_once_for_all_batches(llama):

@@ -64,7 +64,10 @@ def _prefill_beginning(lm: LM, prompts: Sequence[list[int]], keys: Sequence[tupl
     order = {key: i for i, (key, _) in enumerate(distinct)}
     source = torch.tensor([order[key] for key in keys])
     slots = (torch.arange(len(prefix)) - padding[:, None]).clamp(min=0)  # [row, slot] → token of the prefix; padded slots are masked
-    return DynamicCache([(_lay_out(keys_, source, slots), _lay_out(values, source, slots)) for keys_, values, *_ in cache], config=lm.model.config)
+    for layer in cache.layers:
+        if layer.keys is not None:  # some models' upper layers read those of lower ones
+            layer.keys, layer.values = _lay_out(layer.keys, source, slots), _lay_out(layer.values, source, slots)
+    return cache
 
 
 def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
