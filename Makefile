@@ -2,17 +2,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+DEMO := --experiment demo --traits behavioral/formality,epistemic/optimism --subset 16 --judge embedded
 
 demo: .venv/installed
-	$(BIN)/python extraction/run_pipeline.py --experiment demo --traits behavioral/formality,epistemic/optimism --subset 16 --judge embedded
+	$(BIN)/python extraction/run_pipeline.py $(DEMO)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
+test-slow: .venv/installed-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+
+# mypy finds the package by a link of its name: it does not see the hook by which an editable install is imported
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	mkdir -p .venv/src && ln -sfn ../.. .venv/src/traitscope
+	cd .venv/src && MYPYPATH=. ../bin/mypy --config-file ../../pyproject.toml
 
 bench: .venv/installed bench-peers
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python tests/benchmarks/report.py
@@ -22,15 +28,16 @@ bench-peers:
 
 install: .venv/installed
 
-.venv/installed: requirements.txt requirements-embedded.txt
+.venv/installed: requirements.txt requirements-embedded.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "traitscope needs Python 3.11 or later; name one with make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(PIP) -r requirements.txt
 	$(PIP) --no-deps -r requirements-embedded.txt
+	$(PIP) --no-deps --editable .
 	@touch $@
 
 .venv/installed-dev: .venv/installed requirements-dev.txt requirements-sync.txt
 	$(PIP) -r requirements-dev.txt
 	@touch $@
 
-.PHONY: demo test lint bench bench-peers install
+.PHONY: demo test test-slow lint bench bench-peers install

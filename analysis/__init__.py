@@ -1,3 +1,1 @@
-"""What results mean: separation, steering evaluation, statistics."""
-
-import utils  # noqa: F401  # first: it sets the threads that torch starts with
+"""What results mean: a file here is a command, and the modules behind the commands live in the folders."""

@@ -1,83 +1,100 @@
-"""The same tokens read by two models (base and instruct, before and after a fine-tune): where their projections on the same vectors differ."""
+"""The same tokens read by two models (base and instruct, before and after a fine-tune): where their
+projections on the same vectors differ.
 
-import inspect
-import sys
+python analysis/compare_models.py --experiment demo --other tuned --prompt-set general
+"""
+
+import runpy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-if not __package__:  # run as a script
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
 
-import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
 import numpy as np
 import pandas as pd
 
-from analysis.groups import top_spans
-from analysis.intervals import benjamini_hochberg, bootstrap_mean, permutation_p
-from inference.records import Record, Scores, read_record, read_scores, recorded_prompts
-from inference.scoring import vector_id
-from utils.artifacts import write_json
-from utils.cli import run_cli
-from utils.errors import UserError
-from utils.flags import Flag, option_flags, pick
-from utils.paths import InferencePaths
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.paths import InferencePaths
+from traitscope.utils.measures.groups import top_spans
+from traitscope.utils.measures.intervals import benjamini_hochberg, bootstrap_mean, permutation_p
+from traitscope.utils.records.comparisons import write_comparison
+from traitscope.utils.records.readings import (
+    Projections,
+    Record,
+    read_projections,
+    read_record,
+    recorded_prompts,
+    vector_id,
+)
+from traitscope.utils.stage.command import command
+from traitscope.utils.stage.flags import flag
 
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Compare two models on the same recorded tokens and the same vectors: differences per token, per layer and trait, and where they are largest.
-
-    Args:
-        experiment: Experiment whose model wrote the responses.
-        other: Experiment whose model read the same tokens (captured there with --responses-from and --vectors-from).
-        prompt_set: The prompt set captured in both.
-        traits: Traits, separated by commas; by default all that both have.
-        over: Tokens that are compared: response, prompt or all.
-        window: Tokens of a stretch in the list of largest differences.
-        top: How many stretches are listed per vector.
+    """Compare two models on the same recorded tokens and the same vectors: differences per token, per
+    layer and trait, and where they are largest.
     """
 
-    experiment: str
-    other: str
-    prompt_set: str
-    traits: tuple[str, ...] = ()
-    over: Literal["response", "prompt", "all"] = "response"
-    window: int = 8
-    top: int = 10
+    experiment: str = flag(help="Experiment whose model wrote the responses.")
+    other: str = flag(
+        help=(
+            "Experiment whose model read the same tokens (captured there with --responses-from and "
+            "--vectors-from)."
+        )
+    )
+    prompt_set: str = flag(help="The prompt set captured in both.")
+    traits: tuple[str, ...] = flag(
+        (), "Traits, separated by commas; by default all that both have.", also=("trait",)
+    )
+    over: Literal["response", "prompt", "all"] = flag(
+        "response", "Tokens that are compared: response, prompt or all."
+    )
+    window: int = flag(8, "Tokens of a stretch in the list of largest differences.")
+    top: int = flag(10, "How many stretches are listed per vector.")
 
 
-def all_flags() -> dict[str, Flag]:
-    """Return the script's flags."""
-    return option_flags(CompareOptions)
-
-
-def main(**given: Any) -> None:
+def compare_models(options: CompareOptions) -> None:
     """Compare, print and store.
 
     Raises:
         UserError: the two experiments share no tokens or no vectors.
     """
-    options = pick(CompareOptions, given)
     if options.window < 1 or options.top < 1:
         raise UserError("--window and --top are 1 or more")
+
     paths = InferencePaths(options.experiment, options.prompt_set)
     records = _shared(paths, paths.within(options.other))
-    pairs = [pair for record in records for pair in _pair(paths, paths.within(options.other), record, options)]
+    pairs = [
+        pair for record in records for pair in _pair(paths, paths.within(options.other), record, options)
+    ]
     labels = list(dict.fromkeys(first.label for _, first, _ in pairs))
     if not labels:
         how = f"--responses-from {options.experiment} --vectors-from {options.experiment}"
-        raise UserError(f"{options.other} has no projections of these tokens on the same vectors; capture the set there with {how}")
+        raise UserError(
+            f"{options.other} has no projections of these tokens on the same vectors; capture the set there "
+            f"with {how}"
+        )
+
     found = [_compare([pair for pair in pairs if pair[1].label == label], options) for label in labels]
     for row, q in zip(found, benjamini_hochberg([row["p"] for row in found]), strict=True):
         row["q"] = q
-    target = paths.comparison(options.other)
-    about = {"experiment": options.experiment, "other": options.other, "over": options.over, "n_prompts": len(records)}
-    write_json(target, about | {"vectors": found}, indent=None)
+    about = {
+        "experiment": options.experiment,
+        "other": options.other,
+        "over": options.over,
+        "n_prompts": len(records),
+    }
+    target = write_comparison(paths, about | {"vectors": found})
     print(render(found))
-    print(f"[compare] {options.other} − {options.experiment}: {len(records)} prompts × {len(labels)} vectors, over the {options.over}; {target}")
+    print(
+        f"[compare] {options.other} − {options.experiment}: {len(records)} prompts × {len(labels)} vectors, "
+        f"over the {options.over}; {target}"
+    )
 
 
 def _shared(first: InferencePaths, second: InferencePaths) -> list[Record]:
@@ -90,30 +107,41 @@ def _shared(first: InferencePaths, second: InferencePaths) -> list[Record]:
             f"{len(same)} prompts of {first.prompt_set} have the same tokens in {first.experiment} and {second.experiment}; "
             f"capture the set in {second.experiment} with --responses-from {first.experiment}"
         )
+
     return same
 
 
-Pair = tuple[Record, Scores, Scores]
+Pair = tuple[Record, Projections, Projections]
 
 
-def _pair(first: InferencePaths, second: InferencePaths, record: Record, options: CompareOptions) -> list[Pair]:
-    theirs = {vector_id(s.origin): s for s in read_scores(second, record.id)}
-    ours = [s for s in read_scores(first, record.id) if vector_id(s.origin) in theirs]
-    return [(record, s, theirs[vector_id(s.origin)]) for s in ours if not options.traits or s.origin["trait"] in options.traits]
+def _pair(
+    first: InferencePaths, second: InferencePaths, record: Record, options: CompareOptions
+) -> list[Pair]:
+    theirs = {vector_id(s.origin): s for s in read_projections(second, record.id)}
+    ours = [s for s in read_projections(first, record.id) if vector_id(s.origin) in theirs]
+    return [
+        (record, s, theirs[vector_id(s.origin)])
+        for s in ours
+        if not options.traits or s.origin["trait"] in options.traits
+    ]
 
 
 def _compare(pairs: Sequence[Pair], options: CompareOptions) -> dict:
-    """Return one vector's comparison; d is the mean of the prompts' mean differences over their spread (paired, d_z)."""
+    """Return one vector's comparison; d is the mean of the prompts' mean differences over their spread
+    (paired, d_z).
+    """
     spans = {record.id: record.span(options.over) for record, _, _ in pairs}
     by_token = {record.id: (second.raw - first.raw)[spans[record.id]] for record, first, second in pairs}
     means = np.array([values.mean() for values in by_token.values() if len(values)])
     mean, low, high = bootstrap_mean(means)
     records = {record.id: record for record, _, _ in pairs}
     stretches = []
+
     for prompt, start, value in top_spans(by_token, options.window, options.top):
         begin = int(spans[prompt].start) + start
         text = "".join(records[prompt].tokens[begin : begin + options.window])
         stretches.append({"id": prompt, "start": begin, "mean": round(value, 6), "text": text})
+
     return {
         **{name: pairs[0][1].origin[name] for name in ("trait", "method", "layer")},
         "difference": {"mean": mean, "low": low, "high": high},
@@ -140,11 +168,16 @@ def render(found: Sequence[dict]) -> str:
         for row in sorted(found, key=lambda row: (row["q"], -abs(row["d"])))
     ]
     lines = [pd.DataFrame(rows).to_string(index=False)]
+
     for row in found:
         lines.append(f"{row['trait']} {row['method']} {row['layer']}, largest differences:")
-        lines += [f"  {s['mean']:+9.2f}  {s['id']}, token {s['start']}: {' '.join(s['text'].split())}" for s in row["top"][:3]]
+        lines += [
+            f"  {s['mean']:+9.2f}  {s['id']}, token {s['start']}: {' '.join(s['text'].split())}"
+            for s in row["top"][:3]
+        ]
+
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    run_cli(main, all_flags(), inspect.getdoc(CompareOptions) or "")
+    command(compare_models)

@@ -1,76 +1,75 @@
-"""Write a trait's vectors as files that other tools read, with a model card."""
+"""Write a trait's vectors as files that other tools read, with a model card.
 
-import inspect
-import sys
+python analysis/export_vectors.py --experiment demo --trait behavioral/formality --format safetensors,gguf
+"""
+
+import runpy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-if not __package__:  # run as a script
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
 
-import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
-from analysis.exchange.bundle import Bundle
-from analysis.exchange.card import render_card
-from analysis.exchange.facts import gather
-from analysis.exchange.formats import FORMATS, require_format
-from analysis.exchange.hub import check_repo, list_upload, upload
-from utils.artifacts import write_bytes, write_json, write_text
-from utils.cli import run_cli
-from utils.errors import UserError
-from utils.flags import Flag, option_flags, pick
-from utils.paths import TraitPaths
+from traitscope.analysis.exchange.bundle import Bundle
+from traitscope.analysis.exchange.facts import gather
+from traitscope.analysis.exchange.formats import FORMATS, require_format
+from traitscope.analysis.exchange.hub import check_repo, list_upload, upload
+from traitscope.analysis.exchange.model_card import render_card
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import write_bytes, write_json, write_text
+from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.stage.command import command
+from traitscope.utils.stage.flags import flag
 
 CARD, FACTS = "README.md", "facts.json"
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Write a trait's vectors as safetensors, llama.cpp control vectors, or in the layouts of repeng and persona_vectors, with a model card.
-
-    Args:
-        experiment: Experiment whose vectors are exported.
-        trait: A trait, as category/name.
-        method: Method whose vectors are exported.
-        layers: Layers: all that there are, 16, 5-20, 0-75:5, 30%-60%.
-        format: Formats, separated by commas: safetensors, gguf, repeng, persona_vectors.
-        verdict_from: Experiment in which stage 5 steered with these vectors; by default this one.
-        push_to_hub: Upload the export to this repository of the Hugging Face hub, USER/REPO, which is created private where it is missing.
-        dry_run: With --push-to-hub, list what would be uploaded, and upload nothing.
+    """Write a trait's vectors as safetensors, llama.cpp control vectors, or in the layouts of repeng and
+    persona_vectors, with a model card.
     """
 
-    experiment: str
-    trait: str
-    method: str = "mean_diff"
-    layers: str = "all"
-    format: tuple[str, ...] = ("safetensors",)
-    verdict_from: str = ""
-    push_to_hub: str = ""
-    dry_run: bool = False
+    experiment: str = flag(help="Experiment whose vectors are exported.")
+    trait: str = flag(help="A trait, as category/name.", also=("traits",))
+    method: str = flag("mean_diff", "Method whose vectors are exported.")
+    layers: str = flag("all", "Layers: all that there are, 16, 5-20, 0-75:5, 30%-60%.")
+    format: tuple[str, ...] = flag(
+        ("safetensors",), "Formats, separated by commas: safetensors, gguf, repeng, persona_vectors."
+    )
+    verdict_from: str = flag(
+        "", "Experiment in which stage 5 steered with these vectors; by default this one."
+    )
+    push_to_hub: str = flag(
+        "",
+        (
+            "Upload the export to this repository of the Hugging Face hub, USER/REPO, which is created private "
+            "where it is missing."
+        ),
+    )
+    dry_run: bool = flag(False, "With --push-to-hub, list what would be uploaded, and upload nothing.")
 
 
-def all_flags() -> dict[str, Flag]:
-    """Return the script's flags."""
-    return option_flags(ExportOptions)
-
-
-def main(**given: Any) -> None:
+def export_vectors(options: ExportOptions) -> None:
     """Export, and upload where that is asked for.
 
     Raises:
         UserError: a flag is wrong, a vector is missing, or the hub refuses.
     """
-    options = pick(ExportOptions, given)
     if options.push_to_hub:
         check_repo(options.push_to_hub)
     elif options.dry_run:
         raise UserError("--dry-run shows what --push-to-hub USER/REPO would upload; pass that as well")
+
     paths = TraitPaths(options.experiment, options.trait)
     bundle = gather(paths, options.method, options.layers, paths.within(options.verdict_from))
     folder = paths.export(options.method)
     files = write_export(folder, bundle, options.format)
-    print(f"{options.trait}, {options.method}: {len(bundle.vectors)} layers as {', '.join(options.format)} in {folder.relative_to(paths.root)}")
+    print(
+        f"{options.trait}, {options.method}: {len(bundle.vectors)} layers as {', '.join(options.format)} in "
+        f"{folder.relative_to(paths.root)}"
+    )
     if options.dry_run:
         print(list_upload(folder, files, options.push_to_hub))
     elif options.push_to_hub:
@@ -78,9 +77,16 @@ def main(**given: Any) -> None:
 
 
 def write_export(folder: Path, bundle: Bundle, formats: tuple[str, ...]) -> list[str]:
-    """Write every format's file, the card and the facts, and return their names. A file of an earlier export that is not among them goes."""
+    """Write every format's file, the card and the facts, and return their names. A file of an earlier
+    export that is not among them goes.
+    """
     held = {name: held_layers(bundle, name) for name in dict.fromkeys(formats)}
-    contents = {FORMATS[name].file: FORMATS[name].write(replace(bundle, vectors={i: bundle.vectors[i] for i in layers})) for name, layers in held.items()}
+    contents = {
+        FORMATS[name].file: FORMATS[name].write(
+            replace(bundle, vectors={i: bundle.vectors[i] for i in layers})
+        )
+        for name, layers in held.items()
+    }
     card = render_card(bundle.facts, held)
     for form in FORMATS.values():
         (folder / form.file).unlink(missing_ok=True)
@@ -88,6 +94,7 @@ def write_export(folder: Path, bundle: Bundle, formats: tuple[str, ...]) -> list
         write_bytes(folder / file, content)
     write_text(folder / CARD, card)
     write_json(folder / FACTS, bundle.facts)
+
     return [CARD, FACTS, *contents]
 
 
@@ -100,11 +107,15 @@ def held_layers(bundle: Bundle, name: str) -> list[int]:
     form = require_format(name)
     held = [layer for layer in bundle.vectors if layer >= form.first_layer]
     if not held:
-        raise UserError(f"--format {name} cannot hold layer 0: it begins at layer {form.first_layer}; choose other --layers, or another format")
+        raise UserError(
+            f"--format {name} cannot hold layer 0: it begins at layer {form.first_layer}; choose other "
+            "--layers, or another format"
+        )
+
     if len(held) < len(bundle.vectors):
         print(f"note: layer 0 is not in {form.file}, which begins at layer {form.first_layer}")
     return held
 
 
 if __name__ == "__main__":
-    run_cli(main, all_flags(), inspect.getdoc(ExportOptions) or "")
+    command(export_vectors)

@@ -1,44 +1,56 @@
-"""Stage 0: will each scenario elicit the side it stands for?"""
+"""Stage 0: will each scenario elicit the side it stands for?
 
-import sys
+python extraction/0_vet_scenarios.py --experiment demo --traits behavioral/formality
+"""
+
+import runpy
 from dataclasses import asdict
 from pathlib import Path
 
-if not __package__:  # run as a script
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
 
-import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
+from traitscope.utils.files.paths import SIDES, VET_SCENARIOS, TraitPaths
+from traitscope.utils.judge import JudgeOptions, load_judge
+from traitscope.utils.records.dataset import read_trait
+from traitscope.utils.records.dataset_files import dataset_files
+from traitscope.utils.records.scores import Thresholds, rate_per_side, write_scenario_scores
+from traitscope.utils.stage.alone import stage_command
+from traitscope.utils.stage.command import command
+from traitscope.utils.stage.stage import Stage
 
-from extraction.trait_files import dataset_files
-from extraction.traits import read_trait
-from extraction.vetting import Thresholds, rate_per_side, store_scores
-from utils.experiment import stage_main
-from utils.judge import JudgeOptions, load_judge
-from utils.paths import SIDES, TraitPaths
-from utils.stage import Stage
 
-
-def vet_scenarios(paths: TraitPaths, *, judge: JudgeOptions, thresholds: Thresholds) -> dict:
+def vet_scenarios(paths: TraitPaths, *, judging: JudgeOptions, thresholds: Thresholds) -> dict:
     """Judge every scenario of both sides: will this prompt elicit the side it stands for?"""
     dataset = read_trait(paths)
-    grader = load_judge(judge, dataset.rubric)
-    scores = grader.score_examples()
-    rows = [{"side": e.side, "index": i, "group": e.group, "text": e.text} for i, e in enumerate(dataset.rubric.examples)]
-    pairs = list(zip(dataset.rubric.examples, scores, strict=True))
-    failed = {side: [e.group + 1 for e, s in pairs if e.side == side and not thresholds.passes(s, side)] for side in SIDES}
-    vetted_at = {**asdict(thresholds), "failed_lines": failed}  # as of these thresholds; whoever uses the scores applies its own
-    used = store_scores(paths.scenario_scores, {"vetted_at": vetted_at, "rows": rows}, scores, grader, judge.max_unjudged)
+    examples = dataset.rubric.examples
+    judge = load_judge(judging, dataset.rubric, paths.spending)
+    scores = judge.score_examples()
+
+    pairs = list(zip(examples, scores, strict=True))
+    failed = {
+        side: [e.family + 1 for e, s in pairs if e.side == side and not thresholds.passes(s, side)]
+        for side in SIDES
+    }
+    vetted_at = {
+        **asdict(thresholds),
+        "failed_lines": failed,
+    }  # as of these thresholds; whoever uses the scores applies its own
+    used = write_scenario_scores(paths, examples, scores, judge, judging.max_unjudged, vetted_at)
+
     rates = rate_per_side([(e.side, s) for e, s in pairs], thresholds)
-    accuracy = {"judge accuracy": a} if (a := grader.identity.get("cross_validated_accuracy")) else {}
-    return {"scenarios": len(rows), **rates, **accuracy, **{f"failed {side} lines": _shorten(lines) for side, lines in failed.items()}, **used}
+    accuracy = {"judge accuracy": a} if (a := judge.identity.get("cross_validated_accuracy")) else {}
+    lines = {f"failed {side} lines": _shorten(lines) for side, lines in failed.items()}
+    return {"scenarios": len(pairs), **rates, **accuracy, **lines, **used}
 
 
 def _shorten(lines: list[int]) -> str:
-    return " ".join(map(str, lines[:6])) + (f" … ({len(lines)}, all in scenario_scores.json)" if len(lines) > 6 else "") or "none"
+    more = f" … ({len(lines)}, all in scenario_scores.json)" if len(lines) > 6 else ""
+    return " ".join(map(str, lines[:6])) + more or "none"
 
 
 STAGE = Stage(
-    name="0_vet_scenarios",
+    name=VET_SCENARIOS,
     run=vet_scenarios,
     inputs=lambda paths, params: dataset_files(paths),
     outputs=lambda paths, params: [paths.scenario_scores],
@@ -46,4 +58,4 @@ STAGE = Stage(
 )
 
 if __name__ == "__main__":
-    stage_main(STAGE)
+    command(stage_command(STAGE))

@@ -1,80 +1,102 @@
-"""Stage 1: let the model continue the scenarios, or answer the questions, of both sides."""
+"""Stage 1: let the model continue the scenarios, or answer the questions, of both sides.
 
-import sys
+python extraction/1_generate_responses.py --experiment demo --traits behavioral/formality --max-new-tokens 64
+"""
+
+import runpy
 from pathlib import Path
+from typing import Annotated
 
-if not __package__:  # run as a script
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
 
-import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
-
-from extraction.responses import Response, write_responses
-from extraction.trait_files import prompt_files
-from extraction.traits import Item, read_trait
-from extraction.vetting import Thresholds, failed_scenarios
-from utils.errors import UserError
-from utils.experiment import stage_main
-from utils.generation import Completion, Row, Sampling, Work, generate
-from utils.journal import Journal, key_of
-from utils.model import LM, ModelOptions, encode, encode_text, load_lm
-from utils.paths import SIDES, TraitPaths
-from utils.stage import Stage
-
-NAME = "1_generate_responses"
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.journal import Journal, key_of
+from traitscope.utils.files.paths import GENERATE, SIDES, TraitPaths
+from traitscope.utils.model.encode import encode, encode_text
+from traitscope.utils.model.generation import Completion, Row, Sampling, Work, generate
+from traitscope.utils.model.loading import LM, ModelOptions, load_lm
+from traitscope.utils.records.dataset import Item, read_trait
+from traitscope.utils.records.dataset_files import prompt_files
+from traitscope.utils.records.responses import Response, write_responses
+from traitscope.utils.records.scores import Thresholds, failed_scenarios
+from traitscope.utils.stage.alone import stage_command
+from traitscope.utils.stage.command import command
+from traitscope.utils.stage.stage import Stage
 
 
 def generate_responses(
     paths: TraitPaths,
     *,
-    lm: ModelOptions,
+    model: ModelOptions,
     sampling: Sampling,
     thresholds: Thresholds,
-    rollouts: int = 1,
-    seed: int = 0,
-    drop_failed_scenarios: bool = False,
+    rollouts: Annotated[int, "Responses per prompt; more than one needs a temperature above 0."] = 1,
+    seed: Annotated[int, "With a temperature, fixes every row's text."] = 0,
+    drop_failed_scenarios: Annotated[bool, "Leave out the scenarios that failed stage 0."] = False,
 ) -> dict:
-    """Generate a response to every prompt of both sides; a trait that comes with its answers only has them tokenised.
-
-    Args:
-        rollouts: Responses per prompt; more than one needs a temperature above 0.
-        seed: With a temperature, fixes every row's text.
-        drop_failed_scenarios: Leave out the scenarios that failed stage 0.
+    """Generate a response to every prompt of both sides; a trait that comes with its answers only has
+    them tokenised.
     """
     if rollouts > 1 and sampling.temperature == 0:
         raise UserError("--rollouts above 1 needs --temperature above 0: greedy rollouts are all the same")
+
     items = read_trait(paths).items
     dropped = failed_scenarios(paths, thresholds) if drop_failed_scenarios else set()
-    asked = [(item, rollout) for item in items if item.example not in dropped for rollout in range(1 if item.response else rollouts)]
-    model = load_lm(lm)
-    journal = Journal(paths.journal(NAME))
-    rows = [Row(encode(model, item.prompt), int(key_of(seed, item.side, item.pair, rollout), 16) % 2**31) for item, rollout in asked]
-    work = Work(journal, f"{NAME} {paths.trait}")
-    written = iter(generate(model, [row for row, (item, _) in zip(rows, asked, strict=True) if item.response is None], sampling, work=work))
+    kept = [item for item in items if item.example not in dropped]
+    asked = [(item, rollout) for item in kept for rollout in range(1 if item.response else rollouts)]
+
+    lm = load_lm(model)
+    rows = [Row(encode(lm, item.prompt), _row_seed(seed, item, rollout)) for item, rollout in asked]
+    work = Work(Journal(paths.journal(GENERATE)), f"{GENERATE} {paths.trait}")
+    to_write = [row for row, (item, _) in zip(rows, asked, strict=True) if item.response is None]
+    written = iter(generate(lm, to_write, sampling, work=work))
+
     responses = [
-        _response(model, item, rollout, row.prompt_ids, _given(model, item) or next(written)) for row, (item, rollout) in zip(rows, asked, strict=True)
+        _response(lm, item, rollout, row.prompt_ids, _given(lm, item) or next(written))
+        for row, (item, rollout) in zip(rows, asked, strict=True)
     ]
-    write_responses(paths, responses, {"stage": NAME, "model": model.identity, "scenarios_dropped": len(dropped)})
+    write_responses(
+        paths, responses, {"stage": GENERATE, "model": lm.identity, "scenarios_dropped": len(dropped)}
+    )
+
     sides = {f"{side} responses": sum(r.side == side for r in responses) for side in SIDES}
-    return sides | {"finished": sum(r.is_finished for r in responses), "empty": sum(not r.response_ids for r in responses)}
+    return sides | {
+        "finished": sum(r.is_finished for r in responses),
+        "empty": sum(not r.response_ids for r in responses),
+    }
 
 
-def _given(model: LM, item: Item) -> Completion | None:
-    return Completion(encode_text(model, item.response), True) if item.response is not None else None
+def _row_seed(seed: int, item: Item, rollout: int) -> int:
+    return int(key_of(seed, item.side, item.pair, rollout), 16) % 2**31
 
 
-def _response(model: LM, item: Item, rollout: int, prompt_ids: list[int], completion: Completion) -> Response:
-    text = item.response or model.tokenizer.decode(completion.ids, skip_special_tokens=True)
+def _given(lm: LM, item: Item) -> Completion | None:
+    return Completion(encode_text(lm, item.response), True) if item.response is not None else None
+
+
+def _response(lm: LM, item: Item, rollout: int, prompt_ids: list[int], completion: Completion) -> Response:
+    text = item.response or lm.tokenizer.decode(completion.ids, skip_special_tokens=True)
     key = f"{item.side}:{item.pair}:{rollout}"
-    return Response(key, item.side, item.pair, item.group, rollout, item.prompt, text, prompt_ids, completion.ids, completion.is_finished)
+    about = (key, item.side, item.pair, item.group, rollout, item.prompt, text)
+    return Response(*about, prompt_ids, completion.ids, completion.is_finished)
+
+
+def _inputs(paths: TraitPaths, params: dict) -> list[Path]:
+    return [*prompt_files(paths), *([paths.scenario_scores] if params["drop_failed_scenarios"] else [])]
 
 
 STAGE = Stage(
-    name=NAME,
+    name=GENERATE,
     run=generate_responses,
-    inputs=lambda paths, params: [*prompt_files(paths), *([paths.scenario_scores] if params["drop_failed_scenarios"] else [])],
+    inputs=_inputs,
     outputs=lambda paths, params: [paths.responses(side) for side in SIDES],
-    only_with={"seed": "temperature", "pos_threshold": "drop_failed_scenarios", "neg_threshold": "drop_failed_scenarios"},
+    only_with={
+        "seed": "temperature",
+        "pos_threshold": "drop_failed_scenarios",
+        "neg_threshold": "drop_failed_scenarios",
+    },
 )
 
 if __name__ == "__main__":
-    stage_main(STAGE)
+    command(stage_command(STAGE))

@@ -1,36 +1,38 @@
-"""Stage 2: does each response show the trait's side it was asked for?"""
+"""Stage 2: does each response show the trait's side it was asked for?
 
-import sys
+python extraction/2_vet_responses.py --experiment demo --traits behavioral/formality
+"""
+
+import runpy
 from pathlib import Path
 
-if not __package__:  # run as a script
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
 
-import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
-from extraction.responses import answers_of, read_responses, response_digests
-from extraction.trait_files import dataset_files
-from extraction.traits import read_trait
-from extraction.vetting import Thresholds, rate_per_side, store_scores
-from utils.experiment import stage_main
-from utils.judge import JudgeOptions, load_judge
-from utils.paths import SIDES, TraitPaths
-from utils.stage import Stage
+from traitscope.utils.files.paths import SIDES, VET_RESPONSES, TraitPaths
+from traitscope.utils.judge import JudgeOptions, load_judge
+from traitscope.utils.records.dataset import read_trait
+from traitscope.utils.records.dataset_files import dataset_files
+from traitscope.utils.records.responses import answers_of, read_responses
+from traitscope.utils.records.scores import Thresholds, rate_per_side, write_response_scores
+from traitscope.utils.stage.alone import stage_command
+from traitscope.utils.stage.command import command
+from traitscope.utils.stage.stage import Stage
 
 
-def vet_responses(paths: TraitPaths, *, judge: JudgeOptions, thresholds: Thresholds) -> dict:
+def vet_responses(paths: TraitPaths, *, judging: JudgeOptions, thresholds: Thresholds) -> dict:
     """Judge every response for the trait. Scores are stored; thresholds are applied where scores are used."""
     dataset, responses = read_trait(paths), read_responses(paths)
-    grader = load_judge(judge, dataset.rubric)
-    scores = grader.score_responses(answers_of(dataset, responses))
-    rows = [{"key": r.key, "side": r.side} for r in responses]
-    content = {"responses_sha256": response_digests(paths), "rows": rows}
-    used = store_scores(paths.response_scores, content, scores, grader, judge.max_unjudged)
+    judge = load_judge(judging, dataset.rubric, paths.spending)
+    scores = judge.score_responses(answers_of(dataset, responses))
+    used = write_response_scores(paths, responses, scores, judge, judging.max_unjudged)
+
     rates = rate_per_side([(r.side, s) for r, s in zip(responses, scores, strict=True)], thresholds)
-    return {"responses": len(rows), **rates, "unscored": sum(s.value is None for s in scores), **used}
+    return {"responses": len(responses), **rates, "unscored": sum(s.value is None for s in scores), **used}
 
 
 STAGE = Stage(
-    name="2_vet_responses",
+    name=VET_RESPONSES,
     run=vet_responses,
     inputs=lambda paths, params: [*dataset_files(paths), *(paths.responses(side) for side in SIDES)],
     outputs=lambda paths, params: [paths.response_scores],
@@ -38,4 +40,4 @@ STAGE = Stage(
 )
 
 if __name__ == "__main__":
-    stage_main(STAGE)
+    command(stage_command(STAGE))

@@ -1,3 +1,1 @@
-"""The staged pipeline: numbered stages, and the pure modules beside them."""
-
-import utils  # noqa: F401  # first: it sets the threads that torch starts with
+"""The staged pipeline: a file here is a command, and the modules behind the commands live in the folders."""

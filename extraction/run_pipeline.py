@@ -1,35 +1,36 @@
-"""The whole pipeline: every stage for every trait, stage by stage, so that each model loads once."""
+"""The whole pipeline: every stage for every trait, stage by stage, so that each model loads once.
+
+    python extraction/run_pipeline.py --experiment demo --traits behavioral/formality,epistemic/optimism
+
+What is up to date is skipped; after an edit, exactly the stages that read what was edited run again.
+"""
 
 import importlib
-import inspect
-import sys
+import runpy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a script
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
 
-import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
+from traitscope.extraction.report.summary import render_example, render_table, summarise, write_summary
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.paths import STAGES, ExperimentPaths, TraitPaths
+from traitscope.utils.judge import JudgeOptions, prepare_judge
+from traitscope.utils.measures.intervals import benjamini_hochberg
+from traitscope.utils.records.scores import Thresholds
+from traitscope.utils.stage.command import Command, command
+from traitscope.utils.stage.experiment import RunOptions, keep_settings, resolve_settings
+from traitscope.utils.stage.flags import Flag, flag, pick
+from traitscope.utils.stage.stage import Stage, run_stage, why_run
 
-from analysis.intervals import benjamini_hochberg
-from extraction.summary import render_example, render_table, summarise, write_summary
-from extraction.vetting import Thresholds
-from utils.cli import run_cli
-from utils.errors import UserError
-from utils.experiment import RunOptions, keep_settings, resolve_settings
-from utils.flags import Flag, option_flags, pick
-from utils.judge import JudgeOptions, prepare_judge
-from utils.paths import ExperimentPaths, TraitPaths
-from utils.stage import Stage, run_stage, why_run
-
-NAMES = ("0_vet_scenarios", "1_generate_responses", "2_vet_responses", "3_capture_activations", "4_fit_vectors", "5_steer_evaluate")
 VETTING = {0, 2}
 STEERING = 5
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedStage:
     """A stage with its settings and the experiment it writes into."""
 
     stage: Stage
@@ -37,94 +38,92 @@ class Step:
     settings: dict[str, Any]
 
 
-def load_stage(name: str) -> Stage:
-    """Return a numbered stage; its file cannot be imported by an ordinary statement."""
-    return importlib.import_module(f"extraction.{name}").STAGE
-
-
 @dataclass(frozen=True)
 class PipelineOptions(RunOptions):
-    """Vet scenarios, generate, vet responses, capture activations, fit vectors and steer-evaluate, for every trait; what is up to date is skipped.
-
-    Args:
-        steer_experiment: Experiment whose model is steered with this one's vectors, and which receives the results.
-        steer_model: Model to steer, where it is not the one that made the vectors.
-        stages: Stages to run, such as 1-3 or 0,4.
-        only_stage: One stage to run, 0 to 5.
-        dry_run: Print what would run and why, and change nothing.
-        no_steering: Leave out stage 5.
+    """Vet scenarios, generate, vet responses, capture activations, fit vectors and steer-evaluate, for
+    every trait.
     """
 
-    steer_experiment: str = ""
-    steer_model: str = ""
-    stages: str = "0-5"
-    only_stage: str = ""
-    dry_run: bool = False
-    no_steering: bool = False
+    steer_experiment: str = flag(
+        "", "Experiment whose model is steered with this one's vectors, and which receives the results."
+    )
+    steer_model: str = flag("", "Model to steer, where it is not the one that made the vectors.")
+    stages: str = flag("0-5", "Stages to run, such as 1-3, 4 or 0,4.", also=("only_stage",))
+    dry_run: bool = flag(False, "Print what would run and why, and change nothing.")
+    no_steering: bool = flag(False, "Leave out stage 5.")
 
 
-def all_flags() -> dict[str, Flag]:
-    """Return the pipeline's own flags and every stage's."""
-    return option_flags(PipelineOptions) | setting_flags()
+def load_stage(name: str) -> Stage:
+    """Return a numbered stage; its file cannot be imported by an ordinary statement."""
+    return importlib.import_module(f"traitscope.extraction.{name}").STAGE
 
 
 def setting_flags() -> dict[str, Flag]:
     """Return every stage's flags; one that several share is cosmetic only if it is so in all of them."""
     flags: dict[str, Flag] = {}
-    for name, flag in ((name, flag) for stage in NAMES for name, flag in load_stage(stage).flags.items()):
-        flags[name] = replace(flag, is_cosmetic=flag.is_cosmetic and flags.get(name, flag).is_cosmetic)
+    for stage in map(load_stage, STAGES):
+        for name, own in stage.flags.items():
+            flags[name] = replace(own, is_cosmetic=own.is_cosmetic and flags.get(name, own).is_cosmetic)
     return flags
 
 
-def main(**given: Any) -> None:
-    """Run the pipeline with the flags given.
+def run_pipeline(options: PipelineOptions, given: dict[str, Any]) -> None:
+    """Run the pipeline.
+
+    Args:
+        given: The stages' flags, as they were typed.
 
     Raises:
         UserError: a flag is wrong, or a trait failed (after the others went on to the end).
     """
-    own = option_flags(PipelineOptions)
-    options = pick(PipelineOptions, given)
     targets = options.targets
-    steps = plan_steps(options, {k: v for k, v in given.items() if k not in own})
+    steps = plan_stages(options, given)
     if options.dry_run:
         print_plan(steps, targets)
         return
-    failures = run_steps(steps, targets, force=options.force)
+
+    failures = run_stages(steps, targets, force=options.force)
     problems = [f"  {name}: failed at {stage}: {message}" for name, (stage, message) in failures.items()]
     try:
         report(steps, [paths for paths in targets if paths.trait not in failures], options)
     except UserError as error:
         problems.append(f"  no summary: {error}")
     if problems:
-        raise UserError("\n".join([f"{len(failures)} of {len(targets)} traits failed; mend what is said, and run the same command again", *problems]))
+        advice = "mend what is said, and run the same command again"
+        raise UserError("\n".join([f"{len(failures)} of {len(targets)} traits failed; {advice}", *problems]))
 
 
-def plan_steps(options: PipelineOptions, given: dict[str, Any]) -> list[Step]:
+def plan_stages(options: PipelineOptions, given: dict[str, Any]) -> list[PlannedStage]:
     """Return the stages to run, in order, each with its settings."""
-    stages = [load_stage(name) for name in NAMES]
-    chosen = parse_stages(options.only_stage or options.stages)
+    stages = [load_stage(name) for name in STAGES]
+    chosen = parse_stages(options.stages)
     paths = ExperimentPaths(options.experiment)
     settings = resolve_settings(paths, setting_flags(), given)
     if unknown := sorted(settings.keys() - setting_flags().keys()):
-        raise UserError(f"{paths.config}: unknown setting {unknown[0]!r}; the settings are the stages' flags, with underscores")
+        known = "the settings are the stages' flags, with underscores"
+        raise UserError(f"{paths.config}: unknown setting {unknown[0]!r}; {known}")
+
     if settings.get("no_vet"):
         chosen -= VETTING
     if options.no_steering:
         chosen -= {STEERING}
-    steps = [Step(stages[i], options.experiment, settings) for i in sorted(chosen - {STEERING})]
+    steps = [PlannedStage(stages[i], options.experiment, settings) for i in sorted(chosen - {STEERING})]
     if STEERING in chosen:
-        steps.append(_steering_step(stages[STEERING], options, given, settings))
+        steps.append(_plan_steering(stages[STEERING], options, given, settings))
     return steps
 
 
-def _steering_step(stage: Stage, options: PipelineOptions, given: dict[str, Any], settings: dict[str, Any]) -> Step:
+def _plan_steering(
+    stage: Stage, options: PipelineOptions, given: dict[str, Any], settings: dict[str, Any]
+) -> PlannedStage:
     """Stage 5 may belong to another experiment, with a model and a config of its own."""
     model = {"model": options.steer_model, "revision": ""} if options.steer_model else {}
     if not options.steer_experiment:
-        return Step(stage, options.experiment, settings | model)
+        return PlannedStage(stage, options.experiment, settings | model)
+
     flags = {k: v for k, v in given.items() if k in stage.flags and k not in ("model", "revision")} | model
     theirs = resolve_settings(ExperimentPaths(options.steer_experiment), stage.flags, flags)
-    return Step(stage, options.steer_experiment, theirs | {"vectors_from": options.experiment})
+    return PlannedStage(stage, options.steer_experiment, theirs | {"vectors_from": options.experiment})
 
 
 def parse_stages(spec: str) -> set[int]:
@@ -135,12 +134,13 @@ def parse_stages(spec: str) -> set[int]:
         if not (first.strip().isdigit() and (last or first).strip().isdigit()):
             raise UserError(f"stages {spec!r}: write 1-3, 4 or 0,2")
         chosen |= set(range(int(first), int(last or first) + 1))
-    if not chosen or not chosen <= set(range(len(NAMES))):
-        raise UserError(f"stages {spec!r}: stages go from 0 to {len(NAMES) - 1}")
+
+    if not chosen or not chosen <= set(range(len(STAGES))):
+        raise UserError(f"stages {spec!r}: stages go from 0 to {len(STAGES) - 1}")
     return chosen
 
 
-def print_plan(steps: list[Step], targets: list[TraitPaths]) -> None:
+def print_plan(steps: list[PlannedStage], targets: list[TraitPaths]) -> None:
     """Print, for every trait and stage, whether it would run and why."""
     for paths in targets:
         rerun: set[str] = set()
@@ -150,38 +150,52 @@ def print_plan(steps: list[Step], targets: list[TraitPaths]) -> None:
             rerun |= {step.stage.name} if runs else set()
 
 
-def _foresee(step: Step, paths: TraitPaths, rerun: set[str]) -> tuple[str, bool]:
+def _foresee(step: PlannedStage, paths: TraitPaths, rerun: set[str]) -> tuple[str, bool]:
     """Return what a stage would do, in words, and whether it may write something new."""
     try:
         params = step.stage.params(step.settings)
         if reason := why_run(step.stage, paths, params):
             return f"would run ({reason})", True
-        upstream = sorted({w for path in step.stage.inputs(paths, params) if (w := paths.writer(path)) in rerun})
+        upstream = sorted(
+            {w for path in step.stage.inputs(paths, params) if (w := paths.writer(path)) in rerun}
+        )
     except UserError as error:
         return f"would fail: {error}", False
-    return (f"downstream, runs if {', '.join(upstream)} changes what it reads", True) if upstream else ("up to date", False)
+    return (
+        (f"downstream, runs if {', '.join(upstream)} changes what it reads", True)
+        if upstream
+        else ("up to date", False)
+    )
 
 
-def run_steps(steps: list[Step], targets: list[TraitPaths], *, force: bool) -> dict[str, tuple[str, str]]:
-    """Run stage by stage; a trait that fails is left out of later stages. Returns {trait: (stage, message)} of those."""
+def run_stages(
+    steps: list[PlannedStage], targets: list[TraitPaths], *, force: bool
+) -> dict[str, tuple[str, str]]:
+    """Run stage by stage; a trait that fails is left out of later stages. Returns {trait: (stage,
+    message)} of those.
+    """
     failures: dict[str, tuple[str, str]] = {}
     _meet_judges(steps, targets, force)
+
     for step in steps:
         going = [paths.within(step.experiment) for paths in targets if paths.trait not in failures]
         failed = run_stage(step.stage, going, step.settings, force=force)
         if targets:
             keep_settings(ExperimentPaths(step.experiment, targets[0].root), setting_flags(), step.settings)
         failures |= {name: (step.stage.name, message) for name, message in failed.items()}
+
     return failures
 
 
-def _meet_judges(steps: list[Step], targets: list[TraitPaths], force: bool) -> None:
+def _meet_judges(steps: list[PlannedStage], targets: list[TraitPaths], force: bool) -> None:
     """Find out before any model is loaded whether the judges that will be needed can be asked."""
     for step in steps:
         if "judge" in step.stage.flags:
             params = step.stage.params(step.settings)
-            if force or any(_has_reason(step.stage, paths.within(step.experiment), params) for paths in targets):
-                prepare_judge(pick(JudgeOptions, params))
+            if force or any(
+                _has_reason(step.stage, paths.within(step.experiment), params) for paths in targets
+            ):
+                prepare_judge(pick(JudgeOptions, params), ExperimentPaths(step.experiment).spending)
 
 
 def _has_reason(stage: Stage, paths: TraitPaths, params: dict[str, Any]) -> bool:
@@ -191,21 +205,27 @@ def _has_reason(stage: Stage, paths: TraitPaths, params: dict[str, Any]) -> bool
         return False
 
 
-def report(steps: list[Step], targets: list[TraitPaths], options: PipelineOptions) -> None:
+def report(steps: list[PlannedStage], targets: list[TraitPaths], options: PipelineOptions) -> None:
     """Print the table and the examples, and write the summary files."""
     thresholds = pick(Thresholds, steps[0].settings if steps else {})
     steered = options.steer_experiment or options.experiment
     rows = [summarise(paths, paths.within(steered), thresholds) for paths in targets if paths.dir.exists()]
     if not rows:
         return
+
     for row, q in zip(rows, benjamini_hochberg([row["permutation_p"] for row in rows]), strict=True):
         row["q"] = None if q is None else round(q, 6)
     paths = ExperimentPaths(options.experiment)
     write_summary(paths, rows)
     print("\n" + render_table(rows) + "\n")
     print("\n\n".join(example for row in rows if (example := render_example(row))))
-    print(f"\nsummary: {paths.summary('json').relative_to(paths.root)}, {paths.summary('csv').relative_to(paths.root)}")
+    print(
+        f"\nsummary: {paths.summary('json').relative_to(paths.root)}, "
+        f"{paths.summary('csv').relative_to(paths.root)}"
+    )
 
+
+COMMAND = Command(run_pipeline, others=setting_flags)
 
 if __name__ == "__main__":
-    run_cli(main, all_flags(), inspect.getdoc(PipelineOptions) or "")
+    command(COMMAND)

@@ -1,3 +1,3 @@
-"""Trait vectors on new prompts: projections token by token, their dynamics, and live chat."""
-
-import utils  # noqa: F401  # first: it sets the threads that torch starts with
+"""Trait vectors on new prompts: a file here is a command, and the modules behind the commands live in
+`watch/`.
+"""

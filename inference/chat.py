@@ -1,26 +1,24 @@
-"""A chat in the terminal: replies stream, every reply shows its trait scores, and traits are steered live."""
+"""A chat in the terminal: replies stream, every reply shows its trait scores, and traits are steered live.
 
-import inspect
-import sys
+python inference/chat.py --experiment demo --system-prompt "Be brief."
+"""
+
+import runpy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-if not __package__:  # run as a script
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
 
-import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
 import numpy as np
 
-from inference.cards import CardOptions, read_cards
-from inference.engine import ChatEngine, Talk
-from utils.cli import run_cli
-from utils.errors import UserError
-from utils.experiment import resolve_settings
-from utils.flags import Flag, option_flags, pick
-from utils.model import ModelOptions, load_lm
-from utils.paths import ExperimentPaths
+from traitscope.inference.watch.engine import ChatEngine, Talk
+from traitscope.inference.watch.watched import WatchOptions, read_watched
+from traitscope.utils.errors import UserError
+from traitscope.utils.model.loading import ModelOptions, load_lm
+from traitscope.utils.stage.command import command
+from traitscope.utils.stage.flags import flag
 
 HELP = """/steer TRAIT DOSE    push by a share of the residual norm (0.1 to 0.6; below 0 for less of the trait); /steer TRAIT 0 stops it
 /steer               show what is steered
@@ -32,43 +30,34 @@ BARS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """Chat with an experiment's model in the terminal: trait scores per reply, and live steering with /steer category/name 0.3 (/help lists all).
-
-    Args:
-        experiment: Experiment whose model and vectors are used.
-        system_prompt: System message of the conversation.
+    """Chat with an experiment's model in the terminal: trait scores per reply, and live steering with
+    /steer category/name 0.3 (/help lists all).
     """
 
-    experiment: str
-    system_prompt: str = ""
+    experiment: str = flag(help="Experiment whose model and vectors are used.")
+    system_prompt: str = flag("", "System message of the conversation.")
 
 
-def all_flags() -> dict[str, Flag]:
-    """Return the script's flags; a chat has one vector per trait."""
-    return option_flags(ChatOptions) | option_flags(CardOptions) | option_flags(ModelOptions) | option_flags(Talk)
-
-
-def main(**given: Any) -> None:
+def chat(options: ChatOptions, watched: WatchOptions, model: ModelOptions, talk: Talk) -> None:
     """Talk until the input ends.
 
     Raises:
         UserError: there are no vectors, or they do not fit the model.
     """
-    options = pick(ChatOptions, given)
-    cards = read_cards(options.experiment, pick(CardOptions, given))
-    if len({card.trait for card in cards}) < len(cards):
+    vectors = read_watched(options.experiment, watched)
+    if len({vector.trait for vector in vectors}) < len(vectors):
         raise UserError("a chat watches one vector per trait: name one layer with --layers")
-    flags = option_flags(ModelOptions)
-    settings = resolve_settings(ExperimentPaths(options.experiment), flags, {k: v for k, v in given.items() if k in flags})
-    chat = Chat(ChatEngine(load_lm(pick(ModelOptions, settings)), cards), pick(Talk, given), options.system_prompt)
-    print(f"watching {', '.join(f'{c.trait} ({c.method} {c.layer})' for c in cards)}; /help lists the commands")
-    while not chat.is_over:
+
+    conversation = Chat(ChatEngine(load_lm(model), vectors), talk, options.system_prompt)
+    names = ", ".join(f"{v.trait} ({v.method} {v.layer})" for v in vectors)
+    print(f"watching {names}; /help lists the commands")
+    while not conversation.is_over:
         try:
             line = input("> ").strip()
         except EOFError:
             break
         try:
-            chat.take(line)
+            conversation.take(line)
         except UserError as error:
             print(f"error: {error}")
 
@@ -84,7 +73,13 @@ class Chat:
 
     def take(self, line: str) -> None:
         """Answer a line, or do what a command says."""
-        commands = {"/help": lambda _: print(HELP), "/steer": self._steer, "/undo": self._undo, "/reset": self._reset, "/quit": self._quit}
+        commands = {
+            "/help": lambda _: print(HELP),
+            "/steer": self._steer,
+            "/undo": self._undo,
+            "/reset": self._reset,
+            "/quit": self._quit,
+        }
         word, *rest = line.split() or [""]
         if word.startswith("/"):
             if word not in commands:
@@ -96,7 +91,8 @@ class Chat:
     def _answer(self, line: str) -> None:
         asked = [*self.messages, {"role": "user", "content": line}]
         texts: list[str] = []
-        scores: dict[str, list[float]] = {trait: [] for trait in self.engine.cards}
+        scores: dict[str, list[float]] = {trait: [] for trait in self.engine.vectors}
+
         try:
             for step in self.engine.reply(asked, self.doses, self.talk):
                 print(step.text, end="", flush=True)
@@ -105,8 +101,10 @@ class Chat:
                     scores[trait].append(score)
         except KeyboardInterrupt:
             print(" [stopped]", end="")
+
         print()
         self.messages = [*asked, {"role": "assistant", "content": "".join(texts)}]
+
         for trait, course in scores.items():
             if course:
                 print(f"  {trait:32}{np.mean(course):+8.2f}  {sparkline(course)}")
@@ -118,7 +116,9 @@ class Chat:
             doses = self.doses | {words[0]: _number(words[1])}
             self.engine.pushes(doses)
             self.doses = {trait: dose for trait, dose in doses.items() if dose}
-        print("steering " + (", ".join(f"{trait} {dose:+g}" for trait, dose in self.doses.items()) or "nothing"))
+        print(
+            "steering " + (", ".join(f"{trait} {dose:+g}" for trait, dose in self.doses.items()) or "nothing")
+        )
 
     def _undo(self, _: list[str]) -> None:
         kept = len(self.opening)
@@ -147,8 +147,13 @@ def sparkline(values: list[float], width: int = 40) -> str:
     """Return a course as a line of bars, from its least value to its greatest."""
     parts = [float(np.mean(part)) for part in np.array_split(np.array(values), min(width, len(values)))]
     low, high = min(parts), max(parts)
-    return "".join(BARS[round((v - low) / (high - low) * (len(BARS) - 1))] if high > low else BARS[0] for v in parts) + f"  {low:+.1f} … {high:+.1f}"
+    return (
+        "".join(
+            BARS[round((v - low) / (high - low) * (len(BARS) - 1))] if high > low else BARS[0] for v in parts
+        )
+        + f"  {low:+.1f} … {high:+.1f}"
+    )
 
 
 if __name__ == "__main__":
-    run_cli(main, all_flags(), inspect.getdoc(ChatOptions) or "")
+    command(chat)

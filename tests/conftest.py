@@ -1,23 +1,43 @@
-"""Tiny random models of three architectures, with byte-level tokenizers made offline, and small trait datasets."""
+"""Tiny random models of three architectures, with byte-level tokenizers made offline, and small trait
+datasets.
+"""
 
 import json
 import os
+import runpy
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores: a file of tests each, and a thread
-for _name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "GOOGLE_API_KEY", "GEMINI_API_KEY", "GOOGLE_GEMINI_BASE_URL"):
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # the workers share the cores: a file of tests each, and a thread
+for _name in (
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_BASE_URL",
+    "GOOGLE_API_KEY",
+    "GEMINI_API_KEY",
+    "GOOGLE_GEMINI_BASE_URL",
+):
     os.environ[_name] = ""  # empty is not set, and wins over a developer's .env: no test may cost money
 
 from pathlib import Path
 
 import pytest
 
-from utils.cli import run_cli
-from utils.model import LM, ModelOptions, load_lm
+CHECKOUT = Path(__file__).resolve().parents[1]
+if "traitscope" not in sys.modules:
+    runpy.run_path(
+        str(CHECKOUT / "__init__.py"), run_name="checkout"
+    )  # this checkout, whichever one is installed
+
+from traitscope.utils.model.loading import LM, ModelOptions, load_lm
+from traitscope.utils.stage.alone import stage_command
+from traitscope.utils.stage.command import Command, command, run_command
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -37,14 +57,20 @@ def _tokenizer(template: str | None, adds_bos: bool):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    vocabulary = {
+        token: i for i, token in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])
+    }
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(SPECIAL)
     if adds_bos:
-        tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", 1)]
+        )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
+    )
     fast.chat_template = template
     return fast
 
@@ -52,14 +78,31 @@ def _tokenizer(template: str | None, adds_bos: bool):
 def _config(family: str, n_layers: int):
     from transformers import Gemma2Config, LlamaConfig, Qwen2Config
 
-    shape = {"vocab_size": 5 + 256, "hidden_size": D_MODEL, "intermediate_size": 48, "num_hidden_layers": n_layers, "num_attention_heads": 4}
-    shape |= {"num_key_value_heads": 2, "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    shape = {
+        "vocab_size": 5 + 256,
+        "hidden_size": D_MODEL,
+        "intermediate_size": 48,
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": 4,
+    }
+    shape |= {
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
     if family == "gemma":
-        shape |= {"head_dim": 8, "sliding_window": 24}  # so small that sliding layers differ from full ones within a short text
+        shape |= {
+            "head_dim": 8,
+            "sliding_window": 24,
+        }  # so small that sliding layers differ from full ones within a short text
     return {"llama": LlamaConfig, "qwen": Qwen2Config, "gemma": Gemma2Config}[family](**shape)
 
 
-def save_tiny(folder: Path, family: str, template: str | None, adds_bos: bool, seed: int = 0, n_layers: int = N_LAYERS) -> Path:
+def save_tiny(
+    folder: Path, family: str, template: str | None, adds_bos: bool, seed: int = 0, n_layers: int = N_LAYERS
+) -> Path:
     """Write a random model with clearly different rows, so that greedy texts vary."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -137,12 +180,11 @@ def copy_trait(root: Path, trait: str, pairs: int) -> Path:
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch) -> Path:
     """Answers of judges in a folder of the test's own, no money spent, and short waits between tries."""
-    from utils.judge import asking
-    from utils.judge.ledger import Purse
+    from traitscope.utils.judge import asking, budget
 
     monkeypatch.setenv("TRAITSCOPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(asking, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(Purse, "spent", 0.0)
+    monkeypatch.setattr(budget, "_own_accounts", {})
     return tmp_path / "cache"
 
 
@@ -203,7 +245,9 @@ def visit(browser, dashboard):
 
 
 def write_dataset(folder: Path, files: dict) -> None:
-    """Write the files of a dataset: bytes and texts as they are, other content as JSON, or as lines of JSON; None is left out."""
+    """Write the files of a dataset: bytes and texts as they are, other content as JSON, or as lines of
+    JSON; None is left out.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         if content is not None:
@@ -217,14 +261,32 @@ def dataset_bytes(name: str, content) -> bytes:
         return content
     if isinstance(content, str):
         return content.encode()
-    return "\n".join(map(json.dumps, content)).encode() if name.endswith("jsonl") else json.dumps(content).encode()
+    return (
+        "\n".join(map(json.dumps, content)).encode()
+        if name.endswith("jsonl")
+        else json.dumps(content).encode()
+    )
+
+
+def command_of(script: ModuleType) -> Callable | Command:
+    """Return what a command's file runs: a stage, a command with further flags, or the function that is
+    called like the file.
+    """
+    if hasattr(script, "STAGE"):
+        return stage_command(script.STAGE)
+    return getattr(script, "COMMAND", None) or getattr(script, Path(str(script.__file__)).stem)
 
 
 def call(script: ModuleType, *arguments: str) -> None:
-    """Run a script's command line in this process."""
+    """Run a command in this process; what the user must mend is a UserError."""
+    run_command(command_of(script), list(arguments))
+
+
+def call_as_shell(script: ModuleType, *arguments: str) -> None:
+    """Run a command in this process as a shell does: it leaves by SystemExit where something is wrong."""
     before = sys.argv
-    sys.argv = ["script.py", *arguments]
+    sys.argv = [str(script.__file__), *arguments]
     try:
-        run_cli(script.main, script.all_flags(), "")
+        command(command_of(script))
     finally:
         sys.argv = before

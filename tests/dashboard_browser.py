@@ -11,15 +11,22 @@ import pytest
 from playwright.sync_api import Browser, Download, Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SCREENSHOTS = os.environ.get("TRAITSCOPE_SCREENSHOTS")  # a folder that keeps them; by default they go with the test's own
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium, and the browser tests run")
+SCREENSHOTS = os.environ.get(
+    "TRAITSCOPE_SCREENSHOTS"
+)  # a folder that keeps them; by default they go with the test's own
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None,
+    reason="no chromium on this machine: apt-get install chromium, and the browser tests run",
+)
 
 
 @contextmanager
 def running_browser() -> Iterator[Browser]:
     """Start the browser."""
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        running = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         yield running
         running.close()
 
@@ -45,9 +52,19 @@ def watched(browser: Browser, url: str) -> Iterator[Visit]:
     page = context.new_page()
     page.set_default_timeout(10_000)
     problems: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda message: problems.append(message.text) if message.type in ("error", "warning") else None,
+    )
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith((url, "blob:", "data:")) else problems.append(f"asks {request.url}"))
+    page.on(
+        "request",
+        lambda request: (
+            None
+            if request.url.startswith((url, "blob:", "data:"))
+            else problems.append(f"asks {request.url}")
+        ),
+    )
     yield Visit(page, url, problems)
     context.close()
     assert problems == []

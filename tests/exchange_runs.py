@@ -1,4 +1,6 @@
-"""What the tests of exported files run in the interpreters of other tools: it imports nothing of ours. Arguments: tool, a JSON of the job."""
+"""What the tests of exported files run in the interpreters of other tools: it imports nothing of ours.
+Arguments: tool, a JSON of the job.
+"""
 
 import json
 import sys
@@ -13,7 +15,9 @@ def run_repeng(job: dict) -> np.ndarray:
     from repeng import ControlModel, ControlVector
     from transformers import AutoModelForCausalLM
 
-    steered = ControlModel(AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32), layer_ids=[job["layer"]])
+    steered = ControlModel(
+        AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32), layer_ids=[job["layer"]]
+    )
     steered.set_control(ControlVector.import_gguf(job["file"]), job["coefficient"])
     with torch.no_grad():
         return steered(torch.tensor([job["ids"]])).logits[0].numpy()
@@ -29,14 +33,19 @@ def run_llama_cpp(job: dict) -> np.ndarray:
     if not Path(job["f32"]).exists():
         how = llama_cpp.llama_model_quantize_default_params()
         how.ftype, how.allow_requantize = 0, True
-        assert llama_cpp.llama_model_quantize(job["model"].encode(), job["f32"].encode(), ctypes.byref(how)) == 0
+        assert (
+            llama_cpp.llama_model_quantize(job["model"].encode(), job["f32"].encode(), ctypes.byref(how)) == 0
+        )
     options = {"type_k": 0, "type_v": 0, "flash_attn": False}
     llm = llama_cpp.Llama(job["f32"], n_ctx=256, logits_all=True, verbose=False, **options)
     tensors = {t.name: t.data for t in GGUFReader(job["file"]).tensors}
     push = np.zeros((job["n_layers"] - 1, job["d_model"]), np.float32)
     push[job["layer"] - 1] = job["coefficient"] * tensors[f"direction.{job['layer']}"]
     data = push.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-    assert llama_cpp.llama_set_adapter_cvec(llm.ctx, data, push.size, job["d_model"], 1, job["n_layers"] - 1) == 0
+    assert (
+        llama_cpp.llama_set_adapter_cvec(llm.ctx, data, push.size, job["d_model"], 1, job["n_layers"] - 1)
+        == 0
+    )
     llm.eval(job["ids"])
     logits = llm.scores[: len(job["ids"])].copy()
     written = []

@@ -1,6 +1,8 @@
-"""An HTTP server on loopback that speaks the protocols of OpenAI, Anthropic and Gemini well enough for their official clients.
+"""An HTTP server on loopback that speaks the protocols of OpenAI, Anthropic and Gemini well enough for
+their official clients.
 
-It scores a question by a digest of its text, so that the numbers of two runs can be compared, and it can fail in every way that services do.
+It scores a question by a digest of its text, so that the numbers of two runs can be compared, and it can fail
+in every way that services do.
 """
 
 import asyncio
@@ -40,8 +42,12 @@ class JudgeServer:
     models: tuple[str, ...] = ()  # known ones; all when empty
     answer: str = ""  # said to every question instead of a score
     shape: Callable[[Any], Any] | None = None  # what becomes of a good payload before it is sent
-    error: Callable[[dict], tuple[int, Any, dict] | None] | None = None  # request body → (status, payload, headers) in place of an answer
-    rate: float = 0.0  # requests a second that its bucket lets through, and what the bucket holds; the rest get 429
+    error: Callable[[dict], tuple[int, Any, dict] | None] | None = (
+        None  # request body → (status, payload, headers) in place of an answer
+    )
+    rate: float = (
+        0.0  # requests a second that its bucket lets through, and what the bucket holds; the rest get 429
+    )
     asked: Counter = field(default_factory=Counter)  # question → requests
     answered: Counter = field(default_factory=Counter)  # question → good answers
     bodies: list[dict] = field(default_factory=list)
@@ -69,7 +75,9 @@ class JudgeServer:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1024))
+        server = self._loop.run_until_complete(
+            asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1024)
+        )
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self._ready.set()
         self._loop.run_forever()
@@ -98,8 +106,15 @@ class JudgeServer:
                     return
                 raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
                 head = {"content-type": "application/json", "content-length": len(raw), **extra}
-                lines = [f"HTTP/1.1 {status} {REASONS[status]}", *(f"{k}: {v}" for k, v in head.items()), "", ""]
-                writer.write("\r\n".join(lines).encode() + (raw[: len(raw) // 2] if fault == "truncated" else raw))
+                lines = [
+                    f"HTTP/1.1 {status} {REASONS[status]}",
+                    *(f"{k}: {v}" for k, v in head.items()),
+                    "",
+                    "",
+                ]
+                writer.write(
+                    "\r\n".join(lines).encode() + (raw[: len(raw) // 2] if fault == "truncated" else raw)
+                )
                 await writer.drain()
                 if fault == "truncated":
                     writer.close()
@@ -137,28 +152,62 @@ class JudgeServer:
         if not self.rate:
             return None
         now = time.monotonic()
-        self._bucket, self._filled_at = min(self.rate, self._bucket + (now - self._filled_at) * self.rate), now
+        self._bucket, self._filled_at = (
+            min(self.rate, self._bucket + (now - self._filled_at) * self.rate),
+            now,
+        )
         if self._bucket < 1:
             return 429, {"error": {"message": "too fast"}}, {"retry-after": self.retry_after}
         self._bucket -= 1
         return None
 
     def _refusal_of_request(self, path: str, headers: dict, body: dict):
-        sent = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key") or headers.get("x-goog-api-key")
+        sent = (
+            headers.get("authorization", "").removeprefix("Bearer ")
+            or headers.get("x-api-key")
+            or headers.get("x-goog-api-key")
+        )
         if sent != self.key and "generateContent" in path:
-            return 400, {"error": {"code": 400, "message": "API key not valid. Please pass a valid API key.", "status": "INVALID_ARGUMENT"}}
+            return 400, {
+                "error": {
+                    "code": 400,
+                    "message": "API key not valid. Please pass a valid API key.",
+                    "status": "INVALID_ARGUMENT",
+                }
+            }
         if sent != self.key:
-            return 401, {"error": {"message": f"Incorrect API key provided: {sent}", "type": "invalid_request_error", "code": "invalid_api_key"}}
+            return 401, {
+                "error": {
+                    "message": f"Incorrect API key provided: {sent}",
+                    "type": "invalid_request_error",
+                    "code": "invalid_api_key",
+                }
+            }
         model = body.get("model") or path.split("/models/")[-1].split(":")[0]
         if self.models and model not in self.models:
-            return 404, {"error": {"message": f"The model `{model}` does not exist", "code": "model_not_found"}}
+            return 404, {
+                "error": {"message": f"The model `{model}` does not exist", "code": "model_not_found"}
+            }
         unsupported = (
-            [name for name in ("logprobs", "temperature", "max_tokens") if name in body] if self.is_reasoning and path.endswith("/completions") else []
+            [name for name in ("logprobs", "temperature", "max_tokens") if name in body]
+            if self.is_reasoning and path.endswith("/completions")
+            else []
         )
         if unsupported:
-            return 400, {"error": {"message": f"Unsupported parameter: '{unsupported[0]}' is not supported with this model.", "param": unsupported[0]}}
+            return 400, {
+                "error": {
+                    "message": f"Unsupported parameter: '{unsupported[0]}' is not supported with this model.",
+                    "param": unsupported[0],
+                }
+            }
         if not self.has_logprobs and body.get("generationConfig", {}).get("responseLogprobs"):
-            return 400, {"error": {"code": 400, "message": "Logprobs is not enabled for models/x", "status": "INVALID_ARGUMENT"}}
+            return 400, {
+                "error": {
+                    "code": 400,
+                    "message": "Logprobs is not enabled for models/x",
+                    "status": "INVALID_ARGUMENT",
+                }
+            }
         return None
 
     def _payload(self, path: str, body: dict, question: str, *, without_logprobs: bool) -> dict:
@@ -166,7 +215,9 @@ class JudgeServer:
         text = self.answer or ("I'm sorry, I can't help with that." if refuses else str(score_of(question)))
         candidates = [] if without_logprobs else self._candidates(text)
         if "generateContent" in path:
-            return gemini_payload(text, candidates if body.get("generationConfig", {}).get("responseLogprobs") else [])
+            return gemini_payload(
+                text, candidates if body.get("generationConfig", {}).get("responseLogprobs") else []
+            )
         if path.endswith("/messages"):
             usage = {"input_tokens": 100, "output_tokens": 2}
             return {
@@ -188,7 +239,12 @@ class JudgeServer:
         if self.splits_digits:
             return [(text[0], math.log(0.9)), ("The", math.log(0.05))]
         n = int(text)
-        return [(text, math.log(0.6)), (str(max(n - 1, 0)), math.log(0.2)), (f" {min(n + 2, 100)}", math.log(0.1)), ("The", math.log(0.1))]
+        return [
+            (text, math.log(0.6)),
+            (str(max(n - 1, 0)), math.log(0.2)),
+            (f" {min(n + 2, 100)}", math.log(0.1)),
+            ("The", math.log(0.1)),
+        ]
 
 
 def read_question(path: str, body: dict) -> str:
@@ -213,19 +269,46 @@ def expected(question: str) -> float:
 
 
 def openai_payload(text: str, candidates: list, *, cut: bool) -> dict:
-    choice: dict = {"index": 0, "finish_reason": "length" if cut else "stop", "message": {"role": "assistant", "content": text.split()[0] if cut else text}}
+    choice: dict = {
+        "index": 0,
+        "finish_reason": "length" if cut else "stop",
+        "message": {"role": "assistant", "content": text.split()[0] if cut else text},
+    }
     if candidates:
         top = [{"token": token, "logprob": logprob, "bytes": None} for token, logprob in candidates]
-        choice["logprobs"] = {"content": [{"token": top[0]["token"], "logprob": top[0]["logprob"], "bytes": None, "top_logprobs": top}], "refusal": None}
+        choice["logprobs"] = {
+            "content": [
+                {"token": top[0]["token"], "logprob": top[0]["logprob"], "bytes": None, "top_logprobs": top}
+            ],
+            "refusal": None,
+        }
     usage = {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101}
-    return {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+    return {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+        "usage": usage,
+    }
 
 
 def gemini_payload(text: str, candidates: list) -> dict:
-    first: dict = {"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": "STOP", "index": 0}
+    first: dict = {
+        "content": {"role": "model", "parts": [{"text": text}]},
+        "finishReason": "STOP",
+        "index": 0,
+    }
     if candidates:
-        first["logprobsResult"] = {"topCandidates": [{"candidates": [{"token": t, "logProbability": p, "tokenId": 1} for t, p in candidates]}]}
-    return {"candidates": [first], "usageMetadata": {"promptTokenCount": 100, "candidatesTokenCount": 1, "totalTokenCount": 101}}
+        first["logprobsResult"] = {
+            "topCandidates": [
+                {"candidates": [{"token": t, "logProbability": p, "tokenId": 1} for t, p in candidates]}
+            ]
+        }
+    return {
+        "candidates": [first],
+        "usageMetadata": {"promptTokenCount": 100, "candidatesTokenCount": 1, "totalTokenCount": 101},
+    }
 
 
 MISSING = object()
@@ -248,12 +331,16 @@ def put(*path_and_value: Any) -> Callable[[Any], Any]:
     return shape
 
 
-def error(status: int, message: str = "no", headers: dict | None = None, **more: Any) -> Callable[[dict], tuple[int, Any, dict]]:
+def error(
+    status: int, message: str = "no", headers: dict | None = None, **more: Any
+) -> Callable[[dict], tuple[int, Any, dict]]:
     """Return an error with which every question is answered."""
     return lambda body: (status, {"error": {"message": message, **more}}, headers or {})
 
 
-def first(n: int, fault: Callable[[dict], tuple[int, Any, dict]]) -> Callable[[dict], tuple[int, Any, dict] | None]:
+def first(
+    n: int, fault: Callable[[dict], tuple[int, Any, dict]]
+) -> Callable[[dict], tuple[int, Any, dict] | None]:
     """Return an error that is answered `n` times, and then no more."""
     left = iter(range(n))
     return lambda body: fault(body) if next(left, None) is not None else None

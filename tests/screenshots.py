@@ -1,24 +1,52 @@
-"""Take the pictures of docs/dashboard.md: `python tests/screenshots.py`, after `make demo` and the captures of docs/inference.md."""
+"""Take the pictures of docs/dashboard.md: `python tests/screenshots.py`, after `make demo` and the
+captures of docs/inference.md.
+"""
 
+import runpy
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
 
 from dashboard_server import CODE, FORMALITY, OPTIMISM, DashboardServer
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from utils.paths import root_dir
+from traitscope.utils.files.paths import root_dir
 
 PICTURES = {  # name: address, what the picture begins with, theme, width and height
     "overview": ("#/overview?experiment=demo", "main", "light", (1280, 800)),
-    "vetting": (f"#/extraction?experiment=demo&trait={FORMALITY}&rsort=score:down", "section[aria-label=Vetting]", "light", (1280, 900)),
-    "vectors": (f"#/extraction?experiment=demo&trait={FORMALITY}", "section[aria-label=Vectors]", "light", (1280, 560)),
+    "vetting": (
+        f"#/extraction?experiment=demo&trait={FORMALITY}&rsort=score:down",
+        "section[aria-label=Vetting]",
+        "light",
+        (1280, 900),
+    ),
+    "vectors": (
+        f"#/extraction?experiment=demo&trait={FORMALITY}",
+        "section[aria-label=Vectors]",
+        "light",
+        (1280, 560),
+    ),
     "verdict": (f"#/steering?experiment=demo&trait={OPTIMISM}", "main", "dark", (1280, 760)),
-    "sweep": (f"#/steering?experiment=demo&trait={OPTIMISM}", "section[aria-label=Search]", "light", (1280, 900)),
-    "dynamics": ("#/dynamics?experiment=demo&set=dynamics&pid=vineyard-fall", ".picker", "light", (1280, 1240)),
-    "groups": ("#/groups?experiment=demo&set=refusal_probe", "section[aria-label=Effects]", "light", (1280, 900)),
+    "sweep": (
+        f"#/steering?experiment=demo&trait={OPTIMISM}",
+        "section[aria-label=Search]",
+        "light",
+        (1280, 900),
+    ),
+    "dynamics": (
+        "#/dynamics?experiment=demo&set=dynamics&pid=vineyard-fall",
+        ".picker",
+        "light",
+        (1280, 1240),
+    ),
+    "groups": (
+        "#/groups?experiment=demo&set=refusal_probe",
+        "section[aria-label=Effects]",
+        "light",
+        (1280, 900),
+    ),
     "chat": ("#/chat?experiment=demo&length=50&dose=epistemic/optimism:0.2", "main", "dark", (1280, 1020)),
     "phone": (f"#/steering?experiment=demo&trait={OPTIMISM}", "main", "light", (390, 844)),
 }
@@ -36,7 +64,10 @@ def take(page: Page, url: str, name: str) -> None:
     if name == "chat":
         talk(page)
     page.locator(start).scroll_into_view_if_needed()
-    page.evaluate("start => window.scrollTo(0, start === 'main' ? 0 : document.querySelector(start).getBoundingClientRect().top + scrollY - 70)", start)
+    page.evaluate(
+        "start => window.scrollTo(0, start === 'main' ? 0 : document.querySelector(start).getBoundingClientRect().top + scrollY - 70)",
+        start,
+    )
     page.wait_for_timeout(1500)  # plots in sight are drawn one after another
     file = CODE / "docs" / "images" / f"{name}.png"
     page.screenshot(path=file)
@@ -54,7 +85,9 @@ def talk(page: Page) -> None:
 
 def main() -> None:
     with DashboardServer(root_dir(), has_torch=True) as server, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-dev-shm-usage"])
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         page = browser.new_page()
         for name in sys.argv[1:] or PICTURES:
             take(page, server.url, name)

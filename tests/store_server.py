@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from utils.artifacts import write_json, write_text
-from utils.sync.store import find_rclone
+from traitscope.utils.files.artifacts import write_json, write_text
+from traitscope.utils.sync.store import find_rclone
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 KEY, SECRET = "a-key-of-this-test", "a-secret-of-this-test"
@@ -35,11 +35,22 @@ class S3:
         (self.folder / self.bucket).mkdir()
 
     def start(self) -> "S3":
-        flags = ["--addr", f"127.0.0.1:{self.port}", "--auth-key", f"{KEY},{SECRET}", "--dir-cache-time", "50ms"]  # tests write behind its back
+        flags = [
+            "--addr",
+            f"127.0.0.1:{self.port}",
+            "--auth-key",
+            f"{KEY},{SECRET}",
+            "--dir-cache-time",
+            "50ms",
+        ]  # tests write behind its back
         command = [find_rclone(), "serve", "s3", *flags, str(self.folder)]
         with open(self.log, "w") as log:  # a pipe that nobody reads would stop it
-            self.process = subprocess.Popen(command, stderr=log, env=os.environ | {"RCLONE_CONFIG": os.devnull})
-        while not (said := re.search(r"Starting s3 server on \[http://127\.0\.0\.1:(\d+)", self.log.read_text())):
+            self.process = subprocess.Popen(
+                command, stderr=log, env=os.environ | {"RCLONE_CONFIG": os.devnull}
+            )
+        while not (
+            said := re.search(r"Starting s3 server on \[http://127\.0\.0\.1:(\d+)", self.log.read_text())
+        ):
             time.sleep(0.02)
         self.port = int(said[1])
         return self
@@ -50,7 +61,12 @@ class S3:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"R2_ENDPOINT": f"http://127.0.0.1:{self.port}", "R2_ACCESS_KEY_ID": KEY, "R2_SECRET_ACCESS_KEY": SECRET, "R2_BUCKET": self.bucket}
+        return {
+            "R2_ENDPOINT": f"http://127.0.0.1:{self.port}",
+            "R2_ACCESS_KEY_ID": KEY,
+            "R2_SECRET_ACCESS_KEY": SECRET,
+            "R2_BUCKET": self.bucket,
+        }
 
     def experiment(self, name: str = EXPERIMENT) -> Path:
         return self.folder / self.bucket / "experiments" / name
@@ -58,7 +74,11 @@ class S3:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     """Return {path: content} of what is no secret of the sync."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file() and not any(x.startswith(".") for x in p.parts)}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and not any(x.startswith(".") for x in p.parts)
+    }
 
 
 def write_version(folder: Path, version: int) -> None:
@@ -69,7 +89,9 @@ def write_version(folder: Path, version: int) -> None:
 
 
 def killed_at(call: int, owner: object, name: str, action: Callable[[], None]) -> bool:
-    """Run `action` in a child process that kills itself, with -9, at its n-th call of `owner.name`; return whether it came to that."""
+    """Run `action` in a child process that kills itself, with -9, at its n-th call of `owner.name`;
+    return whether it came to that.
+    """
     pid = os.fork()
     if pid == 0:
         code = 1

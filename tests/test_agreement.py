@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from judge_server import JudgeServer
 
-from analysis.agreement import band_confusion, compare_scores, kappa
-from analysis.labels import read_labels
-from utils.errors import UserError
+from traitscope.analysis.judging.agreement import band_confusion, compare_scores, kappa
+from traitscope.analysis.judging.labels import read_labels
+from traitscope.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 RNG = np.random.default_rng(0)
@@ -23,7 +23,12 @@ GROUPS = np.arange(200) // 2
 
 def test_a_judge_agrees_with_itself():
     same = compare_scores(SCORES, SCORES, GROUPS, 40, 60)
-    assert [same[k]["value"] for k in ("rank_correlation", "mean_difference", "same_band", "kappa")] == [1, 0, 1, 1]
+    assert [same[k]["value"] for k in ("rank_correlation", "mean_difference", "same_band", "kappa")] == [
+        1,
+        0,
+        1,
+        1,
+    ]
 
 
 def test_a_shift_is_a_mean_difference_and_no_loss_of_rank():
@@ -44,7 +49,14 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     for seed in range(60):
         rng = np.random.default_rng(seed)
         truth = rng.normal(50, 10, 80)
-        found = compare_scores(np.clip(truth + 5 + rng.normal(0, 8, 80), 0, 100), np.clip(truth, 0, 100), np.arange(80), 40, 60, draws=300)["mean_difference"]
+        found = compare_scores(
+            np.clip(truth + 5 + rng.normal(0, 8, 80), 0, 100),
+            np.clip(truth, 0, 100),
+            np.arange(80),
+            40,
+            60,
+            draws=300,
+        )["mean_difference"]
         hits += found["low"] <= 5 <= found["high"]
     assert hits >= 52  # 95 % of 60 is 57
 
@@ -63,12 +75,21 @@ def test_a_judge_with_one_score_for_all_has_no_rank_correlation():
 
 
 def test_the_thresholds_belong_to_the_passing_bands():
-    assert band_confusion(np.array([40.0, 60.0, 41.0]), np.array([40.0, 60.0, 59.0]), 40, 60).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert band_confusion(np.array([40.0, 60.0, 41.0]), np.array([40.0, 60.0, 59.0]), 40, 60).tolist() == [
+        [1, 0, 0],
+        [0, 1, 0],
+        [0, 0, 1],
+    ]
     assert kappa(np.diag([5, 0, 0])) == 1
 
 
 @pytest.mark.parametrize(
-    ("text", "match"), [("a,b\n1,2\n", "no column 'trait'"), ("trait,key,score\nx/y,k,often\n", "line 2"), ("trait,key,score\nx/y,k,101\n", "0 to 100")]
+    ("text", "match"),
+    [
+        ("a,b\n1,2\n", "no column 'trait'"),
+        ("trait,key,score\nx/y,k,often\n", "line 2"),
+        ("trait,key,score\nx/y,k,101\n", "0 to 100"),
+    ],
 )
 def test_bad_labels_are_one_line(tmp_path, text, match):
     (tmp_path / "labels.csv").write_text(text)
@@ -85,7 +106,18 @@ def experiment(tmp_path_factory, embedded) -> Path:
 
     root = tmp_path_factory.mktemp("agreement")
     copy_trait(root, "epistemic/optimism", 10)
-    flags = ["--experiment", "demo", "--traits", "epistemic/optimism", "--stages", "1", "--max-new-tokens", "8", "--judge", "embedded"]
+    flags = [
+        "--experiment",
+        "demo",
+        "--traits",
+        "epistemic/optimism",
+        "--stages",
+        "1",
+        "--max-new-tokens",
+        "8",
+        "--judge",
+        "embedded",
+    ]
     done = call(root, "extraction/run_pipeline.py", *flags)
     assert done.returncode == 0, done.stderr
     return root
@@ -93,13 +125,28 @@ def experiment(tmp_path_factory, embedded) -> Path:
 
 def call(root: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"TRAITSCOPE_ROOT": str(root)} | env
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_the_command_compares_two_judges_and_stores_what_it_says(experiment, tmp_path):
     with JudgeServer() as server:
-        env = {"OPENAI_API_KEY": server.key, "OPENAI_BASE_URL": f"{server.url}/v1", "TRAITSCOPE_CACHE": str(tmp_path)}
-        flags = ["--experiment", "demo", "--traits", "epistemic/optimism", "--judge", "embedded", "--against", "openai"]
+        env = {
+            "OPENAI_API_KEY": server.key,
+            "OPENAI_BASE_URL": f"{server.url}/v1",
+            "TRAITSCOPE_CACHE": str(tmp_path),
+        }
+        flags = [
+            "--experiment",
+            "demo",
+            "--traits",
+            "epistemic/optimism",
+            "--judge",
+            "embedded",
+            "--against",
+            "openai",
+        ]
         done = call(experiment, "analysis/judge_agreement.py", *flags, **env)
     assert done.returncode == 0, done.stderr
     assert "epistemic/optimism: embedded against openai, 20 of 20 texts scored by both" in done.stdout
@@ -111,7 +158,15 @@ def test_the_command_compares_two_judges_and_stores_what_it_says(experiment, tmp
 
 def test_hand_labels_are_written_filled_in_and_compared(experiment, tmp_path):
     file = tmp_path / "labels.csv"
-    base = ["analysis/judge_agreement.py", "--experiment", "demo", "--traits", "epistemic/optimism", "--judge", "embedded"]
+    base = [
+        "analysis/judge_agreement.py",
+        "--experiment",
+        "demo",
+        "--traits",
+        "epistemic/optimism",
+        "--judge",
+        "embedded",
+    ]
     assert call(experiment, *base, "--write-labels", str(file), "--sample", "8").returncode == 0
     table = pd.read_csv(file)
     assert len(table) == 8

@@ -8,13 +8,22 @@ import pickle
 from pathlib import Path
 
 import pytest
-
-from utils import artifacts
-from utils.artifacts import digest, load_tensor, read_json, read_vector, save_tensor, sweep_temporaries, write_bytes, write_json, write_text
-from utils.errors import UserError
-from utils.journal import Journal, key_of
-
 import torch
+
+from traitscope.utils.errors import UserError
+from traitscope.utils.files import artifacts
+from traitscope.utils.files.artifacts import (
+    digest,
+    load_tensor,
+    read_json,
+    read_vector,
+    save_tensor,
+    sweep_temporaries,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from traitscope.utils.files.journal import Journal, key_of
 
 FAILURES = [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()]
 ANSWERS = {"a": {"text": "two\nlines\u2028 and 你好 — “quoted”"}, "b": None, "c": [1, 0.5, "x"]}
@@ -265,7 +274,13 @@ def test_a_missing_tensor_is_a_user_error(tmp_path):
     assert str(tmp_path / "none.pt") in refused(lambda: load_tensor(tmp_path / "none.pt", (4,)))
 
 
-@pytest.mark.parametrize("save", [lambda path, bomb: torch.save(bomb, path), lambda path, bomb: path.write_bytes(pickle.dumps(bomb, protocol=2))])
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda path, bomb: torch.save(bomb, path),
+        lambda path, bomb: path.write_bytes(pickle.dumps(bomb, protocol=2)),
+    ],
+)
 def test_code_in_a_tensor_file_never_runs(tmp_path, save):
     save(tmp_path / "bomb.pt", Bomb(tmp_path / "exploded"))
     assert "bomb.pt" in refused(lambda: load_tensor(tmp_path / "bomb.pt", (4,)))
@@ -328,7 +343,16 @@ def test_a_torn_journal_goes_on_where_it_stopped(journal_file):
 @pytest.mark.parametrize(
     "garbage",
     [
-        *[b"\x00\x00\x00\n", b"not json\n", b"[]\n", b"null\n", b'{"key": "x"}\n', b'{"answer": 1}\n', b"\xff\xfe\n", b"\n"],
+        *[
+            b"\x00\x00\x00\n",
+            b"not json\n",
+            b"[]\n",
+            b"null\n",
+            b'{"key": "x"}\n',
+            b'{"answer": 1}\n',
+            b"\xff\xfe\n",
+            b"\n",
+        ],
         pytest.param(b"[" * 100_000 + b"\n", id="deep"),
         pytest.param(b'{"key": [], "answer": 1}\n', id="list-key"),
     ],
@@ -369,21 +393,33 @@ def test_different_questions_have_different_keys(one, other):
 
 
 def test_equal_questions_have_equal_keys():
-    assert key_of({"messages": [{"role": "user"}]}, (1, 2), "你好") == key_of({"messages": [{"role": "user"}]}, [1, 2], "你好")
+    assert key_of({"messages": [{"role": "user"}]}, (1, 2), "你好") == key_of(
+        {"messages": [{"role": "user"}]}, [1, 2], "你好"
+    )
 
 
 def test_a_vector_is_read_without_torch_as_torch_reads_it(tensor_file):
     assert torch.equal(torch.from_numpy(read_vector(tensor_file, 4).copy()), load_tensor(tensor_file, (4,)))
 
 
-@pytest.mark.parametrize("damage", [lambda f: f.write_bytes(b"no archive"), lambda f: f.unlink(), lambda f: save_tensor(f, torch.arange(5.0))])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda f: f.write_bytes(b"no archive"),
+        lambda f: f.unlink(),
+        lambda f: save_tensor(f, torch.arange(5.0)),
+    ],
+)
 def test_what_is_no_such_vector_is_named(tensor_file, damage):
     damage(tensor_file)
     with pytest.raises(UserError, match=r"vector\.pt"):
         read_vector(tensor_file, 4)
 
 
-@pytest.mark.parametrize("tensor", [torch.tensor([1.0, float("nan")]), torch.tensor([1.0, 2.0]).double(), torch.tensor([1, 2, 3, 4]).half()])
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.tensor([1.0, float("nan")]), torch.tensor([1.0, 2.0]).double(), torch.tensor([1, 2, 3, 4]).half()],
+)
 def test_a_vector_of_other_numbers_is_refused(tmp_path, tensor):
     save_tensor(tmp_path / "v.pt", tensor)
     with pytest.raises(UserError, match="float32 vector of 2 numbers"):

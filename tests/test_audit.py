@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from conftest import copy_trait
 
-from extraction import check_trait
-from extraction.audit import CHECKS, Audit, audit_subject, audit_trait
-from extraction.audit_report import render_audit, render_trial
-from extraction.new_trait import lay_out
-from extraction.soundness import bad_lines, is_mojibake
-from extraction.subject import Subject, read_subject, words_of
-from extraction.swaps import is_significant, p_value, swap_sides, tell_apart
-from extraction.trait_files import form_of, known_traits
-from utils.cli import run_cli
-from utils.errors import UserError
-from utils.paths import TraitPaths
+from traitscope.extraction import check_trait
+from traitscope.extraction.audit.checks import CHECKS, Audit, audit_subject, audit_trait
+from traitscope.extraction.audit.rendering import render_audit, render_trial
+from traitscope.extraction.audit.soundness import bad_lines, is_mojibake
+from traitscope.extraction.audit.subject import Subject, read_subject, words_of
+from traitscope.extraction.audit.swaps import is_significant, p_value, swap_sides, tell_apart
+from traitscope.extraction.new_trait import lay_out
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.records.dataset_files import form_of, known_traits
+from traitscope.utils.stage.command import run_cli
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHIPPED = [t for t in known_traits(CHECKOUT) if form_of(TraitPaths("x", t, CHECKOUT).dataset)]
@@ -27,13 +27,22 @@ BASE = read_subject(TraitPaths("x", "epistemic/optimism", CHECKOUT))
 PAIRS = [(pair.pos, pair.neg) for pair in BASE.pairs][:60]
 QUESTIONS = list(BASE.dataset.questions)[:30]
 COMPARISONS = [name for name, check in CHECKS.items() if check.needs_pairs]
-INSTRUCTION = [{"pos": f"You should {good} {what}.", "neg": f"You should {bad} {what}."} for good, bad, what in [
-    ("praise", "blame", "every plan that people bring"), ("welcome", "refuse", "any news at all"), ("trust", "doubt", "what the future holds for us"),
-    ("expect", "forget", "good harvests and fair winds"), ("seek", "shun", "the sunny side of each matter")]]  # fmt: skip
+INSTRUCTION = [
+    {"pos": f"You should {good} {what}.", "neg": f"You should {bad} {what}."}
+    for good, bad, what in [
+        ("praise", "blame", "every plan that people bring"),
+        ("welcome", "refuse", "any news at all"),
+        ("trust", "doubt", "what the future holds for us"),
+        ("expect", "forget", "good harvests and fair winds"),
+        ("seek", "shun", "the sunny side of each matter"),
+    ]
+]
 FOREIGN = {"instruction": INSTRUCTION, "questions": QUESTIONS[:20], "eval_prompt": "{question} {answer}"}
 
 
-def write_scenarios(root: Path, pairs: list, steering: dict | None = None, definition: str | None = None) -> TraitPaths:
+def write_scenarios(
+    root: Path, pairs: list, steering: dict | None = None, definition: str | None = None
+) -> TraitPaths:
     paths = TraitPaths("x", "mood/planted", root)
     paths.dataset.mkdir(parents=True, exist_ok=True)
     for name, side in (("positive.txt", 0), ("negative.txt", 1)):
@@ -101,7 +110,9 @@ def test_every_shipped_trait_passes_its_audit(trait):
 def test_sixty_clean_pairs_are_clean(plant):
     audit = plant(PAIRS)
     assert audit.is_clean
-    assert [f.check for f in audit.findings] == [name for name, check in CHECKS.items() if "scenarios" in check.forms]
+    assert [f.check for f in audit.findings] == [
+        name for name, check in CHECKS.items() if "scenarios" in check.forms
+    ]
 
 
 @pytest.mark.parametrize("check", PLANTS)
@@ -112,7 +123,10 @@ def test_what_is_planted_is_caught_by_its_own_check_which_says_what_to_do(plant,
     assert found.number < found.threshold if found.is_minimum else found.number > found.threshold
 
 
-@pytest.mark.parametrize("check", ["duplicates", "identical_sides", "encoding", "pairs", "punctuation", "unequal_sides", "near_duplicates"])
+@pytest.mark.parametrize(
+    "check",
+    ["duplicates", "identical_sides", "encoding", "pairs", "punctuation", "unequal_sides", "near_duplicates"],
+)
 def test_a_planted_fault_fails_no_other_check(plant, check):
     assert failing(plant(PLANTS[check](PAIRS))) == {check}
 
@@ -131,22 +145,33 @@ def test_sides_swapped_at_random_have_no_confound(trait, tmp_path):
         rng = random.Random(seed)
         swapped = [(p.pos, p.neg) if rng.random() < 0.5 else (p.neg, p.pos) for p in subject.pairs]
         mixed = read_subject(write_scenarios(tmp_path, swapped, definition=subject.dataset.rubric.definition))
-        assert [name for name in COMPARISONS if name != "topics" and not CHECKS[name].measure(mixed).passed] == []
+        assert [
+            name for name in COMPARISONS if name != "topics" and not CHECKS[name].measure(mixed).passed
+        ] == []
 
 
 def test_a_small_difference_or_one_that_may_be_chance_passes(plant):
-    assert "question_marks" not in failing(plant([(pos + "?" * (i < 9), neg) for i, (pos, neg) in enumerate(PAIRS)]))
-    assert "length_in_words" not in failing(plant([(pos.replace(" ", " very ", i % 2), neg) for i, (pos, neg) in enumerate(PAIRS)]))
+    assert "question_marks" not in failing(
+        plant([(pos + "?" * (i < 9), neg) for i, (pos, neg) in enumerate(PAIRS)])
+    )
+    assert "length_in_words" not in failing(
+        plant([(pos.replace(" ", " very ", i % 2), neg) for i, (pos, neg) in enumerate(PAIRS)])
+    )
 
 
 def test_the_words_of_the_definition_are_the_trait_s_own(plant):
     pairs = PLANTS["marker_words"](PAIRS)
     assert "marker_words" in failing(plant(pairs))
-    assert "marker_words" not in failing(plant(pairs, definition=BASE.dataset.rubric.definition + "\nPurple things."))
+    assert "marker_words" not in failing(
+        plant(pairs, definition=BASE.dataset.rubric.definition + "\nPurple things.")
+    )
 
 
 def test_what_is_accepted_stays_visible_with_its_number_and_reason(plant):
-    audit = plant(PLANTS["question_marks"](PAIRS), steering={"accepted_confounds": {"question_marks": "asking is the trait", "topics": "not needed"}})
+    audit = plant(
+        PLANTS["question_marks"](PAIRS),
+        steering={"accepted_confounds": {"question_marks": "asking is the trait", "topics": "not needed"}},
+    )
     found = finding(audit, "question_marks")
     assert (found.status, found.number, found.reason) == ("accepted", 1.0, "asking is the trait")
     assert "accepted: question_marks: asking is the trait" in render_audit(audit)
@@ -155,7 +180,10 @@ def test_what_is_accepted_stays_visible_with_its_number_and_reason(plant):
 
 def test_an_accepted_mark_does_not_hide_another(plant):
     commas = PLANTS["punctuation"](PAIRS)
-    audit = plant([(pos, f"{neg}!") for pos, neg in commas], steering={"accepted_confounds": {"punctuation": "shouting is the trait"}})
+    audit = plant(
+        [(pos, f"{neg}!") for pos, neg in commas],
+        steering={"accepted_confounds": {"punctuation": "shouting is the trait"}},
+    )
     assert "exclamation mark" in finding(audit, "punctuation").detail
     assert "also comma (+50%)" in finding(audit, "punctuation").detail
 
@@ -274,7 +302,9 @@ def test_a_fresh_trait_loads_and_says_what_is_to_be_filled_in(tmp_path, form):
     assert "to_fill_in" in failing(audit)
     assert failing(audit) <= {"to_fill_in", "pairs", "questions", "extraction_questions"}
     assert "#:" not in subject.dataset.rubric.definition
-    assert not any("#:" in text or "_comment" in text for side in subject.sides.values() for text in side.values())
+    assert not any(
+        "#:" in text or "_comment" in text for side in subject.sides.values() for text in side.values()
+    )
     before = {file: file.read_bytes() for file in paths.dataset.iterdir()}
     with pytest.raises(UserError, match="exists already; nothing was changed"):
         lay_out(paths, form)
@@ -316,15 +346,29 @@ def test_json_is_one_document_on_stdout_and_the_status_says_clean_or_not(command
     status, out, _ = command("--traits", "mood/planted,mood/nothing", "--json")
     document = json.loads(out)
     assert str(status).startswith("error: 2 of 2 traits not clean")
-    assert [(t["trait"], t["clean"]) for t in document["traits"]] == [("mood/planted", False), ("mood/nothing", False)]
+    assert [(t["trait"], t["clean"]) for t in document["traits"]] == [
+        ("mood/planted", False),
+        ("mood/nothing", False),
+    ]
     assert "unknown trait" in document["traits"][1]["findings"][0]["advice"]
 
 
 def test_quick_tries_a_few_pairs_on_a_model(command, tmp_path, tiny_folders):
     copy_trait(tmp_path, "epistemic/optimism", 20)
-    _, out, _ = command("--trait", "epistemic/optimism", "--json", "--quick", "--responses", "4", "--model", tiny_folders["llama"])
+    _, out, _ = command(
+        "--trait",
+        "epistemic/optimism",
+        "--json",
+        "--quick",
+        "--responses",
+        "4",
+        "--model",
+        tiny_folders["llama"],
+    )
     trial = json.loads(out)["traits"][0]["quick"]
-    assert [(r["side"], r["line"]) for r in trial["replies"]] == [(side, line) for side in ("pos", "neg") for line in (1, 7, 14, 20)]
+    assert [(r["side"], r["line"]) for r in trial["replies"]] == [
+        (side, line) for side in ("pos", "neg") for line in (1, 7, 14, 20)
+    ]
     assert trial["judge_accuracy"] > 0.5
     assert render_trial(trial).count("\n") == 9
 

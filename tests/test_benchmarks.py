@@ -1,4 +1,6 @@
-"""The benchmarks' own arithmetic: a benchmark that counts or compares wrongly says something false about everybody."""
+"""The benchmarks' own arithmetic: a benchmark that counts or compares wrongly says something false about
+everybody.
+"""
 
 import ast
 from pathlib import Path
@@ -17,10 +19,10 @@ from benchmarks.roofline import Ceiling, Work, capture_work
 from benchmarks.rounds import ratio_between, run_rounds, summarise
 from benchmarks.tables import at_least, at_most, render_rows, render_subject
 from benchmarks.workload import BenchOptions
-from extraction.activations import read_captured
-from extraction.methods import FitOptions, fit_directions, fit_functions
-from utils.artifacts import read_json
-from utils.capture import Reading, pool_activations
+from traitscope.extraction.fitting.methods import FitOptions, fit_directions, fit_functions
+from traitscope.utils.files.artifacts import read_json
+from traitscope.utils.model.capture import Reading, pool_activations
+from traitscope.utils.records.activations import read_captured
 
 FOLDER = Path(__file__).parent / "benchmarks"
 
@@ -31,7 +33,10 @@ def test_every_benchmark_parses_and_says_what_it_is(file):
 
 
 def test_every_subject_can_be_measured():
-    modules = {m.__name__.removeprefix("benchmarks."): m for m in (capture, capture_chats, fit, judging, memory, pipeline, steering_sweep)}
+    modules = {
+        m.__name__.removeprefix("benchmarks."): m
+        for m in (capture, capture_chats, fit, judging, memory, pipeline, steering_sweep)
+    }
     assert set(modules) == set(SUBJECTS)
     assert all(callable(m.measure) for m in modules.values())
 
@@ -70,7 +75,13 @@ def test_a_way_that_fails_is_left_out_with_its_reason_and_the_others_stay():
 
 
 @pytest.mark.parametrize(
-    ("target", "is_met"), [(at_most("x", 1, 1.0), True), (at_most("x", 1, 1.1), False), (at_least("x", 2, 1.9), False), (at_least("x", 2, None), False)]
+    ("target", "is_met"),
+    [
+        (at_most("x", 1, 1.0), True),
+        (at_most("x", 1, 1.1), False),
+        (at_least("x", 2, 1.9), False),
+        (at_least("x", 2, None), False),
+    ],
 )
 def test_a_target_is_met_or_not(target, is_met):
     assert target["met"] is is_met
@@ -90,8 +101,12 @@ def test_counted_operations_are_those_of_the_forward_pass(llama, monkeypatch):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         llama.model.base_model(input_ids=ids, use_cache=False)
     use_kernels(llama.model, kernel_choices()[0])
-    attention = 4 * llama.n_layers * 2 * 24**2 * 32  # the counter takes all scores, of which the causal half is needed
-    assert capture_work(llama, [[24, 24]]).operations == pytest.approx(counter.get_total_flops() - attention / 2, rel=0.02)
+    attention = (
+        4 * llama.n_layers * 2 * 24**2 * 32
+    )  # the counter takes all scores, of which the causal half is needed
+    assert capture_work(llama, [[24, 24]]).operations == pytest.approx(
+        counter.get_total_flops() - attention / 2, rel=0.02
+    )
 
 
 def test_the_scarcer_of_two_bounds_the_time():
@@ -130,7 +145,9 @@ def test_an_ica_that_rounding_decides_is_not_compared():
 def test_a_planted_experiment_is_what_stage_4_reads(tmp_path):
     case = plant((20, 2, 8))
     captured = read_captured(write_experiment(tmp_path, case))
-    assert torch.equal(captured.select("neg", "train", {row["key"] for row in captured.rows}, [0, 1]), case.neg[:9])
+    assert torch.equal(
+        captured.select("neg", "train", {row["key"] for row in captured.rows}, [0, 1]), case.neg[:9]
+    )
 
 
 def test_capture_is_measured_from_end_to_end_on_a_model_of_random_weights():
@@ -140,7 +157,10 @@ def test_capture_is_measured_from_end_to_end_on_a_model_of_random_weights():
     assert ways["counted"]["lm_head_calls"] == 0
     assert ways["counted"]["largest_difference_to_one_at_a_time"] < 1e-3
     assert ways["counted"]["of_200_texts"] < 1.05
-    assert {t["target"] for t in results["targets"] if t["found"] is None} >= {"repeng / traitscope", "nnsight / traitscope"}
+    assert {t["target"] for t in results["targets"] if t["found"] is None} >= {
+        "repeng / traitscope",
+        "nnsight / traitscope",
+    }
     assert "| traitscope / bare forward | ≤ 1.05 |" in render_subject(results)
 
 

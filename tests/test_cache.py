@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from utils.cache import RoomyLayer, make_room
+from traitscope.utils.model.cache import RoomyLayer, make_room
 
 
 def states(n: int, seed: int, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,7 +70,9 @@ def test_windowed_layers_are_left_alone_and_a_filled_cache_keeps_its_content(gem
 
 def test_the_vocabulary_projection_gets_whole_tensors(llama):
     seen = []
-    handle = llama.model.lm_head.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].is_contiguous()))
+    handle = llama.model.lm_head.register_forward_hook(
+        lambda _module, inputs, _output: seen.append(inputs[0].is_contiguous())
+    )
     with torch.inference_mode():
         llama.model(torch.tensor([[5, 6, 7], [8, 9, 10]]), logits_to_keep=1)
     handle.remove()

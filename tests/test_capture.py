@@ -3,14 +3,14 @@ import importlib
 import pytest
 import torch
 
-from extraction.activations import split_held_out
-from extraction.responses import Response
-from utils import capture
-from utils.capture import Reading, pool_activations, select_positions
-from utils.directions import draw_directions
-from utils.errors import UserError
-from utils.layers import parse_layers
-from utils.model import encode
+from traitscope.utils.errors import UserError
+from traitscope.utils.measures.directions import draw_directions
+from traitscope.utils.model import capture
+from traitscope.utils.model.capture import Reading, pool_activations, select_positions
+from traitscope.utils.model.encode import encode
+from traitscope.utils.records.activations import split_held_out
+from traitscope.utils.records.responses import Response
+from traitscope.utils.stage.layers import parse_layers
 
 TEXTS = ["Hello there", "A much longer text than the first one", "Mid-sized text", "x y z"]
 
@@ -22,12 +22,16 @@ def readings(lm, position: str = "response[:]", n_prompt: int = 4) -> list[Readi
 
 @torch.inference_mode()
 def by_hidden_states(lm, reading: Reading) -> torch.Tensor:
-    """The slow way: one text at a time, from output_hidden_states (which lack the last block's own output)."""
+    """The slow way: one text at a time, from output_hidden_states (which lack the last block's own
+    output).
+    """
     states = lm.model(torch.tensor([reading.ids]), output_hidden_states=True).hidden_states[1:-1]
     return torch.stack([h[0, reading.positions].mean(0) for h in states])
 
 
-@pytest.mark.parametrize("position", ["response[:]", "response[:2]", "response[-1]", "prompt[-1]", "prompt[:]"])
+@pytest.mark.parametrize(
+    "position", ["response[:]", "response[:2]", "response[-1]", "prompt[-1]", "prompt[:]"]
+)
 def test_batched_pooling_equals_one_text_at_a_time(lm, position):
     pooled = pool_activations(lm, readings(lm, position)).activations
     assert pooled.shape == (len(TEXTS), lm.n_layers, lm.d_model)
@@ -64,7 +68,11 @@ def test_memory_that_runs_out_halves_the_batch(llama, monkeypatch):
         return real(lm, component, beginning, batch)
 
     monkeypatch.setattr(capture, "_pool_batch", small)
-    assert torch.allclose(pool_activations(llama, readings(llama), batch_tokens=4096).activations, expected.activations, atol=1e-4)
+    assert torch.allclose(
+        pool_activations(llama, readings(llama), batch_tokens=4096).activations,
+        expected.activations,
+        atol=1e-4,
+    )
 
 
 def test_activations_that_overflow_are_an_error_that_names_layer_and_way_out(llama):
@@ -93,7 +101,9 @@ def test_positions_name_tokens_but_never_token_zero(position, expected):
     assert select_positions(position, 4, 3) == expected
 
 
-@pytest.mark.parametrize("position", ["response", "answer[:]", "response[a]", "response[:", "", "response[1:2:3]"])
+@pytest.mark.parametrize(
+    "position", ["response", "answer[:]", "response[a]", "response[:", "", "response[1:2:3]"]
+)
 def test_a_malformed_position_is_refused(position):
     with pytest.raises(UserError, match="unknown position"):
         select_positions(position, 4, 3)
@@ -152,10 +162,15 @@ def test_random_directions_follow_the_covariance():
 
 @pytest.mark.parametrize(
     ("peak", "model_dtype", "stored"),
-    [(100.0, "float32", torch.float32), (100.0, "bfloat16", torch.float16), (103_795.0, "bfloat16", torch.float32), (100.0, "float16", torch.float16)],
+    [
+        (100.0, "float32", torch.float32),
+        (100.0, "bfloat16", torch.float16),
+        (103_795.0, "bfloat16", torch.float32),
+        (100.0, "float16", torch.float16),
+    ],
 )
 def test_activations_are_stored_in_16_bits_only_where_every_value_fits(peak, model_dtype, stored):
-    capture_stage = importlib.import_module("extraction.3_capture_activations")
+    capture_stage = importlib.import_module("traitscope.extraction.3_capture_activations")
     activations = torch.tensor([[[1.0, peak]]])
     kept = capture_stage.as_stored(activations, model_dtype)
     assert kept.dtype is stored

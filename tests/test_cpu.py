@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from utils import cpu
-
+from traitscope.utils.model import cpu
 
 # multiplies ever new numbers of rows, and says by how many MiB the process grew while it did
 GROWTH = """
-import utils, torch
+import traitscope, torch
 from pathlib import Path
 def held(): return next(int(line.split()[1]) / 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:"))
 weight = torch.randn(64, 64)
@@ -56,7 +55,10 @@ def test_only_float32_layers_are_routed(on_amd):
     assert cpu.speed_up_linear_layers(nn.Sequential(nn.Linear(2, 2).bfloat16(), nn.LayerNorm(2))) == 0
 
 
-@pytest.mark.parametrize(("vendor", "setting", "expected"), [("AuthenticAMD", "1", True), ("AuthenticAMD", "0", False), ("GenuineIntel", "1", False)])
+@pytest.mark.parametrize(
+    ("vendor", "setting", "expected"),
+    [("AuthenticAMD", "1", True), ("AuthenticAMD", "0", False), ("GenuineIntel", "1", False)],
+)
 def test_the_choice_goes_by_the_maker_and_can_be_overridden(monkeypatch, tmp_path, vendor, setting, expected):
     info = tmp_path / "cpuinfo"
     info.write_text(f"processor : 0\nvendor_id : {vendor}\n")

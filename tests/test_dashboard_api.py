@@ -4,24 +4,23 @@ import shutil
 
 import pytest
 import schemathesis
+import torch
 from dashboard_server import DECEPTION, FORMALITY, MARKUP, OPTIMISM
 from hypothesis import HealthCheck, given, settings
 from starlette.testclient import TestClient
 
-from utils.artifacts import load_tensor, read_json
-from utils.cli import parse_arguments
-from utils.errors import UserError
-from utils.paths import TraitPaths
-from visualization import serve
-from visualization.app import build_app
-from visualization.artifacts import Store
-
-import torch
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import load_tensor, read_json
+from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.stage.command import parse_arguments
+from traitscope.visualization import serve
+from traitscope.visualization.app import build_app
+from traitscope.visualization.library import Library
 
 
 @pytest.fixture(scope="module")
 def client(shown) -> TestClient:
-    return TestClient(build_app(Store(shown)), base_url="http://localhost")
+    return TestClient(build_app(Library(shown)), base_url="http://localhost")
 
 
 @pytest.fixture
@@ -36,7 +35,12 @@ def ask(client):
 
 def test_experiments_are_listed_with_what_they_are(client):
     found, empty, _ = client.get("/api/experiments").json()
-    assert (found["name"], found["model"], found["judge"], found["traits"]) == ("demo", "embedded", "embedded", [DECEPTION, FORMALITY, OPTIMISM])
+    assert (found["name"], found["model"], found["judge"], found["traits"]) == (
+        "demo",
+        "embedded",
+        "embedded",
+        [DECEPTION, FORMALITY, OPTIMISM],
+    )
     assert (empty["name"], empty["traits"], empty["updated"]) == ("nothing", [], None)
 
 
@@ -57,20 +61,33 @@ def test_what_reads_a_stale_stage_is_stale(shown, tmp_path):
     shutil.copytree(shown, tmp_path, dirs_exist_ok=True)
     responses = TraitPaths("demo", FORMALITY, tmp_path).responses("pos")
     responses.write_text(responses.read_text() + "\n")  # other bytes than stages 2 and 3 read
-    client = TestClient(build_app(Store(tmp_path)), base_url="http://localhost")
+    client = TestClient(build_app(Library(tmp_path)), base_url="http://localhost")
     cards = client.get("/api/experiments/demo").json()["cards"]
-    stages = {s["stage"][0]: (s["state"], s["why"]) for s in next(c for c in cards if c["trait"] == FORMALITY)["stages"]}
+    stages = {
+        s["stage"][0]: (s["state"], s["why"])
+        for s in next(c for c in cards if c["trait"] == FORMALITY)["stages"]
+    }
     assert stages["1"][0] == "done"
-    assert stages["2"] == stages["3"] == ("stale", f"input changed: experiments/demo/extraction/{FORMALITY}/responses/pos.json")
+    assert (
+        stages["2"]
+        == stages["3"]
+        == ("stale", f"input changed: experiments/demo/extraction/{FORMALITY}/responses/pos.json")
+    )
     assert stages["4"] == ("stale", "reads what 2_vet_responses, 3_capture_activations left, which is stale")
 
 
 def test_a_card_has_the_figures_of_the_summary(ask, shown):
-    [written] = [row for row in read_json(shown / "experiments/demo/summary.json") if row["trait"] == DECEPTION]  # of the last run
+    [written] = [
+        row for row in read_json(shown / "experiments/demo/summary.json") if row["trait"] == DECEPTION
+    ]  # of the last run
     cards = {card["trait"]: card["summary"] for card in ask("")["cards"]}
     assert cards[DECEPTION] == {k: v for k, v in written.items() if k in cards[DECEPTION]}
     results = read_json(TraitPaths("demo", OPTIMISM, shown).steering_results)
-    assert (cards[OPTIMISM]["verdict"], cards[OPTIMISM]["effect"], cards[OPTIMISM]["held_out"]["n_pos"] > 1) == (results["verdict"], results["effect"], True)
+    assert (
+        cards[OPTIMISM]["verdict"],
+        cards[OPTIMISM]["effect"],
+        cards[OPTIMISM]["held_out"]["n_pos"] > 1,
+    ) == (results["verdict"], results["effect"], True)
 
 
 @pytest.mark.parametrize("part", ["scenarios", "responses"])
@@ -79,11 +96,19 @@ def test_every_judged_text_is_there_in_full_with_its_score(ask, shown, part):
     written = read_json(paths.scenario_scores if part == "scenarios" else paths.response_scores)["rows"]
     page = ask("/vetting", trait=OPTIMISM)
     texts = page[part]["texts"]
-    assert [(t["side"], t["value"], t["state"]) for t in texts] == [(r["side"], r["value"], r["state"]) for r in written]
-    assert [t["passed"] for t in texts] == [t["value"] >= 50 if t["side"] == "pos" else t["value"] <= 50 for t in texts]
+    assert [(t["side"], t["value"], t["state"]) for t in texts] == [
+        (r["side"], r["value"], r["state"]) for r in written
+    ]
+    assert [t["passed"] for t in texts] == [
+        t["value"] >= 50 if t["side"] == "pos" else t["value"] <= 50 for t in texts
+    ]
     assert texts[0]["prompt"] == MARKUP
-    responses = {r["key"]: r["response"] for side in ("pos", "neg") for r in read_json(paths.responses(side))["rows"]}
-    assert [t["response"] for t in texts] == ([None] * 28 if part == "scenarios" else [responses[t["id"]] for t in texts])
+    responses = {
+        r["key"]: r["response"] for side in ("pos", "neg") for r in read_json(paths.responses(side))["rows"]
+    }
+    assert [t["response"] for t in texts] == (
+        [None] * 28 if part == "scenarios" else [responses[t["id"]] for t in texts]
+    )
 
 
 def test_what_has_not_been_vetted_is_null(ask):
@@ -94,7 +119,9 @@ def test_what_has_not_been_vetted_is_null(ask):
 
 def test_vectors_are_those_of_the_metadata(ask, shown):
     page, paths = ask("/vectors", trait=FORMALITY), TraitPaths("demo", FORMALITY, shown)
-    assert {(v["method"], v["layer"]) for v in page["vectors"]} == {(m, layer) for m in ("mean_diff", "probe", "random") for layer in range(8, 18)}
+    assert {(v["method"], v["layer"]) for v in page["vectors"]} == {
+        (m, layer) for m in ("mean_diff", "probe", "random") for layer in range(8, 18)
+    }
     for vector in page["vectors"]:
         written = read_json(paths.vector_metadata(vector["method"], vector["layer"]))
         assert vector == {key: written[key] for key in vector}
@@ -107,7 +134,10 @@ def test_similarities_are_the_cosines_of_the_vectors(ask, shown):
     methods = ask("/similarity/methods", trait=OPTIMISM, layer=12)
     traits = ask("/similarity/traits", method="probe", layer=12)
     assert (methods["labels"], traits["labels"]) == (["mean_diff", "probe", "random"], [FORMALITY, OPTIMISM])
-    for found, rows in ((methods, [load(OPTIMISM, m) for m in methods["labels"]]), (traits, [load(t, "probe") for t in traits["labels"]])):
+    for found, rows in (
+        (methods, [load(OPTIMISM, m) for m in methods["labels"]]),
+        (traits, [load(t, "probe") for t in traits["labels"]]),
+    ):
         unit = torch.nn.functional.normalize(torch.stack(rows), dim=1)
         assert torch.allclose(torch.tensor(found["cosines"]).double(), unit @ unit.T, atol=6e-5)
 
@@ -118,9 +148,18 @@ def test_every_cell_s_texts_stand_beside_the_unsteered_ones(ask, shown):
     written = read_json(TraitPaths("demo", OPTIMISM, shown).steering_responses("dev"))["rows"]
     for cell in results["dev"]:
         page = ask("/steering/texts", trait=OPTIMISM, part="dev", arm=f"plus {cell['cell']}")
-        assert [row["response"] for row in page["steered"]] == [r["response"] for r in written if r["arm"] == f"plus {cell['cell']}"]
-        assert [row["question"] for row in page["unsteered"]] == [row["question"] for row in page["steered"]] == results["questions"]["dev"]
-        moved = [s["trait"]["value"] - u["trait"]["value"] for s, u in zip(page["steered"], page["unsteered"], strict=True)]
+        assert [row["response"] for row in page["steered"]] == [
+            r["response"] for r in written if r["arm"] == f"plus {cell['cell']}"
+        ]
+        assert (
+            [row["question"] for row in page["unsteered"]]
+            == [row["question"] for row in page["steered"]]
+            == results["questions"]["dev"]
+        )
+        moved = [
+            s["trait"]["value"] - u["trait"]["value"]
+            for s, u in zip(page["steered"], page["unsteered"], strict=True)
+        ]
         assert sum(moved) / len(moved) == pytest.approx(cell["effect"], abs=1e-3)
 
 
@@ -155,10 +194,12 @@ def test_a_damaged_file_is_named_and_costs_only_its_own_trait(shown, tmp_path, c
     shutil.copytree(shown, tmp_path, dirs_exist_ok=True)
     file = TraitPaths("demo", OPTIMISM, tmp_path).steering_results
     file.write_text(content)
-    client = TestClient(build_app(Store(tmp_path)), base_url="http://localhost")
+    client = TestClient(build_app(Library(tmp_path)), base_url="http://localhost")
     response = client.get("/api/experiments/demo/steering", params={"trait": OPTIMISM})
     assert response.status_code == 409
-    assert response.json()["detail"].startswith(f"experiments/demo/steering/{OPTIMISM}/results.json")  # where the root lies is not told
+    assert response.json()["detail"].startswith(
+        f"experiments/demo/steering/{OPTIMISM}/results.json"
+    )  # where the root lies is not told
     cards = client.get("/api/experiments/demo").json()["cards"]
     assert [bool(card["problem"]) for card in cards] == [False, False, content != '{"trait": 3}']
 
@@ -166,7 +207,9 @@ def test_a_damaged_file_is_named_and_costs_only_its_own_trait(shown, tmp_path, c
 def test_the_pages_and_plotly_are_served(client):
     assert "<title>traitscope</title>" in client.get("/").text
     assert client.get("/plotly.min.js").headers["content-type"].startswith("text/javascript")
-    assert {"/api/experiments", "/api/experiments/{experiment}/vetting"} <= client.get("/api/openapi.json").json()["paths"].keys()
+    assert {"/api/experiments", "/api/experiments/{experiment}/vetting"} <= client.get(
+        "/api/openapi.json"
+    ).json()["paths"].keys()
 
 
 def test_a_port_that_is_taken_is_one_line(dashboard):
@@ -175,13 +218,29 @@ def test_a_port_that_is_taken_is_one_line(dashboard):
         serve.main(**parse_arguments(["--port", port], serve.all_flags()))
 
 
-REAL = {"experiment": "demo", "trait": OPTIMISM, "method": "probe", "layer": 12, "part": "dev", "arm": "unsteered"}
-REAL |= {"prompt_set": "skies", "prompt": "grim-0", "other": "twin", "by": "kind", "first": "grim", "second": "sunny"}
+REAL = {
+    "experiment": "demo",
+    "trait": OPTIMISM,
+    "method": "probe",
+    "layer": 12,
+    "part": "dev",
+    "arm": "unsteered",
+}
+REAL |= {
+    "prompt_set": "skies",
+    "prompt": "grim-0",
+    "other": "twin",
+    "by": "kind",
+    "first": "grim",
+    "second": "sunny",
+}
 
 
 @pytest.mark.parametrize("names", [{}, REAL, REAL | {"trait": DECEPTION}], ids=["any", "real", "incomplete"])
 def test_the_api_keeps_its_own_description_whatever_is_asked(shown, names):
-    schema = schemathesis.openapi.from_asgi("/api/openapi.json", build_app(Store(shown), names=["testserver"]))
+    schema = schemathesis.openapi.from_asgi(
+        "/api/openapi.json", build_app(Library(shown), names=["testserver"])
+    )
     operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) == 19
     for operation in operations:

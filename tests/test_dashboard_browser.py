@@ -30,7 +30,9 @@ def test_every_view_opens_wide_and_narrow_light_and_dark(visit, tmp_path, view):
         page.emulate_media(color_scheme=theme)
         page.wait_for_timeout(150)
         assert page.evaluate("document.documentElement.dataset.theme") == theme
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{view} is wider than {width} px"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, (
+            f"{view} is wider than {width} px"
+        )
         keep(page, f"{view}_{width}_{theme}", tmp_path)
     assert page.query_selector(".state.failed") is None
 
@@ -38,9 +40,16 @@ def test_every_view_opens_wide_and_narrow_light_and_dark(visit, tmp_path, view):
 def test_the_overview_shows_verdicts_and_freshness_and_leads_on(visit):
     page = visit.open(VIEWS["overview"])
     states = {
-        trait: page.eval_on_selector_all(f"[data-trait='{trait}'] .stages li", "ls => ls.map((l) => l.className)") for trait in (OPTIMISM, FORMALITY, DECEPTION)
+        trait: page.eval_on_selector_all(
+            f"[data-trait='{trait}'] .stages li", "ls => ls.map((l) => l.className)"
+        )
+        for trait in (OPTIMISM, FORMALITY, DECEPTION)
     }
-    assert states == {OPTIMISM: ["done"] * 6, FORMALITY: ["done"] * 5 + ["missing"], DECEPTION: ["stale"] + ["missing"] * 5}
+    assert states == {
+        OPTIMISM: ["done"] * 6,
+        FORMALITY: ["done"] * 5 + ["missing"],
+        DECEPTION: ["stale"] + ["missing"] * 5,
+    }
     assert "input changed" in page.inner_text(f"[data-trait='{DECEPTION}']")
     assert "not steered yet" in page.inner_text(f"[data-trait='{FORMALITY}']")
     page.click(f"[data-trait='{OPTIMISM}'] >> text=Steering")
@@ -62,7 +71,10 @@ def test_texts_are_filtered_and_sorted_and_the_address_remembers(visit):
     page.select_option("label:has-text('Side') select", "neg")
     page.select_option("label:has-text('Order') select", "score:down")
     page.wait_for_selector(".picker-count:has-text('1–14 of 14')")
-    values = [float(v.split()[0]) for v in page.eval_on_selector_all(".picker-row .value", "vs => vs.map((v) => v.innerText)")]
+    values = [
+        float(v.split()[0])
+        for v in page.eval_on_selector_all(".picker-row .value", "vs => vs.map((v) => v.innerText)")
+    ]
     assert values == sorted(values, reverse=True)
     page.focus(".picker-list")
     for key in ("ArrowDown", "ArrowDown", "End", "ArrowUp"):

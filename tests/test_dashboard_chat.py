@@ -10,15 +10,15 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from test_inference import OTHER, TRAIT, draw, plant
 
-from inference.engine import ChatEngine, Talk
-from utils.artifacts import write_json
-from utils.model import LM
-from utils.vectors import best_cell, load_card
-from visualization import room as rooms
-from visualization.api.chat import MAX_CHARACTERS, Reply
-from visualization.app import build_app
-from visualization.artifacts import BusyError, Store
-from visualization.security import MAX_BODY
+from traitscope.inference.watch.engine import ChatEngine, Talk
+from traitscope.utils.files.artifacts import write_json
+from traitscope.utils.model.loading import LM
+from traitscope.utils.records.vectors import best_cell, load_card
+from traitscope.visualization import room as rooms
+from traitscope.visualization.api.live_chat import MAX_CHARACTERS, Reply
+from traitscope.visualization.app import build_app
+from traitscope.visualization.library import BusyError, Library
+from traitscope.visualization.security import MAX_BODY
 
 ASKED = {"messages": [{"role": "user", "content": "Is it late?"}], "max_new_tokens": 12}
 PLACE = "/api/experiments/e/chat"
@@ -28,16 +28,24 @@ PLACE = "/api/experiments/e/chat"
 def world(tmp_path, llama, tiny_folders):
     """An experiment of a tiny model with two traits; returns the root and each trait's paths."""
     cells = {("mean_diff", layer): torch.zeros(1) for layer in (1, 2)}
-    planted = {t: plant(tmp_path, llama, t, {cell: draw(10 * i + cell[1]) for cell in cells}) for i, t in enumerate((TRAIT, OTHER))}
+    planted = {
+        t: plant(tmp_path, llama, t, {cell: draw(10 * i + cell[1]) for cell in cells})
+        for i, t in enumerate((TRAIT, OTHER))
+    }
     write_json(tmp_path / "experiments/e/config.json", {"model": tiny_folders["llama"], "device": "cpu"})
     for paths in planted.values():
-        write_json(paths.manifest("4_fit_vectors"), {"finished": "2026-01-01T00:00:00+0000", "params": {}, "inputs": {}, "outputs": []})
+        write_json(
+            paths.manifest("4_fit_vectors"),
+            {"finished": "2026-01-01T00:00:00+0000", "params": {}, "inputs": {}, "outputs": []},
+        )
     return tmp_path, planted
 
 
 @pytest.fixture
 def client(world) -> TestClient:
-    return TestClient(build_app(Store(world[0])), base_url="http://localhost", raise_server_exceptions=False)
+    return TestClient(
+        build_app(Library(world[0])), base_url="http://localhost", raise_server_exceptions=False
+    )
 
 
 def read(response) -> tuple[list[dict], str]:
@@ -49,7 +57,10 @@ def read(response) -> tuple[list[dict], str]:
 
 def test_it_says_what_is_watched_and_with_which_vector(client):
     state = client.get(PLACE).json()
-    assert [(t["trait"], t["layer"], t["can_steer"]) for t in state["traits"]] == [(OTHER, 2, True), (TRAIT, 2, True)]
+    assert [(t["trait"], t["layer"], t["can_steer"]) for t in state["traits"]] == [
+        (OTHER, 2, True),
+        (TRAIT, 2, True),
+    ]
     assert state["why_not"] == ""
 
 
@@ -87,7 +98,9 @@ def test_a_chat_is_bounded(client, changes, status):
 
 
 def test_a_body_must_say_how_long_it_is(client):
-    response = client.post(PLACE, content=iter([json.dumps(ASKED).encode()]), headers={"Content-Type": "application/json"})
+    response = client.post(
+        PLACE, content=iter([json.dumps(ASKED).encode()]), headers={"Content-Type": "application/json"}
+    )
     assert response.status_code == 413
 
 
@@ -99,7 +112,7 @@ def test_a_reply_ends_when_its_time_is_over(client, monkeypatch):
 
 def test_one_reply_at_a_time_few_wait_and_whoever_leaves_makes_room(world, monkeypatch):
     monkeypatch.setattr(rooms, "PATIENCE", 0.05)
-    room = rooms.Room(Store(world[0]))
+    room = rooms.Room(Library(world[0]))
     first = room.reply("e", ASKED["messages"], {}, Talk(max_new_tokens=12))
     next(first)
     with pytest.raises(BusyError, match="answering somebody else"):
@@ -113,7 +126,7 @@ def test_one_reply_at_a_time_few_wait_and_whoever_leaves_makes_room(world, monke
 
 
 def test_a_reader_who_leaves_stops_the_model(world):
-    room, written = rooms.Room(Store(world[0])), []
+    room, written = rooms.Room(Library(world[0])), []
 
     def lines():
         for step in room.reply("e", ASKED["messages"], {}, Talk(max_new_tokens=400)):
@@ -153,7 +166,10 @@ def test_an_experiment_without_vectors_says_so(client, world):
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1"])
 def test_another_site_may_not_chat(client, origin):
     assert client.post(PLACE, json=ASKED, headers={"Origin": origin}).status_code == 403
-    assert client.post(PLACE, content="x", headers={"Origin": origin, "Content-Type": "text/plain"}).status_code == 403
+    assert (
+        client.post(PLACE, content="x", headers={"Origin": origin, "Content-Type": "text/plain"}).status_code
+        == 403
+    )
 
 
 @pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"Host": "evil.example"}])

@@ -61,7 +61,10 @@ def test_a_shared_address_shows_its_prompt_in_the_list(visit):
     page = visit.open(f"{SKIES}&pid=turns")
     page.wait_for_selector("[aria-selected=true] >> text=The harvest is lost")
     page.wait_for_timeout(100)
-    frame, row = page.locator(".picker-list").bounding_box(), page.locator("[aria-selected=true]").bounding_box()
+    frame, row = (
+        page.locator(".picker-list").bounding_box(),
+        page.locator("[aria-selected=true]").bounding_box(),
+    )
     assert frame["y"] <= row["y"]
     assert row["y"] + row["height"] <= frame["y"] + frame["height"] + 1
 

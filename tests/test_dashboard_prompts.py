@@ -8,16 +8,16 @@ import pytest
 from dashboard_server import FORMALITY, OPTIMISM, SUNNY
 from starlette.testclient import TestClient
 
-from inference.dynamics import smooth
-from inference.records import read_record, read_scores
-from utils.artifacts import read_json, write_json
-from utils.paths import InferencePaths
-from visualization.app import build_app
-from visualization.artifacts import Store
+from traitscope.inference.watch.dynamics import smooth
+from traitscope.utils.files.artifacts import read_json, write_json
+from traitscope.utils.files.paths import InferencePaths
+from traitscope.utils.records.readings import read_projections, read_record
+from traitscope.visualization.app import build_app
+from traitscope.visualization.library import Library
 
 
 def client_of(root: Path) -> TestClient:
-    return TestClient(build_app(Store(root)), base_url="http://localhost", raise_server_exceptions=False)
+    return TestClient(build_app(Library(root)), base_url="http://localhost", raise_server_exceptions=False)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,19 @@ def test_prompts_come_with_their_responses_and_what_they_can_be_split_by(ask, pa
     assert [p["id"] for p in page["prompts"]] == [p["id"] for p in read_json(paths.index)["prompts"]]
     for prompt in page["prompts"]:
         record = read_record(paths, prompt["id"])
-        assert (prompt["prompt"], prompt["response"], prompt["n_tokens"]) == (record.prompt, record.response, len(record.ids))
-    assert page["fields"] == {"kind": {"grim": 3, "sunny": 3}, "note": {f"made for tests, {kind}": 3 for kind in ("grim", "sunny")}}
+        assert (prompt["prompt"], prompt["response"], prompt["n_tokens"]) == (
+            record.prompt,
+            record.response,
+            len(record.ids),
+        )
+    assert page["fields"] == {
+        "kind": {"grim": 3, "sunny": 3},
+        "note": {f"made for tests, {kind}": 3 for kind in ("grim", "sunny")},
+    }
     assert [p["values"].get("kind") for p in page["prompts"]] == ["grim"] * 3 + ["sunny"] * 3 + [None] * 2
-    assert page["splits"][0]["groups"] == {kind: [f"{kind}-{i}" for i in range(3)] for kind in ("grim", "sunny")}
+    assert page["splits"][0]["groups"] == {
+        kind: [f"{kind}-{i}" for i in range(3)] for kind in ("grim", "sunny")
+    }
     assert page["others"] == ["twin"]
     assert page["prompts"][3]["prompt"][-1]["content"] == SUNNY[0]
 
@@ -57,7 +66,7 @@ def test_courses_are_the_projections_on_a_scale_smoothed_turn_by_turn(ask, paths
     page, record = ask("course", prompt="sunny-1", scale=scale, window=window), read_record(paths, "sunny-1")
     assert page["tokens"] == record.tokens
     assert [(c["trait"], c["layer"]) for c in page["courses"]] == [(FORMALITY, 12), (OPTIMISM, 12)]
-    stored = {(s.origin["trait"], s.origin["layer"]): s for s in read_scores(paths, "sunny-1")}
+    stored = {(s.origin["trait"], s.origin["layer"]): s for s in read_projections(paths, "sunny-1")}
     for course in page["courses"]:
         scores, n = stored[course["trait"], course["layer"]], record.prompt_tokens
         divisor = scores.norms if scale == "cosine" else 1
@@ -83,19 +92,32 @@ def test_a_course_has_the_figures_and_the_known_point_of_monitor_dynamics(ask, p
 
 def test_the_other_models_scores_are_those_it_was_captured_with(ask, paths):
     page = ask("comparison", other="twin", prompt="grim-0", scale="raw", window=1, vector="mean_diff 16")
-    theirs = {(s.origin["trait"], s.origin["layer"]): s for s in read_scores(paths.within("twin"), "grim-0")}
+    theirs = {
+        (s.origin["trait"], s.origin["layer"]): s for s in read_projections(paths.within("twin"), "grim-0")
+    }
     n = read_record(paths, "grim-0").prompt_tokens
     assert [v["trait"] for v in page["vectors"]] == [FORMALITY, OPTIMISM]
     for vector in page["vectors"]:
-        np.testing.assert_allclose(vector["theirs"][n:], theirs[vector["trait"], 16].raw[n:], rtol=1e-3, atol=2e-3)
+        np.testing.assert_allclose(
+            vector["theirs"][n:], theirs[vector["trait"], 16].raw[n:], rtol=1e-3, atol=2e-3
+        )
         assert vector["theirs"][:n] == vector["differences"][:n] == [None] * n  # the prompt was not compared
-        [row] = [r for r in read_json(paths.comparison("twin"))["vectors"] if (r["trait"], r["layer"]) == (vector["trait"], 16)]
+        [row] = [
+            r
+            for r in read_json(paths.comparison("twin"))["vectors"]
+            if (r["trait"], r["layer"]) == (vector["trait"], 16)
+        ]
         assert (vector["difference"], vector["q"]) == (row["difference"], row["q"])
-    assert ask("comparison", other="twin", prompt="grim-0", scale="cosine")["vectors"][0]["theirs"][-1] is None
+    assert (
+        ask("comparison", other="twin", prompt="grim-0", scale="cosine")["vectors"][0]["theirs"][-1] is None
+    )
 
 
 def test_a_split_by_a_field_is_the_one_that_compare_groups_makes(ask, paths):
-    stored, page = ask("groups/stored", by="kind"), ask("groups/by-field", by="kind", first="grim", second="sunny")
+    stored, page = (
+        ask("groups/stored", by="kind"),
+        ask("groups/by-field", by="kind", first="grim", second="sunny"),
+    )
     written = read_json(paths.groups("kind"))
     assert stored["vectors"] == written["vectors"]
     assert page == stored | {"how": "by the field kind"}
@@ -130,12 +152,26 @@ def test_what_is_not_there_is_said_in_one_line(shown, path, query, status):
 def test_a_damaged_file_costs_one_line(shown, tmp_path, file, content):
     shutil.copytree(shown / "experiments/demo/inference", tmp_path / "experiments/demo/inference")
     paths = InferencePaths("demo", "skies", tmp_path)
-    damaged = {"index": paths.index, "response": paths.response("grim-0"), "projections": paths.projections("grim-0")}
+    damaged = {
+        "index": paths.index,
+        "response": paths.response("grim-0"),
+        "projections": paths.projections("grim-0"),
+    }
     damaged |= {"comparison": paths.comparison("twin"), "groups": paths.groups("kind")}
     write_json(damaged[file], content)
     client = client_of(tmp_path)
-    query = {"prompt_set": "skies", "prompt": "grim-0", "other": "twin", "by": "kind", "first": "grim", "second": "sunny"}
-    answers = [client.get(f"/api/experiments/demo/{page}", params=query) for page in ("prompts", "course", "comparison", "groups/stored", "groups/by-field")]
+    query = {
+        "prompt_set": "skies",
+        "prompt": "grim-0",
+        "other": "twin",
+        "by": "kind",
+        "first": "grim",
+        "second": "sunny",
+    }
+    answers = [
+        client.get(f"/api/experiments/demo/{page}", params=query)
+        for page in ("prompts", "course", "comparison", "groups/stored", "groups/by-field")
+    ]
     assert {a.status_code for a in answers} - {200}, "nobody noticed"
     assert all(a.status_code in (200, 404, 409) for a in answers), [a.text for a in answers]
     assert str(tmp_path) not in "".join(a.text for a in answers)
@@ -146,14 +182,20 @@ def test_what_changes_on_disk_changes_on_the_page(shown, tmp_path):
     client, paths = client_of(tmp_path), InferencePaths("demo", "skies", tmp_path)
 
     def said() -> str:
-        return client.get("/api/experiments/demo/prompts", params={"prompt_set": "skies"}).json()["prompts"][0]["response"]
+        return client.get("/api/experiments/demo/prompts", params={"prompt_set": "skies"}).json()["prompts"][
+            0
+        ]["response"]
 
     before = said()
-    write_json(paths.response("grim-0"), read_json(paths.response("grim-0")) | {"response": "Something else."})
+    write_json(
+        paths.response("grim-0"), read_json(paths.response("grim-0")) | {"response": "Something else."}
+    )
     assert (before != "Something else.", said()) == (True, "Something else.")
 
 
-@pytest.mark.parametrize("what", ["skies", "skies/index.json", "skies/responses/grim-0.json", "skies/projections"])
+@pytest.mark.parametrize(
+    "what", ["skies", "skies/index.json", "skies/responses/grim-0.json", "skies/projections"]
+)
 def test_a_link_that_leads_out_of_the_experiments_is_not_followed(shown, tmp_path, what):
     shutil.copytree(shown / "experiments/demo/inference", tmp_path / "root/experiments/demo/inference")
     place = tmp_path / "root/experiments/demo/inference" / what
@@ -162,7 +204,14 @@ def test_a_link_that_leads_out_of_the_experiments_is_not_followed(shown, tmp_pat
     client = client_of(tmp_path / "root")
     for page in ("prompts", "course", "groups/by-field"):
         response = client.get(
-            f"/api/experiments/demo/{page}", params={"prompt_set": "skies", "prompt": "grim-0", "by": "kind", "first": "grim", "second": "sunny"}
+            f"/api/experiments/demo/{page}",
+            params={
+                "prompt_set": "skies",
+                "prompt": "grim-0",
+                "by": "kind",
+                "first": "grim",
+                "second": "sunny",
+            },
         )
         assert response.status_code in (404, 409)
         assert SUNNY[0] not in response.text

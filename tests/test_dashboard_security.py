@@ -12,15 +12,17 @@ import pytest
 from dashboard_server import CODE, FORMALITY, OPTIMISM
 from starlette.testclient import TestClient
 
-from utils.paths import TraitPaths
-from visualization.app import build_app
-from visualization.artifacts import Store
-from visualization.security import Guard
+from traitscope.utils.files.paths import TraitPaths
+from traitscope.visualization.app import build_app
+from traitscope.visualization.library import Library
+from traitscope.visualization.security import Guard
 
 SECRET = "sk-secret"
 
 
-def fetch(url: str, target: str, headers: dict[str, str] | None = None, method: str = "GET") -> tuple[int, dict[str, str], str]:
+def fetch(
+    url: str, target: str, headers: dict[str, str] | None = None, method: str = "GET"
+) -> tuple[int, dict[str, str], str]:
     """Ask for a raw target, which no client library may tidy first."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
     connection.putrequest(method, target, skip_host=headers is not None and "Host" in headers)
@@ -28,14 +30,32 @@ def fetch(url: str, target: str, headers: dict[str, str] | None = None, method: 
         connection.putheader(name, value)
     connection.endheaders()
     response = connection.getresponse()
-    return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read().decode(errors="replace")
+    return (
+        response.status,
+        {k.lower(): v for k, v in response.getheaders()},
+        response.read().decode(errors="replace"),
+    )
 
 
-CLIMBS = ["../", "..%2f", "%2e%2e/", "%2e%2e%2f", "..%5c", "..\\", "....//", "%252e%252e%252f", "..%c0%af", "..;/", "%2e%2e%00/"]
+CLIMBS = [
+    "../",
+    "..%2f",
+    "%2e%2e/",
+    "%2e%2e%2f",
+    "..%5c",
+    "..\\",
+    "....//",
+    "%252e%252e%252f",
+    "..%c0%af",
+    "..;/",
+    "%2e%2e%00/",
+]
 
 
 @pytest.mark.parametrize("climb", CLIMBS)
-@pytest.mark.parametrize("place", ["/", "/css/", "/views/", "/api/", "/api/experiments/", "/api/experiments/demo/"])
+@pytest.mark.parametrize(
+    "place", ["/", "/css/", "/views/", "/api/", "/api/experiments/", "/api/experiments/demo/"]
+)
 def test_no_way_up_leads_out(dashboard, place, climb):
     for steps in (1, 2, 3, 4, 8):
         for goal in (".env", "experiments/demo/config.json", "visualization/serve.py", "etc/passwd"):
@@ -46,7 +66,19 @@ def test_no_way_up_leads_out(dashboard, place, climb):
 
 
 @pytest.mark.parametrize(
-    "target", ["/.env", "/experiments/demo/config.json", "/datasets/traits", "//etc/passwd", "/css", "/css/", "/views/", "/serve.py", "/app.py", "/../.env"]
+    "target",
+    [
+        "/.env",
+        "/experiments/demo/config.json",
+        "/datasets/traits",
+        "//etc/passwd",
+        "/css",
+        "/css/",
+        "/views/",
+        "/serve.py",
+        "/app.py",
+        "/../.env",
+    ],
 )
 def test_what_is_not_on_the_list_is_not_served(dashboard, target):
     status, _, body = fetch(dashboard, target)
@@ -55,7 +87,16 @@ def test_what_is_not_on_the_list_is_not_served(dashboard, target):
 
 
 @pytest.mark.parametrize(
-    "trait", ["../../../.env", "..%2f..%2f..", "epistemic/optimism/../optimism", "epistemic%2f%2e%2e%2foptimism", "/etc", "epistemic/optimism%00", "."]
+    "trait",
+    [
+        "../../../.env",
+        "..%2f..%2f..",
+        "epistemic/optimism/../optimism",
+        "epistemic%2f%2e%2e%2foptimism",
+        "/etc",
+        "epistemic/optimism%00",
+        ".",
+    ],
 )
 def test_a_trait_is_one_of_those_there_are(dashboard, trait):
     for page in ("vetting", "vectors", "steering", "similarity/methods"):
@@ -77,12 +118,14 @@ def test_a_link_that_leads_out_is_not_followed(shown, tmp_path, what):
     file = TraitPaths("demo", OPTIMISM, tmp_path).dir / what
     shutil.rmtree(file) if file.is_dir() else file.unlink()
     file.symlink_to(outside / "extraction" / OPTIMISM / what)
-    client = TestClient(build_app(Store(tmp_path)), base_url="http://localhost")
+    client = TestClient(build_app(Library(tmp_path)), base_url="http://localhost")
     for page in ("vetting", "vectors", "similarity/methods"):
         response = client.get(f"/api/experiments/demo/{page}", params={"trait": OPTIMISM, "layer": 12})
         assert response.status_code == 409
         assert "leads out" in response.json()["detail"]
-    problems = {card["trait"]: card["problem"] for card in client.get("/api/experiments/demo").json()["cards"]}
+    problems = {
+        card["trait"]: card["problem"] for card in client.get("/api/experiments/demo").json()["cards"]
+    }
     assert "leads out" in problems[OPTIMISM]
     assert problems[FORMALITY] == ""
 
@@ -93,7 +136,7 @@ def test_a_linked_experiment_or_config_is_not_shown(shown, tmp_path):
     config = tmp_path / "experiments" / "demo" / "config.json"
     config.unlink()
     config.symlink_to(tmp_path / ".env")
-    client = TestClient(build_app(Store(tmp_path)), base_url="http://localhost")
+    client = TestClient(build_app(Library(tmp_path)), base_url="http://localhost")
     assert client.get("/api/experiments/evil").status_code == 404
     response = client.get("/api/experiments/demo")
     assert response.status_code == 409
@@ -104,7 +147,7 @@ def test_links_inside_are_followed(shown, tmp_path):
     shutil.copytree(shown, tmp_path, dirs_exist_ok=True)
     (tmp_path / "experiments").rename(tmp_path / "large_disk")
     (tmp_path / "experiments").symlink_to(tmp_path / "large_disk")
-    client = TestClient(build_app(Store(tmp_path)), base_url="http://localhost")
+    client = TestClient(build_app(Library(tmp_path)), base_url="http://localhost")
     assert [card["problem"] for card in client.get("/api/experiments/demo").json()["cards"]] == [""] * 3
 
 
@@ -169,7 +212,18 @@ def test_names_that_are_served_when_others_may_reach_it(bound, names, host, know
     assert Guard(None, bound, names).knows(host) is known
 
 
-@pytest.mark.parametrize("target", ["/", "/main.js", "/api/experiments", "/api/experiments/none", "/nothing", "/plotly.min.js", "/api/openapi.json"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/",
+        "/main.js",
+        "/api/experiments",
+        "/api/experiments/none",
+        "/nothing",
+        "/plotly.min.js",
+        "/api/openapi.json",
+    ],
+)
 def test_every_answer_carries_the_policy(dashboard, target):
     headers = fetch(dashboard, target)[1]
     policy = headers["content-security-policy"]
@@ -191,15 +245,28 @@ def test_nothing_can_be_written(dashboard, method):
 
 def test_it_listens_on_this_machine_only_unless_told(dashboard):
     assert urlsplit(dashboard).hostname == "localhost"
-    script = "import sys; from visualization.serve import ServeOptions as o; print(o.host, 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], cwd=CODE, env=os.environ, capture_output=True, text=True, check=True)
+    script = "import sys; from traitscope.visualization.serve import ServeOptions as o; print(o.host, 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=CODE, env=os.environ, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["127.0.0.1", "False"]
 
 
-@pytest.mark.parametrize("file", sorted((CODE / "visualization" / "static").rglob("*.js")), ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "file", sorted((CODE / "visualization" / "static").rglob("*.js")), ids=lambda f: f.name
+)
 def test_texts_never_become_markup(file):
     source = file.read_text()
-    for sink in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "DOMParser", "createContextualFragment"):
+    for sink in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "new Function",
+        "DOMParser",
+        "createContextualFragment",
+    ):
         assert sink not in source
     assert "fetch(" not in source or file.name == "data.js"
     assert "window.Plotly" not in source or file.name == "plots.js"
@@ -208,10 +275,20 @@ def test_texts_never_become_markup(file):
 def test_every_module_is_asked_for_at_once():
     """A module that only its importer names would cost the page another round to the server."""
     static = CODE / "visualization" / "static"
-    named = [line.split('"')[3] for line in (static / "index.html").read_text().splitlines() if "modulepreload" in line]
-    assert sorted([*named, "main.js"]) == sorted(file.relative_to(static).as_posix() for file in static.rglob("*.js"))
+    named = [
+        line.split('"')[3]
+        for line in (static / "index.html").read_text().splitlines()
+        if "modulepreload" in line
+    ]
+    assert sorted([*named, "main.js"]) == sorted(
+        file.relative_to(static).as_posix() for file in static.rglob("*.js")
+    )
 
 
 def test_nothing_is_loaded_from_elsewhere():
     for file in (CODE / "visualization" / "static").rglob("*.*"):
-        assert not [line for line in file.read_text().splitlines() if "http://" in line.replace("http://www.w3.org/2000/svg", "") or "https://" in line], file
+        assert not [
+            line
+            for line in file.read_text().splitlines()
+            if "http://" in line.replace("http://www.w3.org/2000/svg", "") or "https://" in line
+        ], file

@@ -1,4 +1,6 @@
-"""Decoding by fixed tensors writes what transformers' own loop writes, and its step is fit for a CUDA graph, which a tape stands in for here."""
+"""Decoding by fixed tensors writes what transformers' own loop writes, and its step is fit for a CUDA
+graph, which a tape stands in for here.
+"""
 
 from typing import ClassVar
 
@@ -8,27 +10,40 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, Qwen3Config
 
-from utils import decoding, generation, graphs, prefix
-from utils.batching import pad_left
-from utils.decoding import Decoding, can_decode, prefill
-from utils.generation import Row, Sampling, generate
-from utils.hooks import Push, SteerCheck, steer
-from utils.model import LM, ModelOptions, _load, encode, layers, wrap
+from traitscope.utils.model import decoding, generation, graphs, prefix
+from traitscope.utils.model.anatomy import layers
+from traitscope.utils.model.batching import pad_left
+from traitscope.utils.model.decoding import Decoding, can_decode, prefill
+from traitscope.utils.model.encode import encode
+from traitscope.utils.model.generation import Row, Sampling, generate
+from traitscope.utils.model.hooks import Push, SteerCheck, steer
+from traitscope.utils.model.loading import LM, ModelOptions, _load, wrap
 
 aten = torch.ops.aten
-WAITS = (aten._local_scalar_dense, aten.item, aten.is_nonzero, aten.nonzero, aten.masked_select, aten.equal)  # Python needs what the GPU computes
+WAITS = (
+    aten._local_scalar_dense,
+    aten.item,
+    aten.is_nonzero,
+    aten.nonzero,
+    aten.masked_select,
+    aten.equal,
+)  # Python needs what the GPU computes
 READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__")
 
 
 class Tape(TorchDispatchMode):
-    """Keeps the operations of a step with the memory they used, and plays them again in that memory without any Python: a CUDA graph on a CPU."""
+    """Keeps the operations of a step with the memory they used, and plays them again in that memory
+    without any Python: a CUDA graph on a CPU.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        picks = func.overloadpacket is aten.index and any(t.dtype == torch.bool for t in tree_leaves(args[1]) if t is not None)
+        picks = func.overloadpacket is aten.index and any(
+            t.dtype == torch.bool for t in tree_leaves(args[1]) if t is not None
+        )
         waits = picks or func.overloadpacket in WAITS
         assert not waits, f"{func} waits for the GPU"
         result = func(*args, **kwargs or {})
@@ -38,7 +53,9 @@ class Tape(TorchDispatchMode):
     def play(self) -> None:
         for func, args, kwargs, result in self.calls:
             for old, new in zip(tree_leaves(result), tree_leaves(func(*args, **kwargs)), strict=True):
-                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():  # else a view, or changed in place
+                if (
+                    isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr()
+                ):  # else a view, or changed in place
                     old.copy_(new)
 
 
@@ -81,7 +98,10 @@ def no_reading(*_):
 @pytest.fixture(scope="module")
 def held_models(tiny_folders) -> dict[str, LM]:
     """Every architecture, loaded once."""
-    return {name: _load(ModelOptions(model=tiny_folders[name], device="cpu")) for name in ("llama", "gemma", "qwen")}
+    return {
+        name: _load(ModelOptions(model=tiny_folders[name], device="cpu"))
+        for name in ("llama", "gemma", "qwen")
+    }
 
 
 @pytest.fixture(params=["llama", "gemma", "qwen"])
@@ -114,15 +134,27 @@ def rows_of(lm: LM, steered: bool = True) -> list[Row]:
         *((Push(1, v, 1.0, "ablate"),), (Push(0, v, 2.0, gate=w, threshold=0.1),)),
         *((Push(2, w, 0.5, "cap"),), (Push(3, v, 3.0, "clamp"), Push(1, w, 1.0))),
     ]
-    prompts = ["Hi", "The weather today", "A", "Once upon a time there was a", "Why do leaves", "Tell me more about"]
-    return [Row(encode(lm, text), pushes=plan if steered else ()) for text, plan in zip(prompts, plans, strict=True)]
+    prompts = [
+        "Hi",
+        "The weather today",
+        "A",
+        "Once upon a time there was a",
+        "Why do leaves",
+        "Tell me more about",
+    ]
+    return [
+        Row(encode(lm, text), pushes=plan if steered else ())
+        for text, plan in zip(prompts, plans, strict=True)
+    ]
 
 
 def theirs(lm: LM, rows: list[Row], positions: str = "all", limit: int = 20) -> list:
     return generate(lm, rows, Sampling(limit), positions)
 
 
-def ours(lm: LM, rows: list[Row], positions: str = "all", limit: int = 20, graph: type[Graph] | None = None) -> list:
+def ours(
+    lm: LM, rows: list[Row], positions: str = "all", limit: int = 20, graph: type[Graph] | None = None
+) -> list:
     """Generate with fixed tensors: eagerly, or by a kind of graph."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generation, "can_decode", lambda _lm: True)
@@ -131,14 +163,18 @@ def ours(lm: LM, rows: list[Row], positions: str = "all", limit: int = 20, graph
 
 
 def let_rows_end(lm: LM, rows: list[Row], monkeypatch) -> None:
-    """Make the tokens that two rows write first the ones that end a text, so that rows end at different steps."""
+    """Make the tokens that two rows write first the ones that end a text, so that rows end at different
+    steps.
+    """
     ids = [c.ids for c in theirs(lm, rows)]
     monkeypatch.setattr(lm.model.generation_config, "eos_token_id", [2, ids[0][3], ids[3][12]])
 
 
 @pytest.mark.parametrize("positions", ["all", "response"])
 def test_it_writes_what_transformers_writes(lm, positions, monkeypatch):
-    """Mixed lengths, every kind of steering, rows that end early, and for Gemma a window shorter than the text."""
+    """Mixed lengths, every kind of steering, rows that end early, and for Gemma a window shorter than the
+    text.
+    """
     rows = rows_of(lm)
     let_rows_end(lm, rows, monkeypatch)
     expected = theirs(lm, rows, positions)
@@ -163,15 +199,27 @@ def test_a_shared_prefill_is_taken_over(lm, positions, monkeypatch):
     monkeypatch.setattr(prefix, "MIN_SHARED", 2)
     arms = [rows_of(lm)[i].pushes for i in (0, 1, 5)]
     texts = [encode(lm, [{"role": "user", "content": text}]) for text in ("Hi", "Why?", "Tell")]
-    for rows in ([Row(ids, pushes=arm) for arm in arms for ids in texts], [Row(texts[1], pushes=arm) for arm in arms * 2]):
-        assert prefix.prefill_shared(lm, [row.prompt_ids for row in rows], [row.pushes for row in rows], positions) is not None
+    for rows in (
+        [Row(ids, pushes=arm) for arm in arms for ids in texts],
+        [Row(texts[1], pushes=arm) for arm in arms * 2],
+    ):
+        assert (
+            prefix.prefill_shared(
+                lm, [row.prompt_ids for row in rows], [row.pushes for row in rows], positions
+            )
+            is not None
+        )
         assert ours(lm, rows, positions, graph=Graph) == theirs(lm, rows, positions)
     assert all(g.plays for g in Graph.made)
 
 
 def test_prompts_longer_than_a_window_keep_only_what_it_sees(gemma):
     window = gemma.model.config.sliding_window
-    rows = [Row(list(range(20, 20 + window + extra)), pushes=pushes) for extra in (-9, 1, 30) for pushes in ((), (Push(1, torch.ones(gemma.d_model), 1.0),))]
+    rows = [
+        Row(list(range(20, 20 + window + extra)), pushes=pushes)
+        for extra in (-9, 1, 30)
+        for pushes in ((), (Push(1, torch.ones(gemma.d_model), 1.0),))
+    ]
     assert ours(gemma, rows, graph=Graph) == theirs(gemma, rows)
     kept = [layer.get_max_length() for layer in Graph.made[0].state.layers]
     assert kept == [window - 1 + 26, 54 + 26] * 2  # room for 20 tokens, and six for a multiple of eight
@@ -180,7 +228,9 @@ def test_prompts_longer_than_a_window_keep_only_what_it_sees(gemma):
 CONFIGS = {
     "mistral": lambda shape: MistralConfig(sliding_window=16, **shape),  # every layer has a window
     "mistral, no window": lambda shape: MistralConfig(sliding_window=None, **shape),
-    "qwen3": lambda shape: Qwen3Config(head_dim=8, use_sliding_window=True, sliding_window=16, max_window_layers=2, **shape),
+    "qwen3": lambda shape: Qwen3Config(
+        head_dim=8, use_sliding_window=True, sliding_window=16, max_window_layers=2, **shape
+    ),
     "gemma3": lambda shape: Gemma3TextConfig(head_dim=8, sliding_window=16, **shape),
 }
 
@@ -188,7 +238,14 @@ CONFIGS = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_other_architectures_build_their_masks_for_it(name, llama):
     torch.manual_seed(0)
-    shape = {"vocab_size": 261, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
+    shape = {
+        "vocab_size": 261,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     model = AutoModelForCausalLM.from_config(CONFIGS[name](shape | {"eos_token_id": 2, "pad_token_id": 0}))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -204,7 +261,10 @@ def begun(lm: LM, limit: int = 8) -> Decoding:
 
 def held(state: Decoding) -> list[torch.Tensor]:
     """Every tensor that the state or its cache holds."""
-    found = [*vars(state).values(), *(value for layer in state.cache.layers for value in vars(layer).values())]
+    found = [
+        *vars(state).values(),
+        *(value for layer in state.cache.layers for value in vars(layer).values()),
+    ]
     return [t for t in found if isinstance(t, torch.Tensor)]
 
 
@@ -238,29 +298,53 @@ def test_the_room_of_a_full_layer_is_taken_over_and_cleaned(llama, monkeypatch):
 @pytest.mark.parametrize("is_inference", [True, False])
 def test_a_step_that_waits_for_the_gpu_is_found_by_the_tape(is_inference):
     ones = torch.ones(3)
-    for wait in (lambda: ones.sum().item(), lambda: ones.nonzero(), lambda: bool(ones[0]), lambda: ones[ones > 0]):
-        with torch.inference_mode(is_inference), pytest.raises(AssertionError, match="waits for the GPU"), Tape():
+    for wait in (
+        lambda: ones.sum().item(),
+        lambda: ones.nonzero(),
+        lambda: bool(ones[0]),
+        lambda: ones[ones > 0],
+    ):
+        with (
+            torch.inference_mode(is_inference),
+            pytest.raises(AssertionError, match="waits for the GPU"),
+            Tape(),
+        ):
             wait()
 
 
 class OneDevice(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **kwargs or {})
-        assert {t.device.type for t in tree_leaves((args, kwargs, result)) if isinstance(t, torch.Tensor)} == {"meta"}, func
+        assert {
+            t.device.type for t in tree_leaves((args, kwargs, result)) if isinstance(t, torch.Tensor)
+        } == {"meta"}, func
         return result
 
 
 @torch.inference_mode()
 def test_a_steered_step_touches_no_tensor_of_another_device(lm, monkeypatch):
-    """On the device `meta`, which has no values to wait for; only the first pass, which measures the steering, may look at them."""
+    """On the device `meta`, which has no values to wait for; only the first pass, which measures the
+    steering, may look at them.
+    """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(lm.model.config, dtype=torch.bfloat16)
-    plan = [(), (push(1),), (push(1, "ablate"), push(1, "cap")), (Push(2, torch.ones(32), gate=torch.ones(32)),), (push(3, "clamp"), push(3))]
+    plan = [
+        (),
+        (push(1),),
+        (push(1, "ablate"), push(1, "cap")),
+        (Push(2, torch.ones(32), gate=torch.ones(32)),),
+        (push(3, "clamp"), push(3)),
+    ]
     with pytest.raises(KeyboardInterrupt), steer(model, plan):  # an interrupted block is not verified
         with monkeypatch.context() as patch:
             patch.setattr(torch.Tensor, "cpu", lambda tensor: torch.zeros(tensor.shape))
             patch.setattr("transformers.masking_utils._ignore_causal_mask_sdpa", lambda *_: False)
-            state = prefill(LM(model.eval(), lm.tokenizer, False, {}), pad_left([[5, 6, 7], [5], [5, 6], [9] * 4, [8]], 0), None, 8)
+            state = prefill(
+                LM(model.eval(), lm.tokenizer, False, {}),
+                pad_left([[5, 6, 7], [5], [5, 6], [9] * 4, [8]], 0),
+                None,
+                8,
+            )
         with OneDevice():
             state.step()
         raise KeyboardInterrupt
@@ -274,7 +358,9 @@ def test_after_a_rows_end_comes_padding(lm, monkeypatch):
     rows = rows_of(lm)
     let_rows_end(lm, rows, monkeypatch)
     ids, mask = pad_left([row.prompt_ids for row in rows], 0)
-    written = lm.model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=20)[:, ids.shape[1] :]
+    written = lm.model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=20)[
+        :, ids.shape[1] :
+    ]
     found = decoding.decode(lm, (ids, mask), None, 20, SteerCheck({}))
     assert torch.equal(found, written)
     assert (found == 0).any()
@@ -339,7 +425,9 @@ class FailsInReplay(Graph):
 
 
 class BreaksOff(Graph):
-    """The second step of the warm-up waits for the GPU in its third layer, as a mode of torch's forbids it."""
+    """The second step of the warm-up waits for the GPU in its third layer, as a mode of torch's forbids
+    it.
+    """
 
     def warm_up(self, step) -> None:
         def stop(*_):
@@ -353,7 +441,16 @@ class BreaksOff(Graph):
             handle.remove()
 
 
-FAULTS = [SaysNothing, WritesOtherTokens, ForgetsARow, StandsStill, SpoilsThePrompt, FailsToBeCaptured, FailsInReplay, BreaksOff]
+FAULTS = [
+    SaysNothing,
+    WritesOtherTokens,
+    ForgetsARow,
+    StandsStill,
+    SpoilsThePrompt,
+    FailsToBeCaptured,
+    FailsInReplay,
+    BreaksOff,
+]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -440,7 +537,14 @@ def test_one_device_by_name_is_one_device(llama, on_gpu, monkeypatch):
 
 def test_the_embedded_model_writes_the_same(embedded):
     v = torch.randn(embedded.d_model, generator=torch.Generator().manual_seed(0))
-    asks = [[{"role": "user", "content": text}] for text in ("What is the capital of France?", "Write on rain.")]
-    rows = [Row(encode(embedded, ask), pushes=pushes) for ask, pushes in zip(asks, ((), (Push(12, v, 2.0),)), strict=True)]
-    assert ours(embedded, rows, "response", limit=13, graph=Graph) == theirs(embedded, rows, "response", limit=13)
+    asks = [
+        [{"role": "user", "content": text}] for text in ("What is the capital of France?", "Write on rain.")
+    ]
+    rows = [
+        Row(encode(embedded, ask), pushes=pushes)
+        for ask, pushes in zip(asks, ((), (Push(12, v, 2.0),)), strict=True)
+    ]
+    assert ours(embedded, rows, "response", limit=13, graph=Graph) == theirs(
+        embedded, rows, "response", limit=13
+    )
     assert Graph.made[0].plays == 12 - 2

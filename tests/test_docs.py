@@ -6,34 +6,49 @@ from pathlib import Path
 
 import pytest
 
-from analysis import compare_groups, compare_models, export_vectors, import_vectors, judge_agreement
-from analysis.steering import cross_trait, figures
 from benchmarks.report import ReportOptions
 from benchmarks.workload import BenchOptions
-from extraction import check_trait, run_pipeline, trait_table
-from extraction.new_trait import NewTraitOptions
-from inference import capture_raw_activations, chat, monitor_dynamics, project_activations
-from utils.cli import parse_arguments
-from utils.experiment import stage_flags
-from utils.flags import REQUIRED, Flag, option_flags
-from visualization import serve
-from utils.sync import main as sync
+from traitscope.analysis import compare_groups, compare_models, cross_trait, export_vectors, judge_agreement
+from traitscope.analysis import draw_steering as figures
+from traitscope.extraction import check_trait, import_vectors, run_pipeline, trait_table
+from traitscope.extraction.new_trait import NewTraitOptions
+from traitscope.inference import capture_raw_activations, chat, monitor_dynamics, project_activations
+from traitscope.utils.stage.command import parse_arguments
+from traitscope.utils.stage.experiment import stage_flags
+from traitscope.utils.stage.flags import REQUIRED, Flag, option_flags
+from traitscope.utils.sync import main as sync
+from traitscope.visualization import serve
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = "extraction|analysis|inference|visualization|tests/benchmarks"
-COMMAND = re.compile(rf"(?:(?:\.venv/bin/)?python )?((?<=python )(?:{FOLDERS})/[\w/]+\.py|utils/r2_\w+\.sh)([^\n`)]*)")
+COMMAND = re.compile(
+    rf"(?:(?:\.venv/bin/)?python )?((?<=python )(?:{FOLDERS})/[\w/]+\.py|utils/r2_\w+\.sh)([^\n`)]*)"
+)
 
 
 SCRIPTS = (
-    *(run_pipeline, trait_table, judge_agreement, cross_trait, figures, compare_groups, compare_models, export_vectors, import_vectors),
+    *(
+        run_pipeline,
+        trait_table,
+        judge_agreement,
+        cross_trait,
+        figures,
+        compare_groups,
+        compare_models,
+        export_vectors,
+        import_vectors,
+    ),
     *(capture_raw_activations, project_activations, monitor_dynamics, chat, serve),
 )
 TOOLS = {Path(str(script.__file__)).stem: script.all_flags() for script in SCRIPTS}
 TOOLS |= {"check_trait": check_trait.FLAGS, "new_trait": option_flags(NewTraitOptions)}
 TOOLS |= {"r2_push": sync.all_flags(), "r2_pull": sync.all_flags()}
 TOOLS |= {"report": option_flags(ReportOptions)}
-TOOLS |= dict.fromkeys(("capture", "capture_chats", "steering_sweep", "fit", "judging", "pipeline", "memory"), option_flags(BenchOptions))
+TOOLS |= dict.fromkeys(
+    ("capture", "capture_chats", "steering_sweep", "fit", "judging", "pipeline", "memory"),
+    option_flags(BenchOptions),
+)
 
 
 def flags_of_script(script: str) -> dict[str, Flag]:
@@ -42,12 +57,17 @@ def flags_of_script(script: str) -> dict[str, Flag]:
 
 
 def commands() -> list[tuple[str, str, str]]:
-    return [(page.name, m[1], m[2].split("#")[0]) for page in PAGES for m in COMMAND.finditer(page.read_text())]
+    return [
+        (page.name, m[1], m[2].split("#")[0]) for page in PAGES for m in COMMAND.finditer(page.read_text())
+    ]
 
 
 def test_there_are_commands_to_check():
     assert len(commands()) >= 8
-    assert {script for _, script, _ in commands()} >= {"extraction/run_pipeline.py", "extraction/2_vet_responses.py"}
+    assert {script for _, script, _ in commands()} >= {
+        "extraction/run_pipeline.py",
+        "extraction/2_vet_responses.py",
+    }
 
 
 @pytest.mark.parametrize(("page", "script", "arguments"), commands())
@@ -71,12 +91,22 @@ def test_every_flag_a_page_mentions_exists(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_file_a_page_links_or_names_exists(page):
     text = page.read_text()
-    named = re.findall(r"`((?:utils|extraction|analysis|visualization|docs|tests|datasets)/[\w./-]+\.(?:py|md|json|txt))`", text)
+    named = re.findall(
+        r"`((?:utils|extraction|analysis|visualization|docs|tests|datasets)/[\w./-]+\.(?:py|md|json|txt))`",
+        text,
+    )
     linked = [page.parent / m for m in re.findall(r"\]\(([^)#:]+)\)", text)]
     assert not [p for p in [*(ROOT / n for n in named), *linked] if not p.exists()]
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"`make (\w+)`|^    make (\w+)", "\n".join(p.read_text() for p in PAGES), re.MULTILINE))))
+@pytest.mark.parametrize(
+    "target",
+    sorted(
+        set(
+            re.findall(r"`make (\w+)`|^    make (\w+)", "\n".join(p.read_text() for p in PAGES), re.MULTILINE)
+        )
+    ),
+)
 def test_every_make_target_exists(target):
     assert re.search(rf"^{''.join(target)}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 

@@ -1,4 +1,6 @@
-"""Courses of a trait, groups of prompts and two models: planted steps, shifts and differences are found, and nothing where nothing is."""
+"""Courses of a trait, groups of prompts and two models: planted steps, shifts and differences are found,
+and nothing where nothing is.
+"""
 
 import numpy as np
 import pytest
@@ -6,14 +8,23 @@ from conftest import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import compare_groups, compare_models
-from analysis.groups import compare, compare_all, top_spans
-from analysis.intervals import permutation_p_of_groups
-from inference import monitor_dynamics
-from inference.dynamics import DynamicsOptions, acceleration, change_at, commitment, describe, persistence, smooth, velocity
-from inference.records import Record, Scores, write_record, write_scores
-from utils.artifacts import read_json, write_json
-from utils.paths import InferencePaths, TraitPaths
+from traitscope.analysis import compare_groups, compare_models
+from traitscope.inference import monitor_dynamics
+from traitscope.inference.watch.dynamics import (
+    DynamicsOptions,
+    acceleration,
+    change_at,
+    commitment,
+    describe,
+    persistence,
+    smooth,
+    velocity,
+)
+from traitscope.utils.files.artifacts import read_json, write_json
+from traitscope.utils.files.paths import InferencePaths, TraitPaths
+from traitscope.utils.measures.groups import compare, compare_all, top_spans
+from traitscope.utils.measures.intervals import permutation_p_of_groups
+from traitscope.utils.records.readings import Projections, Record, write_projections, write_record
 
 TRAIT = "mood/hope"
 COURSES = st.lists(st.floats(-50, 50), min_size=1, max_size=40).map(np.array)
@@ -30,7 +41,13 @@ def test_a_planted_step_is_found_where_it_is():
         assert np.flatnonzero(velocity(course)).tolist() == [at - 1]
         assert change_at(course, at) == pytest.approx(7.0)
         found = describe(course, 10.0, DynamicsOptions(window=1, tolerance=0.05))
-        assert (found["commitment"], found["peak_at"], found["fastest_at"], found["peak"], found["persistence"]) == (at, at, at, 4.0, 1.0)
+        assert (
+            found["commitment"],
+            found["peak_at"],
+            found["fastest_at"],
+            found["peak"],
+            found["persistence"],
+        ) == (at, at, at, 4.0, 1.0)
     assert commitment(step(20, low=4.0), 0.5) == 0  # never of the other sign
     assert commitment(np.array([1.0, -1.0, 0.2]), 0.5) is None  # ends without a sign
     assert commitment(np.array([1.0, -0.4, 2.0]), 0.5) == 0  # a dip within the tolerance contradicts nothing
@@ -73,24 +90,61 @@ def test_persistence_is_the_share_after_the_peak_that_keeps_half_its_height():
 
 @pytest.fixture
 def captured(tmp_path, monkeypatch):
-    """Return a function that writes a captured prompt set with given courses, through the writers that capture uses."""
+    """Return a function that writes a captured prompt set with given courses, through the writers that
+    capture uses.
+    """
     monkeypatch.setenv("TRAITSCOPE_ROOT", str(tmp_path))
 
-    def write(courses: dict[str, np.ndarray], metadata: dict[str, dict], experiment: str = "e", trait: str = TRAIT, layer: int = 3) -> InferencePaths:
+    def write(
+        courses: dict[str, np.ndarray],
+        metadata: dict[str, dict],
+        experiment: str = "e",
+        trait: str = TRAIT,
+        layer: int = 3,
+    ) -> InferencePaths:
         paths = InferencePaths(experiment, "set", tmp_path)
-        origin = {"experiment": "e", "trait": trait, "method": "mean_diff", "layer": layer, "centre": 1.0, "norm": 10.0, "sha256": "x", "why": "best"}
+        origin = {
+            "experiment": "e",
+            "trait": trait,
+            "method": "mean_diff",
+            "layer": layer,
+            "centre": 1.0,
+            "norm": 10.0,
+            "sha256": "x",
+            "why": "best",
+        }
         for name, course in courses.items():
             half = len(course) // 2  # the first half of the tokens is the prompt
             tokens = [f" w{i}" for i in range(len(course))]
-            turns = [{"role": "user", "start": 2, "end": half}, {"role": "assistant", "start": half, "end": len(course)}]
+            turns = [
+                {"role": "user", "start": 2, "end": half},
+                {"role": "assistant", "start": half, "end": len(course)},
+            ]
             text = "".join(tokens[2:half])
             ids = list(range(len(course)))
             record = Record(
-                name, "k", [{"role": "user", "content": text}], "", ids, tokens, half, turns, True, metadata.get(name, {}), {"model": {"name": "m"}}
+                name,
+                "k",
+                [{"role": "user", "content": text}],
+                "",
+                ids,
+                tokens,
+                half,
+                turns,
+                True,
+                metadata.get(name, {}),
+                {"model": {"name": "m"}},
             )
             write_record(paths, record)
-            write_scores(paths, name, [Scores(origin, course + 1.0, np.ones(len(course)))], {})
-        write_json(paths.index, {"made_by": {}, "prompt_set": {}, "prompts": [{"id": name, **metadata.get(name, {})} for name in courses]})
+            write_projections(paths, name, [Projections(origin, course + 1.0, np.ones(len(course)))], {})
+        write_json(
+            paths.index,
+            {
+                "made_by": {},
+                "prompt_set": {},
+                "prompts": [{"id": name, **metadata.get(name, {})} for name in courses],
+            },
+        )
         return paths
 
     return write
@@ -98,7 +152,14 @@ def captured(tmp_path, monkeypatch):
 
 def test_the_monitor_finds_planted_courses_and_known_points(captured, capsys):
     rising, falling = step(12, 60), -step(20, 60)
-    courses = {"up": rising, "down": falling, "back": rising, "late": step(45, 60), "elsewhere": rising, "lost": rising}
+    courses = {
+        "up": rising,
+        "down": falling,
+        "back": rising,
+        "late": step(45, 60),
+        "elsewhere": rising,
+        "lost": rising,
+    }
     about = {
         "up": {"trait": TRAIT, "expect": "rise", "where": "prompt", "at": "w12"},
         "down": {"trait": TRAIT, "expect": "fall", "where": "prompt", "at": "w20 w21"},
@@ -111,7 +172,12 @@ def test_the_monitor_finds_planted_courses_and_known_points(captured, capsys):
     call(monitor_dynamics, "--experiment", "e", "--prompt-set", "set", "--window", "1")
     found = read_json(paths.dynamics(TRAIT))["vectors"][0]
     points = found["known_points"]
-    assert {t["id"]: (t["token"], t["change"]) for t in points["turns"]} == {"up": (12, 7.0), "down": (20, -7.0), "back": (12, 7.0), "late": (45, 7.0)}
+    assert {t["id"]: (t["token"], t["change"]) for t in points["turns"]} == {
+        "up": (12, 7.0),
+        "down": (20, -7.0),
+        "back": (12, 7.0),
+        "late": (45, 7.0),
+    }
     assert (points["n"], points["as_expected"]) == (4, 3)
     assert points["p"] == pytest.approx(5 / 16)  # three or four heads of four
     rows = {row["id"]: row for row in found["prompts"]}
@@ -139,7 +205,19 @@ def test_a_planted_difference_between_groups_has_its_size(captured):
     assert cell["d"] > 1.0
     assert cell["p"] <= 0.001
     assert paths.groups("kind").with_suffix(".png").stat().st_size > 1000
-    call(compare_groups, "--experiment", "e", "--prompt-set", "set", "--by", "kind", "--groups", "odd,even", "--scale", "centered")
+    call(
+        compare_groups,
+        "--experiment",
+        "e",
+        "--prompt-set",
+        "set",
+        "--by",
+        "kind",
+        "--groups",
+        "odd,even",
+        "--scale",
+        "centered",
+    )
     (other,) = read_json(paths.groups("kind"))["vectors"]
     assert other["d"] == pytest.approx(-cell["d"])
     assert other["means"][0] == pytest.approx(cell["means"][1] - 1.0)
@@ -156,12 +234,27 @@ def test_groups_by_what_a_judge_says_of_the_responses(captured, tmp_path):
     from conftest import copy_trait
 
     copy_trait(tmp_path, "behavioral/formality", 30)
-    texts = {"high": "Dear Sir or Madam, I should be most grateful for your kind attention to this matter.", "low": "hey dude lol gonna grab pizza wanna come"}
+    texts = {
+        "high": "Dear Sir or Madam, I should be most grateful for your kind attention to this matter.",
+        "low": "hey dude lol gonna grab pizza wanna come",
+    }
     paths = captured({f"{side}{i}": np.full(10, float(i)) for side in texts for i in range(3)}, {})
     for side, text in texts.items():
         for i in range(3):
-            write_json(paths.response(f"{side}{i}"), read_json(paths.response(f"{side}{i}")) | {"response": text})
-    call(compare_groups, "--experiment", "e", "--prompt-set", "set", "--by", "behavioral/formality", "--judge", "embedded")
+            write_json(
+                paths.response(f"{side}{i}"), read_json(paths.response(f"{side}{i}")) | {"response": text}
+            )
+    call(
+        compare_groups,
+        "--experiment",
+        "e",
+        "--prompt-set",
+        "set",
+        "--by",
+        "behavioral/formality",
+        "--judge",
+        "embedded",
+    )
     found = read_json(paths.groups("behavioral/formality"))
     assert found["groups"] == {side: [f"{side}{i}" for i in range(3)] for side in texts}
     assert "embedded" in found["how"]
@@ -171,7 +264,10 @@ def test_where_nothing_is_nothing_is_found_more_often_than_it_should():
     rng = np.random.default_rng(1)
     ps = [permutation_p_of_groups(*rng.normal(size=(2, 15)), draws=500) for _ in range(200)]
     assert 0.01 <= np.mean(np.array(ps) <= 0.05) <= 0.1
-    found = compare_all({str(i): {str(j): rng.normal() for j in range(20)} for i in range(10)}, [set(map(str, range(10))), set(map(str, range(10, 20)))])
+    found = compare_all(
+        {str(i): {str(j): rng.normal() for j in range(20)} for i in range(10)},
+        [set(map(str, range(10))), set(map(str, range(10, 20)))],
+    )
     assert all(row["q"] >= row["p"] for row in found.values())
     assert compare(np.array([1.0]), np.array([1.0, 2.0])) is None
 
@@ -181,8 +277,24 @@ def test_two_models_are_compared_token_by_token(captured):
     courses = {f"p{i}": rng.normal(size=40) for i in range(12)}
     paths = captured(courses, {})
     bump = np.where((np.arange(40) >= 25) & (np.arange(40) < 31), 5.0, 0.0)
-    captured({name: course + 0.5 + (bump if name == "p4" else 0) for name, course in courses.items()}, {}, experiment="other")
-    call(compare_models, "--experiment", "e", "--other", "other", "--prompt-set", "set", "--window", "6", "--top", "3")
+    captured(
+        {name: course + 0.5 + (bump if name == "p4" else 0) for name, course in courses.items()},
+        {},
+        experiment="other",
+    )
+    call(
+        compare_models,
+        "--experiment",
+        "e",
+        "--other",
+        "other",
+        "--prompt-set",
+        "set",
+        "--window",
+        "6",
+        "--top",
+        "3",
+    )
     (found,) = read_json(paths.comparison("other"))["vectors"]
     assert found["top"][0]["id"] == "p4"
     assert (found["top"][0]["start"], found["top"][0]["mean"]) == (25, pytest.approx(5.5))
@@ -201,14 +313,18 @@ def test_two_models_are_compared_token_by_token(captured):
 
 
 def test_stretches_do_not_overlap_and_short_texts_count():
-    spans = top_spans({"a": np.array([9.0, 9.0, 9.0, 0.0, 0.0, -8.0, -8.0]), "b": np.array([7.0])}, window=2, top=10)
+    spans = top_spans(
+        {"a": np.array([9.0, 9.0, 9.0, 0.0, 0.0, -8.0, -8.0]), "b": np.array([7.0])}, window=2, top=10
+    )
     assert spans[:3] == [("a", 0, 9.0), ("a", 5, -8.0), ("b", 0, 7.0)]
     places = [start for prompt, start, _ in spans if prompt == "a"]
     assert all(abs(x - y) >= 2 for i, x in enumerate(places) for y in places[:i])
 
 
 def test_different_fits_of_a_vector_are_not_mixed(captured):
-    paths = captured({f"p{i}": np.ones(10) for i in range(4)}, {f"p{i}": {"kind": "ab"[i % 2]} for i in range(4)})
+    paths = captured(
+        {f"p{i}": np.ones(10) for i in range(4)}, {f"p{i}": {"kind": "ab"[i % 2]} for i in range(4)}
+    )
     content = read_json(paths.projections("p2"))
     content["vectors"][0]["sha256"] = "another"
     write_json(paths.projections("p2"), content)
@@ -219,7 +335,11 @@ def test_different_fits_of_a_vector_are_not_mixed(captured):
 
 def test_unknown_sets_say_what_to_run(captured, tmp_path):
     captured({}, {})
-    for script, flags in ((monitor_dynamics, ()), (compare_groups, ("--by", "kind")), (compare_models, ("--other", "o"))):
+    for script, flags in (
+        (monitor_dynamics, ()),
+        (compare_groups, ("--by", "kind")),
+        (compare_models, ("--other", "o")),
+    ):
         with pytest.raises(SystemExit, match=r"run inference/|no prompt has a field|0 prompts"):
             call(script, "--experiment", "e", "--prompt-set", "set", *flags)
         with pytest.raises(SystemExit, match=r"has no responses; run inference/capture"):

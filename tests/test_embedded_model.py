@@ -3,18 +3,21 @@
 import pytest
 import torch
 
-from utils import gguf
-from utils.capture import Reading, pool_activations
-from utils.errors import UserError
-from utils.generation import Row, Sampling, generate
-from utils.hooks import Push, record, steer
-from utils.model import ModelOptions, encode, wrap
+from traitscope.utils.errors import UserError
+from traitscope.utils.model import gguf
+from traitscope.utils.model.capture import Reading, pool_activations
+from traitscope.utils.model.encode import encode
+from traitscope.utils.model.generation import Row, Sampling, generate
+from traitscope.utils.model.hooks import Push, record, steer
+from traitscope.utils.model.loading import ModelOptions, wrap
 
 
 def test_converted_weights_reproduce_the_gguf_models_logits_exactly(embedded):
     original, tokenizer = gguf.load_gguf(gguf.embedded_gguf())
     ids = torch.tensor([encode(embedded, [{"role": "user", "content": "What is the capital of France?"}])])
-    same_path = wrap(original, tokenizer, ModelOptions(model="original"))  # oneDNN or MKL, as the machine has it, for both
+    same_path = wrap(
+        original, tokenizer, ModelOptions(model="original")
+    )  # oneDNN or MKL, as the machine has it, for both
     with torch.inference_mode():
         assert torch.equal(same_path.model(ids).logits, embedded.model(ids).logits)
     assert tokenizer("It's a test, 你好 🙂").input_ids == embedded.tokenizer("It's a test, 你好 🙂").input_ids
@@ -49,7 +52,12 @@ def test_a_conversion_happens_once(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda f: (f / "complete.json").unlink(), lambda f: (f / "model.safetensors").write_text("wei"), lambda f: (f / "tokenizer.json").unlink()]
+    "damage",
+    [
+        lambda f: (f / "complete.json").unlink(),
+        lambda f: (f / "model.safetensors").write_text("wei"),
+        lambda f: (f / "tokenizer.json").unlink(),
+    ],
 )
 def test_a_half_written_cache_is_detected_and_redone(monkeypatch, tmp_path, damage):
     source, conversions = fake_conversion(monkeypatch, tmp_path)
@@ -73,7 +81,10 @@ def test_a_missing_gguf_is_one_line(tmp_path):
 def test_token_zero_is_a_sink_and_is_left_out(embedded):
     ids = encode(embedded, [{"role": "user", "content": "Tell me about the sea."}])
     norms = {}
-    with torch.inference_mode(), record(embedded.model, lambda layer, h: norms.update({layer: h[0].norm(dim=-1)})):
+    with (
+        torch.inference_mode(),
+        record(embedded.model, lambda layer, h: norms.update({layer: h[0].norm(dim=-1)})),
+    ):
         embedded.model(torch.tensor([ids]))
     assert norms[16][0] > 20 * norms[16][1:].mean()
     pooled = pool_activations(embedded, [Reading(ids, list(range(1, len(ids))))])
@@ -96,12 +107,27 @@ def test_the_default_system_message_and_no_bos(embedded):
 
 
 def test_rows_of_a_mixed_sweep_batch_equal_solo_runs(embedded):
-    """Greedy tokens agree, row by row; where one differs, the solo run's two best tokens were a near tie (batches of other shapes round differently)."""
+    """Greedy tokens agree, row by row; where one differs, the solo run's two best tokens were a near tie
+    (batches of other shapes round differently).
+    """
     generator = torch.Generator().manual_seed(0)
     vectors = torch.nn.functional.normalize(torch.randn(4, embedded.d_model, generator=generator), dim=-1)
     rows = []
     for i in range(16):
-        ids = encode(embedded, [{"role": "user", "content": ["Why is the sea salty?", "Hi", "Name a good book for a long journey.", "What is rain?"][i % 4]}])
+        ids = encode(
+            embedded,
+            [
+                {
+                    "role": "user",
+                    "content": [
+                        "Why is the sea salty?",
+                        "Hi",
+                        "Name a good book for a long journey.",
+                        "What is rain?",
+                    ][i % 4],
+                }
+            ],
+        )
         rows.append(Row(ids, pushes=(Push(9 + 4 * (i % 3), vectors[i // 4], 12.0 * (i // 4)),)))
     mixed = [c.ids for c in generate(embedded, rows, Sampling(max_new_tokens=16))]
     solo = [generate(embedded, [row], Sampling(max_new_tokens=16))[0].ids for row in rows]

@@ -1,4 +1,6 @@
-"""Files of vectors: exact there and back, as other tools lay them out, and nothing believed that a file says."""
+"""Files of vectors: exact there and back, as other tools lay them out, and nothing believed that a file
+says.
+"""
 
 import io
 import json
@@ -15,12 +17,18 @@ from gguf import GGUFReader, GGUFWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.exchange.bundle import Bundle, Shape
-from analysis.exchange.formats import FORMATS, read_vectors
-from utils.errors import UserError
+from traitscope.analysis.exchange.bundle import Bundle, Shape
+from traitscope.analysis.exchange.formats import FORMATS, read_vectors
+from traitscope.utils.errors import UserError
 
 SHAPE = Shape(n_layers=6, d_model=16)
-FACTS = {"made_by": "traitscope", "trait": "mood/calm", "method": "probe", "model_name": "some/model", "position": "response[:]"}
+FACTS = {
+    "made_by": "traitscope",
+    "trait": "mood/calm",
+    "method": "probe",
+    "model_name": "some/model",
+    "position": "response[:]",
+}
 EACH = pytest.mark.parametrize("name", FORMATS)
 
 
@@ -69,7 +77,9 @@ def test_a_control_vector_is_laid_out_as_llama_cpp_reads_it(tmp_path):
     assert reader.get_field("controlvector.model_hint").contents() == "llama"
     count = reader.get_field("controlvector.layer_count")
     assert (count.contents(), count.types[0].name) == (3, "UINT32")
-    assert {t.name: t.tensor_type.name for t in reader.tensors} == {f"direction.{layer}": "F32" for layer in sent}
+    assert {t.name: t.tensor_type.name for t in reader.tensors} == {
+        f"direction.{layer}": "F32" for layer in sent
+    }
     for tensor in reader.tensors:
         assert np.array_equal(tensor.data, sent[int(tensor.name.split(".")[1])].numpy())
 
@@ -109,7 +119,9 @@ def test_numbers_that_are_none_are_refused(tmp_path, name, value):
 
 @pytest.mark.parametrize("name", ["safetensors", "gguf", "repeng"])
 def test_a_zero_vector_is_refused(tmp_path, name):
-    assert "layer 3 is zero" in refused(write(tmp_path / "v", name, vectors(1) | {3: torch.zeros(SHAPE.d_model)}), name)
+    assert "layer 3 is zero" in refused(
+        write(tmp_path / "v", name, vectors(1) | {3: torch.zeros(SHAPE.d_model)}), name
+    )
 
 
 @EACH
@@ -120,13 +132,19 @@ def test_a_file_without_vectors_is_refused(tmp_path, name):
 @pytest.mark.parametrize("name", ["safetensors", "gguf", "repeng"])
 def test_another_model_s_width_or_depth_is_refused(tmp_path, name):
     assert "has shape (8,)" in refused(write(tmp_path / "v", name, {2: torch.ones(8)}), name)
-    assert "for layer 6; the model has layers 0 to 5" in refused(write(tmp_path / "v", name, {6: torch.ones(16)}), name)
+    assert "for layer 6; the model has layers 0 to 5" in refused(
+        write(tmp_path / "v", name, {6: torch.ones(16)}), name
+    )
 
 
-@pytest.mark.parametrize("held", [torch.ones(6, 16), torch.ones(7, 15), torch.ones(16), torch.ones(1, 7, 16), torch.tensor(1.0)])
+@pytest.mark.parametrize(
+    "held", [torch.ones(6, 16), torch.ones(7, 15), torch.ones(16), torch.ones(1, 7, 16), torch.tensor(1.0)]
+)
 def test_a_persona_tensor_of_another_shape_is_refused(tmp_path, held):
     torch.save(held, tmp_path / "v.pt")
-    assert "persona_vectors of this model are a tensor (7, 16)" in refused(tmp_path / "v.pt", "persona_vectors")
+    assert "persona_vectors of this model are a tensor (7, 16)" in refused(
+        tmp_path / "v.pt", "persona_vectors"
+    )
 
 
 @EACH
@@ -184,7 +202,9 @@ class Bomb:
         return (Path.touch, (self.mark,))
 
 
-@pytest.mark.parametrize("wrap", [lambda bomb: bomb, lambda bomb: {"vector": torch.ones(7, 16), "more": bomb}, lambda bomb: [bomb]])
+@pytest.mark.parametrize(
+    "wrap", [lambda bomb: bomb, lambda bomb: {"vector": torch.ones(7, 16), "more": bomb}, lambda bomb: [bomb]]
+)
 def test_code_in_a_pickle_is_refused_and_never_run(tmp_path, wrap):
     mark = tmp_path / "it ran"
     torch.save(wrap(Bomb(mark)), tmp_path / "zip.pt")
@@ -198,13 +218,22 @@ def test_code_in_a_pickle_is_refused_and_never_run(tmp_path, wrap):
     assert mark.exists()
 
 
-@pytest.mark.parametrize("held", [{"layer": torch.ones(7, 16)}, [torch.ones(7, 16)], "text", 3, None, torch.nn.Linear(2, 2)])
+@pytest.mark.parametrize(
+    "held", [{"layer": torch.ones(7, 16)}, [torch.ones(7, 16)], "text", 3, None, torch.nn.Linear(2, 2)]
+)
 def test_a_torch_file_of_anything_but_a_tensor_is_refused(tmp_path, held):
     torch.save(held, tmp_path / "v.pt")
     assert "tensor" in refused(tmp_path / "v.pt", "persona_vectors")
 
 
-@pytest.mark.parametrize("held", [torch.ones(7, 16, dtype=torch.int64), torch.ones(7, 16).to_sparse(), torch.ones(7, 16, dtype=torch.complex64)])
+@pytest.mark.parametrize(
+    "held",
+    [
+        torch.ones(7, 16, dtype=torch.int64),
+        torch.ones(7, 16).to_sparse(),
+        torch.ones(7, 16, dtype=torch.complex64),
+    ],
+)
 def test_a_tensor_of_other_than_ordinary_numbers_is_refused(tmp_path, held):
     torch.save(held, tmp_path / "v.pt")
     assert "not ordinary numbers" in refused(tmp_path / "v.pt", "persona_vectors")
@@ -258,7 +287,9 @@ def test_a_gguf_tensor_that_is_not_there_is_refused(tmp_path, kind, dims, offset
     text = lambda s: struct.pack("<Q", len(s)) + s  # noqa: E731
     value = text(b"general.architecture") + struct.pack("<I", 8) + text(b"controlvector")
     table = text(b"direction.2") + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
-    assert reason in refused(tmp_path / "v", "gguf", struct.pack("<4sIQQ", b"GGUF", 3, 1, 1) + value + table + bytes(200))
+    assert reason in refused(
+        tmp_path / "v", "gguf", struct.pack("<4sIQQ", b"GGUF", 3, 1, 1) + value + table + bytes(200)
+    )
 
 
 def test_a_model_in_gguf_is_no_control_vector(tmp_path):
@@ -279,7 +310,16 @@ def test_safetensors_of_other_names_are_refused(tmp_path, names):
     refused(tmp_path / "v", "safetensors")
 
 
-@pytest.mark.parametrize("said", ["[" * 5000, "nonsense", "[]", '{"model_name": {"a": 1}, "trait": 3}', '{"made_by": "' + "x" * 5000 + '"}'])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[" * 5000,
+        "nonsense",
+        "[]",
+        '{"model_name": {"a": 1}, "trait": 3}',
+        '{"made_by": "' + "x" * 5000 + '"}',
+    ],
+)
 def test_what_a_header_says_is_kept_only_as_short_text(tmp_path, said):
     safetensors.torch.save_file({"layer_1": torch.ones(16)}, tmp_path / "v", {"traitscope": said})
     kept = read_vectors(tmp_path / "v", "safetensors", SHAPE).said
@@ -289,4 +329,10 @@ def test_what_a_header_says_is_kept_only_as_short_text(tmp_path, said):
 
 @pytest.mark.parametrize("size", [0, 2**31, 2**63 - 1, 2**64 - 1])
 def test_a_safetensors_header_that_lies_about_its_size_is_refused(tmp_path, size):
-    refused(tmp_path / "v", "safetensors", struct.pack("<Q", size) + b'{"layer_1":{"dtype":"F32","shape":[16],"data_offsets":[0,64]}}' + bytes(64))
+    refused(
+        tmp_path / "v",
+        "safetensors",
+        struct.pack("<Q", size)
+        + b'{"layer_1":{"dtype":"F32","shape":[16],"data_offsets":[0,64]}}'
+        + bytes(64),
+    )

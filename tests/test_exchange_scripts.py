@@ -1,4 +1,6 @@
-"""Export and import as a user runs them, on the vectors of a tiny model, and what stages 4 and 5 make of vectors from elsewhere."""
+"""Export and import as a user runs them, on the vectors of a tiny model, and what stages 4 and 5 make of
+vectors from elsewhere.
+"""
 
 import base64
 import json
@@ -13,20 +15,33 @@ import pytest
 import torch
 from conftest import N_LAYERS, copy_trait
 
-from analysis import export_vectors, import_vectors
-from analysis.exchange.formats import FORMATS
-from analysis.exchange.snippets import TARGETS, Use, render_snippet
-from extraction import run_pipeline
-from utils.artifacts import digest, load_tensor, read_json
-from utils.cli import run_cli
-from utils.hooks import Push, steer
-from utils.model import encode
-from utils.paths import TraitPaths
+from traitscope.analysis import export_vectors
+from traitscope.analysis.exchange.formats import FORMATS
+from traitscope.analysis.exchange.snippets import TARGETS, Use, render_snippet
+from traitscope.extraction import import_vectors, run_pipeline
+from traitscope.utils.files.artifacts import digest, load_tensor, read_json
+from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.model.encode import encode
+from traitscope.utils.model.hooks import Push, steer
+from traitscope.utils.stage.command import run_cli
 
 TRAIT = "epistemic/optimism"
 WORLD = ["--experiment", "e", "--trait", TRAIT]
 ALL = ",".join(FORMATS)
-SMALL = ["--max-new-tokens", "6", "--subset", "3", "--random-pairs", "2", "--doses", "0.2", "--coherence-gate", "0", "--judge", "embedded"]
+SMALL = [
+    "--max-new-tokens",
+    "6",
+    "--subset",
+    "3",
+    "--random-pairs",
+    "2",
+    "--doses",
+    "0.2",
+    "--coherence-gate",
+    "0",
+    "--judge",
+    "embedded",
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +49,18 @@ def root(tmp_path_factory, tiny_folders) -> Path:
     """A trait with vectors of a tiny model."""
     folder = tmp_path_factory.mktemp("exchange")
     copy_trait(folder, TRAIT, 12)
-    fit = ["--model", tiny_folders["llama"], "--no-vet", "--no-steering", "--max-new-tokens", "6", "--min-usable", "2", "--methods", "mean_diff,probe"]
+    fit = [
+        "--model",
+        tiny_folders["llama"],
+        "--no-vet",
+        "--no-steering",
+        "--max-new-tokens",
+        "6",
+        "--min-usable",
+        "2",
+        "--methods",
+        "mean_diff,probe",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRAITSCOPE_ROOT", str(folder))
         patch.setattr(sys, "argv", ["run_pipeline.py", "--experiment", "e", "--traits", TRAIT, *fit])
@@ -72,7 +98,11 @@ def run(paths, monkeypatch, capfd):
 
 
 def vector_files(paths: TraitPaths, method: str) -> dict[int, bytes]:
-    return {layer: paths.vector(method, layer).read_bytes() for layer in range(N_LAYERS) if paths.vector(method, layer).exists()}
+    return {
+        layer: paths.vector(method, layer).read_bytes()
+        for layer in range(N_LAYERS)
+        if paths.vector(method, layer).exists()
+    }
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -85,14 +115,25 @@ def test_a_vector_goes_out_and_comes_back_as_the_same_file(run, paths, name):
     assert theirs == {layer: content for layer, content in ours.items() if layer or name != "gguf"}
     known, before = (read_json(paths.vector_metadata(method, 2)) for method in (f"back-{name}", "probe"))
     origin = known["origin"]
-    assert (origin["file"], origin["sha256"], origin["format"], origin["made_by"]) == (FORMATS[name].file, digest(file), name, "a test")
-    assert {k: known[k] for k in ("norm", "centre", "train", "val")} == {k: before[k] for k in ("norm", "centre", "train", "val")}
+    assert (origin["file"], origin["sha256"], origin["format"], origin["made_by"]) == (
+        FORMATS[name].file,
+        digest(file),
+        name,
+        "a test",
+    )
+    assert {k: known[k] for k in ("norm", "centre", "train", "val")} == {
+        k: before[k] for k in ("norm", "centre", "train", "val")
+    }
 
 
 def test_an_export_holds_what_was_asked_for_and_nothing_of_an_earlier_one(run, paths):
     run("export", "--format", ALL)
     run("export", "--format", "safetensors", "--layers", "1-2")
-    assert sorted(f.name for f in paths.export("mean_diff").iterdir()) == ["README.md", "facts.json", "vectors.safetensors"]
+    assert sorted(f.name for f in paths.export("mean_diff").iterdir()) == [
+        "README.md",
+        "facts.json",
+        "vectors.safetensors",
+    ]
     assert read_json(paths.export("mean_diff") / "facts.json")["layers"] == [1, 2]
 
 
@@ -101,7 +142,13 @@ def test_the_card_says_what_is_known_and_that_the_rest_is_not(run, paths, tiny_f
     folder = paths.export("mean_diff")
     card = (folder / "README.md").read_text()
     held_out = read_json(paths.vector_metadata("mean_diff", 2))["val"]
-    for fact in ("4 layers of width 32", "| site | residual |", "| position | response[:] |", "| chat template | used for questions |", "llama (a local copy)"):
+    for fact in (
+        "4 layers of width 32",
+        "| site | residual |",
+        "| position | response[:] |",
+        "| chat template | used for questions |",
+        "llama (a local copy)",
+    ):
         assert fact in card
     assert f"{held_out['auroc']:.2f} [{held_out['auroc_low']:.2f}" in card
     assert "| revision | not recorded |" in card
@@ -113,10 +160,30 @@ def test_the_card_says_what_is_known_and_that_the_rest_is_not(run, paths, tiny_f
 
 
 def test_stage_5_steers_with_an_imported_method_and_says_where_it_came_from(run, paths, tmp_path):
-    torch.save(torch.stack([torch.zeros(32), *(load_tensor(paths.vector("mean_diff", layer), (32,)) * 3 for layer in range(N_LAYERS))]), tmp_path / "v.pt")
-    run("import", "--file", str(tmp_path / "v.pt"), "--format", "persona_vectors", "--method", "foreign", "--layers", "2")
+    torch.save(
+        torch.stack(
+            [
+                torch.zeros(32),
+                *(load_tensor(paths.vector("mean_diff", layer), (32,)) * 3 for layer in range(N_LAYERS)),
+            ]
+        ),
+        tmp_path / "v.pt",
+    )
+    run(
+        "import",
+        "--file",
+        str(tmp_path / "v.pt"),
+        "--format",
+        "persona_vectors",
+        "--method",
+        "foreign",
+        "--layers",
+        "2",
+    )
     steering = ["--only-stage", "5", "--method", "foreign", *SMALL]
-    assert "foreign was imported at 2, and --layers 1 names none of these" in run("pipeline", *steering, "--layers", "1", code=1)
+    assert "foreign was imported at 2, and --layers 1 names none of these" in run(
+        "pipeline", *steering, "--layers", "1", code=1
+    )
     run("pipeline", *steering, "--layers", "1-3")
     results = read_json(paths.steering_results)
     assert (results["chosen"]["method"], results["chosen"]["layer"]) == ("foreign", 2)
@@ -131,18 +198,45 @@ def test_stage_5_steers_with_an_imported_method_and_says_where_it_came_from(run,
     assert f"coefficient={results['chosen']['coefficient']:g}" in card
     assert f"sha256 {digest(tmp_path / 'v.pt')}" in card
     run("export", "--method", "mean_diff")
-    assert "Not known: 5_steer_evaluate chose foreign at layer 2" in (paths.export("mean_diff") / "README.md").read_text()
-    run("import", "--file", str(tmp_path / "v.pt"), "--format", "persona_vectors", "--method", "foreign", "--layers", "1-2")
+    assert (
+        "Not known: 5_steer_evaluate chose foreign at layer 2"
+        in (paths.export("mean_diff") / "README.md").read_text()
+    )
+    run(
+        "import",
+        "--file",
+        str(tmp_path / "v.pt"),
+        "--format",
+        "persona_vectors",
+        "--method",
+        "foreign",
+        "--layers",
+        "1-2",
+    )
     assert sorted(vector_files(paths, "foreign")) == [1, 2]
     torch.save(-torch.load(tmp_path / "v.pt"), tmp_path / "other.pt")
     run("import", "--file", str(tmp_path / "other.pt"), "--format", "persona_vectors", "--method", "foreign")
     run("export", "--method", "foreign")
-    assert "Not known: 5_steer_evaluate tested earlier vectors" in (paths.export("foreign") / "README.md").read_text()
+    assert (
+        "Not known: 5_steer_evaluate tested earlier vectors"
+        in (paths.export("foreign") / "README.md").read_text()
+    )
     assert "input changed" in run("pipeline", *steering, "--layers", "1-3", "--dry-run")
 
 
 def test_a_verdict_from_another_experiment_names_the_model_that_was_steered(run, paths, tiny_folders):
-    steering = ["--only-stage", "5", "--steer-experiment", "sibling", "--steer-model", tiny_folders["sibling"], "--method", "probe", "--layers", "1"]
+    steering = [
+        "--only-stage",
+        "5",
+        "--steer-experiment",
+        "sibling",
+        "--steer-model",
+        tiny_folders["sibling"],
+        "--method",
+        "probe",
+        "--layers",
+        "1",
+    ]
     run("pipeline", *steering, *SMALL)
     run("export", "--method", "probe", "--verdict-from", "sibling")
     card = (paths.export("probe") / "README.md").read_text()
@@ -153,7 +247,15 @@ def test_a_verdict_from_another_experiment_names_the_model_that_was_steered(run,
 
 def test_imported_vectors_make_stage_4_no_older_and_outlive_it(run, paths, tmp_path):
     run("export", "--method", "probe", "--layers", "2")
-    run("import", "--file", str(paths.export("probe") / "vectors.safetensors"), "--format", "safetensors", "--method", "kept")
+    run(
+        "import",
+        "--file",
+        str(paths.export("probe") / "vectors.safetensors"),
+        "--format",
+        "safetensors",
+        "--method",
+        "kept",
+    )
     assert "up to date" in run("pipeline", "--only-stage", "4")
     vector, known = paths.vector("kept", 2).read_bytes(), read_json(paths.vector_metadata("kept", 2))
     fit = ("--only-stage", "4", "--methods", "mean_diff", "--no-vet")
@@ -174,7 +276,11 @@ def test_imported_vectors_make_stage_4_no_older_and_outlive_it(run, paths, tmp_p
     [
         ("export", ["--method", "pca"], "no vector of 'pca' in e; there are"),
         ("export", ["--layers", "9"], "the model has layers 0 to 3"),
-        ("export", ["--format", "onnx"], "unknown format 'onnx'; choose safetensors, gguf, repeng, persona_vectors"),
+        (
+            "export",
+            ["--format", "onnx"],
+            "unknown format 'onnx'; choose safetensors, gguf, repeng, persona_vectors",
+        ),
         ("export", ["--format", "gguf", "--layers", "0"], "--format gguf cannot hold layer 0"),
         ("export", ["--dry-run"], "--push-to-hub"),
         ("export", ["--push-to-hub", "no-user"], "write USER/REPO"),
@@ -194,7 +300,16 @@ def test_a_mistake_is_one_line_that_says_what_to_do(run, script, flags, said):
 
 def test_a_file_for_another_model_or_without_the_layer_is_refused_and_leaves_nothing(run, paths, tmp_path):
     torch.save(torch.ones(9, 32), tmp_path / "deep.pt")
-    assert "tensor (5, 32)" in run("import", "--file", str(tmp_path / "deep.pt"), "--format", "persona_vectors", "--method", "never", code=1)
+    assert "tensor (5, 32)" in run(
+        "import",
+        "--file",
+        str(tmp_path / "deep.pt"),
+        "--format",
+        "persona_vectors",
+        "--method",
+        "never",
+        code=1,
+    )
     torch.save(torch.cat([torch.zeros(2, 32), torch.ones(3, 32)]), tmp_path / "some.pt")
     some = ["--file", str(tmp_path / "some.pt"), "--format", "persona_vectors", "--method", "never"]
     assert "no vector for layer 0; it has 1, 2, 3" in run("import", *some, "--layers", "0-1", code=1)
@@ -222,13 +337,22 @@ def test_a_snippet_is_python_of_at_most_ten_lines(name, chats):
 def test_our_snippet_steers_as_we_do(run, paths, tiny_folders, llama, monkeypatch, capfd):
     run("export", "--method", "mean_diff")
     monkeypatch.chdir(paths.export("mean_diff"))
-    exec(render_snippet(TARGETS["transformers"], {"n_layers": 4, "d_model": 32}, Use(tiny_folders["llama"], 2, 8.0)), {})
+    exec(
+        render_snippet(
+            TARGETS["transformers"], {"n_layers": 4, "d_model": 32}, Use(tiny_folders["llama"], 2, 8.0)
+        ),
+        {},
+    )
     printed = capfd.readouterr().out
     ids = torch.tensor([encode(llama, [{"role": "user", "content": "How was your day?"}])])
     texts = []
     for coefficient in (8.0, 0.0):
         with steer(llama.model, [[Push(2, load_tensor(paths.vector("mean_diff", 2), (32,)), coefficient)]]):
-            texts.append(llama.tokenizer.decode(llama.model.generate(ids, max_new_tokens=40)[0, ids.shape[1] :], skip_special_tokens=True))
+            texts.append(
+                llama.tokenizer.decode(
+                    llama.model.generate(ids, max_new_tokens=40)[0, ids.shape[1] :], skip_special_tokens=True
+                )
+            )
     assert printed.endswith(texts[0] + "\n")
     assert texts[0] != texts[1]
 
@@ -240,7 +364,9 @@ def test_a_dry_run_lists_what_would_be_uploaded_and_sends_nothing(run, paths):
         assert f"{name}  {(paths.export('mean_diff') / name).stat().st_size} bytes" in printed
 
 
-def test_without_a_token_or_a_network_the_export_is_written_and_one_line_says_why_it_is_not_uploaded(run, paths, monkeypatch):
+def test_without_a_token_or_a_network_the_export_is_written_and_one_line_says_why_it_is_not_uploaded(
+    run, paths, monkeypatch
+):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/none")
@@ -266,10 +392,15 @@ class Hub(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != "Bearer hf_test":
             return self._answer(401, {"error": "Invalid username or password."})
         if self.path.endswith("/preupload/main"):
-            files = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]
+            files = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for f in json.loads(body)["files"]
+            ]
             return self._answer(200, {"files": files})
         url = f"http://{self.headers['Host']}/someone/vectors"
-        return self._answer(200, {"url": url, "commitUrl": f"{url}/commit/1", "commitOid": "1", "success": True})
+        return self._answer(
+            200, {"url": url, "commitUrl": f"{url}/commit/1", "commitOid": "1", "success": True}
+        )
 
     def _chunks(self) -> bytes:
         body = b""
@@ -301,15 +432,23 @@ def test_an_upload_creates_a_private_repository_and_sends_every_file_whole(run, 
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     try:
         (paths.export("mean_diff") / "notes.txt").write_text("not part of the export")
-        assert f":{server.server_port}/someone/vectors/commit/1" in run("export", "--format", ALL, "--push-to-hub", "someone/vectors")
+        assert f":{server.server_port}/someone/vectors/commit/1" in run(
+            "export", "--format", ALL, "--push-to-hub", "someone/vectors"
+        )
         monkeypatch.setenv("HF_TOKEN", "hf_wrong")
         created = json.loads(Hub.received["/api/repos/create"])
-        lines = [json.loads(line) for line in Hub.received["/api/models/someone/vectors/commit/main"].splitlines()]
+        lines = [
+            json.loads(line) for line in Hub.received["/api/models/someone/vectors/commit/main"].splitlines()
+        ]
         assert "the hub refuses someone/vectors" in run("export", "--push-to-hub", "someone/vectors", code=1)
     finally:
         server.shutdown()
         (paths.export("mean_diff") / "notes.txt").unlink()
     assert (created["name"], created["visibility"]) == ("vectors", "private")
-    sent = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"}
+    sent = {
+        line["value"]["path"]: base64.b64decode(line["value"]["content"])
+        for line in lines
+        if line["key"] == "file"
+    }
     assert sorted(sent) == sorted(["README.md", "facts.json", *(form.file for form in FORMATS.values())])
     assert b"mean_diff" in sent["README.md"]

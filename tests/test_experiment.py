@@ -8,19 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from utils.artifacts import write_text
-from utils.errors import UserError
-from utils.experiment import MODELS, RunOptions, default_model, keep_settings, resolve_settings, stage_flags
-from utils.flags import REQUIRED, flags_of
-from utils.paths import ExperimentPaths
-from utils.stage import Stage
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import write_text
+from traitscope.utils.files.paths import ExperimentPaths
+from traitscope.utils.stage.experiment import (
+    MODELS,
+    RunOptions,
+    default_model,
+    keep_settings,
+    resolve_settings,
+    stage_flags,
+)
+from traitscope.utils.stage.flags import REQUIRED, flags_of
+from traitscope.utils.stage.stage import Stage
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SCRIPT = """
-from utils.artifacts import write_text
-from utils.errors import UserError
-from utils.experiment import stage_main
-from utils.stage import Stage
+from traitscope.utils.files.artifacts import write_text
+from traitscope.utils.errors import UserError
+from traitscope.utils.stage.experiment import stage_main
+from traitscope.utils.stage.stage import Stage
 
 def work(paths, *, model: str = "", seed: int = 0, batch_size: int = 8) -> dict:
     if paths.trait.endswith("bad"):
@@ -32,7 +39,15 @@ stage_main(Stage("0_vet_scenarios", work, lambda p, v: [], lambda p, v: [p.scena
 """
 
 
-def work(paths, *, model: str = "", seed: int = 0, temperature: float = 0.5, methods: tuple[str, ...] = ("probe",), batch_size: int = 8) -> dict:
+def work(
+    paths,
+    *,
+    model: str = "",
+    seed: int = 0,
+    temperature: float = 0.5,
+    methods: tuple[str, ...] = ("probe",),
+    batch_size: int = 8,
+) -> dict:
     """A stage's parameters."""
     return {}
 
@@ -73,24 +88,44 @@ def read_config(paths) -> dict:
 def run_script(tmp_path, *arguments):
     (tmp_path / "script.py").write_text(SCRIPT)
     env = os.environ | {"PYTHONPATH": str(CHECKOUT), "TRAITSCOPE_ROOT": str(tmp_path)}
-    return subprocess.run([sys.executable, tmp_path / "script.py", *arguments], env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, tmp_path / "script.py", *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_a_flag_wins_over_the_config_and_the_config_over_the_default(stage, resolve, write_config):
     write_config({"model": "embedded", "seed": 1, "temperature": 1.0})
     params = stage.params(resolve(seed=2))
-    assert params == {"model": "embedded", "seed": 2, "temperature": 1.0, "methods": ("probe",), "batch_size": 8}
+    assert params == {
+        "model": "embedded",
+        "seed": 2,
+        "temperature": 1.0,
+        "methods": ("probe",),
+        "batch_size": 8,
+    }
 
 
 def test_a_flag_that_contradicts_the_config_says_so(resolve, write_config, paths, capsys):
     write_config({"model": "embedded", "temperature": 1.0, "batch_size": 4})
     assert resolve(temperature=0.25, batch_size=16)["batch_size"] == 16
     notes = capsys.readouterr().out.splitlines()
-    assert notes == [f"note: --batch-size 16 overrides 4 of {paths.config}", f"note: --temperature 0.25 overrides 1.0 of {paths.config}"]
+    assert notes == [
+        f"note: --batch-size 16 overrides 4 of {paths.config}",
+        f"note: --temperature 0.25 overrides 1.0 of {paths.config}",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("written", "given"), [({"temperature": 1}, {"temperature": 1.0}), ({"methods": ["a", "b"]}, {"methods": ("a", "b")}), ({}, {"seed": 3})]
+    ("written", "given"),
+    [
+        ({"temperature": 1}, {"temperature": 1.0}),
+        ({"methods": ["a", "b"]}, {"methods": ("a", "b")}),
+        ({}, {"seed": 3}),
+    ],
 )
 def test_a_flag_that_agrees_with_the_config_says_nothing(resolve, write_config, capsys, written, given):
     write_config({"model": "embedded"} | written)
@@ -202,7 +237,12 @@ def test_settings_in_a_config_take_their_flag_s_kind_and_others_stay(resolve, wr
 
 @pytest.mark.parametrize(
     ("trait", "traits", "expected"),
-    [("a/b", (), ["a/b"]), ("", ("a/b", "c/d"), ["a/b", "c/d"]), ("c/d", ("a/b", "c/d", "a/b"), ["c/d", "a/b"]), ("", ("z/z", "a/b"), ["z/z", "a/b"])],
+    [
+        ("a/b", (), ["a/b"]),
+        ("", ("a/b", "c/d"), ["a/b", "c/d"]),
+        ("c/d", ("a/b", "c/d", "a/b"), ["c/d", "a/b"]),
+        ("", ("z/z", "a/b"), ["z/z", "a/b"]),
+    ],
 )
 def test_traits_are_taken_once_each_in_the_order_given(trait, traits, expected):
     targets = RunOptions("demo", trait, traits).targets
@@ -229,7 +269,9 @@ def test_a_bad_trait_name_stops_before_anything_is_written(tmp_path):
 
 
 def test_a_script_of_one_stage_runs_every_trait_and_says_which_failed(tmp_path):
-    done = run_script(tmp_path, "--experiment", "demo", "--traits", "a/bad,a/good", "--seed", "3", "--batch-size", "2")
+    done = run_script(
+        tmp_path, "--experiment", "demo", "--traits", "a/bad,a/good", "--seed", "3", "--batch-size", "2"
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "error: 1 of 2 traits failed: a/bad"
     assert "a/bad: failed: mend the bad one" in done.stderr
@@ -245,4 +287,6 @@ def test_a_script_of_one_stage_goes_by_the_config_and_skips_what_is_done(tmp_pat
         done = run_script(tmp_path, "--experiment", "demo", "--trait", "a/good", *force)
         assert (done.returncode, done.stderr) == (0, "")
         assert words in done.stdout
-    assert (tmp_path / "experiments/demo/extraction/a/good/vetting/scenario_scores.json").read_text() == "embedded 5 8"
+    assert (
+        tmp_path / "experiments/demo/extraction/a/good/vetting/scenario_scores.json"
+    ).read_text() == "embedded 5 8"

@@ -5,25 +5,37 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from conftest import SHIPPED
 from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 
-from conftest import SHIPPED
-from extraction.fastica import MAX_STEPS, TOLERANCE, separate, whiten
-from extraction.methods import DegenerateError, FitOptions, fit_directions, fit_functions, ica
-from utils.capture import Reading, pool_activations
-from utils.model import encode
+from traitscope.extraction.fitting.fastica import MAX_STEPS, TOLERANCE, separate, whiten
+from traitscope.extraction.fitting.methods import (
+    DegenerateError,
+    FitOptions,
+    fit_directions,
+    fit_functions,
+    ica,
+)
+from traitscope.utils.model.capture import Reading, pool_activations
+from traitscope.utils.model.encode import encode
 
 LAYERS = 4
 Sides = tuple[torch.Tensor, torch.Tensor]  # [n, n_layers, d] each
 
 
 def mixtures(n: int, d: int, n_sources: int, seed: int = 0) -> Sides:
-    """Uniform sources in other directions of every layer, one of them apart for the two sides, under a little noise and around a large offset."""
+    """Uniform sources in other directions of every layer, one of them apart for the two sides, under a
+    little noise and around a large offset.
+    """
     rng = np.random.default_rng(seed)
     sources = rng.uniform(-1, 1, size=(LAYERS, n, n_sources)) * np.linspace(3, 1, n_sources)
     sources[..., 0] += np.r_[np.ones(n // 2), -np.ones(n - n // 2)]
-    x = sources @ rng.normal(size=(LAYERS, n_sources, d)) + 0.05 * rng.normal(size=(LAYERS, n, d)) + 20 * rng.normal(size=(LAYERS, 1, d))
+    x = (
+        sources @ rng.normal(size=(LAYERS, n_sources, d))
+        + 0.05 * rng.normal(size=(LAYERS, n, d))
+        + 20 * rng.normal(size=(LAYERS, 1, d))
+    )
     acts = torch.from_numpy(x.swapaxes(0, 1)).float()
     return acts[: n // 2], acts[n // 2 :]
 
@@ -39,7 +51,13 @@ def examples(sides: Sides, layer: int) -> np.ndarray:
 
 
 def scikit_learn(x: np.ndarray, n_components: int = 10, max_steps: int = MAX_STEPS) -> FastICA:
-    model = FastICA(min(n_components, len(x) - 1, x.shape[1]), whiten="unit-variance", random_state=0, max_iter=max_steps, tol=TOLERANCE)
+    model = FastICA(
+        min(n_components, len(x) - 1, x.shape[1]),
+        whiten="unit-variance",
+        random_state=0,
+        max_iter=max_steps,
+        tol=TOLERANCE,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(x)
@@ -56,7 +74,9 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def is_settled(x: np.ndarray, n_pos: int) -> bool:
-    """Tell whether scikit-learn finds the same direction when its input moves by far less than float32 rounds it."""
+    """Tell whether scikit-learn finds the same direction when its input moves by far less than float32
+    rounds it.
+    """
     moved = [x * (1 + 1e-12 * np.random.default_rng(seed).normal(size=x.shape)) for seed in range(2)]
     return all(cosine(their_direction(x, n_pos), their_direction(other, n_pos)) > 0.999999 for other in moved)
 
@@ -64,15 +84,29 @@ def is_settled(x: np.ndarray, n_pos: int) -> bool:
 @pytest.fixture(scope="module")
 def real(embedded) -> Sides:
     """Activations of the embedded model on 30 scenarios of each side of a shipped trait."""
-    texts = [(SHIPPED / "epistemic/optimism" / name).read_text().split("\n")[:30] for name in ("positive.txt", "negative.txt")]
+    texts = [
+        (SHIPPED / "epistemic/optimism" / name).read_text().split("\n")[:30]
+        for name in ("positive.txt", "negative.txt")
+    ]
     ids = [[encode(embedded, text) for text in side] for side in texts]
-    pos, neg = (pool_activations(embedded, [Reading(i, list(range(1, len(i)))) for i in side]).activations for side in ids)
+    pos, neg = (
+        pool_activations(embedded, [Reading(i, list(range(1, len(i)))) for i in side]).activations
+        for side in ids
+    )
     return pos, neg
 
 
 @pytest.mark.parametrize(
     ("n", "d", "n_sources", "n_components"),
-    [(400, 16, 5, 5), (300, 12, 12, 30), (401, 577, 10, 10), (120, 300, 6, 6), (16, 100, 3, 40), (9, 30, 3, 10), (50, 8, 1, 1)],
+    [
+        (400, 16, 5, 5),
+        (300, 12, 12, 30),
+        (401, 577, 10, 10),
+        (120, 300, 6, 6),
+        (16, 100, 3, 40),
+        (9, 30, 3, 10),
+        (50, 8, 1, 1),
+    ],
 )
 def test_it_is_scikit_learns_direction_where_there_are_sources_to_find(n, d, n_sources, n_components):
     sides = mixtures(n, d, n_sources)
@@ -85,7 +119,10 @@ def test_it_is_scikit_learns_direction_on_real_activations_where_rounding_does_n
     ours = ica(*real, n_components=10, seed=0).numpy()
     settled = [layer for layer in range(len(ours)) if is_settled(examples(real, layer), len(real[0]))]
     assert len(settled) >= 5
-    assert min(cosine(ours[layer], their_direction(examples(real, layer), len(real[0]))) for layer in settled) >= 0.9999
+    assert (
+        min(cosine(ours[layer], their_direction(examples(real, layer), len(real[0]))) for layer in settled)
+        >= 0.9999
+    )
 
 
 @pytest.mark.parametrize("max_steps", [1, 10])
@@ -94,7 +131,9 @@ def test_its_first_steps_are_scikit_learns_at_every_layer_of_real_activations(re
         x = examples(real, layer)
         theirs = scikit_learn(x, max_steps=max_steps).transform(x).T
         (ours,) = separate([whiten(torch.from_numpy(x - x.mean(0)), 10)], 0, max_steps)
-        assert (ours * theirs).mean(-1).min() >= 0.9999  # of unit variance, in the same order and with the same sign
+        assert (ours * theirs).mean(
+            -1
+        ).min() >= 0.9999  # of unit variance, in the same order and with the same sign
 
 
 def test_sources_are_uncorrelated_and_of_unit_variance():
@@ -107,7 +146,9 @@ def test_sources_are_uncorrelated_and_of_unit_variance():
 
 @pytest.mark.parametrize("n", [80, 37])
 def test_a_layers_bits_do_not_depend_on_the_layers_beside_it(n):
-    sides = [torch.cat([a, b[: len(a)]], dim=1) for a, b in zip(noise(n), mixtures(n, 60, 7), strict=True)]  # some settle early, some never
+    sides = [
+        torch.cat([a, b[: len(a)]], dim=1) for a, b in zip(noise(n), mixtures(n, 60, 7), strict=True)
+    ]  # some settle early, some never
     whole = ica(*sides, n_components=7, seed=0)
     for layers in ([2], [9, 0, 3], list(range(10, -1, -1))):
         assert torch.equal(ica(*(side[:, layers] for side in sides), n_components=7, seed=0), whole[layers])

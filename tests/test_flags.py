@@ -12,10 +12,10 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from extraction.run_pipeline import NAMES, all_flags, load_stage
-from utils.cli import explain_disk_error, is_disk_error, parse_arguments, run_cli
-from utils.errors import UserError
-from utils.flags import REQUIRED, Flag, bind, describe_kind, flags_of, option_flags
+from traitscope.extraction.run_pipeline import NAMES, all_flags, load_stage
+from traitscope.utils.errors import UserError
+from traitscope.utils.stage.command import explain_disk_error, is_disk_error, parse_arguments, run_cli
+from traitscope.utils.stage.flags import REQUIRED, Flag, bind, describe_kind, flags_of, option_flags
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TEXTS, INTS, FLOATS, BOOLS = tuple[str, ...], tuple[int, ...], tuple[float, ...], tuple[bool, ...]
@@ -62,7 +62,15 @@ class Needy:
 
 
 def work(
-    place, *, options: Options, experiment: str, layers: str = "all", seeds: INTS = (1, 2), force: bool = False, limit: int = -1, verbose: bool = False
+    place,
+    *,
+    options: Options,
+    experiment: str,
+    layers: str = "all",
+    seeds: INTS = (1, 2),
+    force: bool = False,
+    limit: int = -1,
+    verbose: bool = False,
 ) -> dict:
     """Do the work.
 
@@ -92,7 +100,9 @@ def parse(flags):
 
 @pytest.fixture
 def run(monkeypatch, flags):
-    """Run a main as a command, and return what it leaves the shell: its exit status, or the line of a failure."""
+    """Run a main as a command, and return what it leaves the shell: its exit status, or the line of a
+    failure.
+    """
 
     def run(main, *arguments):
         monkeypatch.setattr(sys, "argv", ["extraction/9_work.py", *arguments])
@@ -122,9 +132,30 @@ def raising(error):
         *[(bool, "true", True), (bool, "True", True), (bool, "FALSE", False), (bool, False, False)],
         *[(int, "16", 16), (int, "-3", -3), (int, 0, 0), (int, 4.0, 4), (int, " 5 ", 5)],
         *[(float, "0.5", 0.5), (float, "-1e-3", -0.001), (float, 3, 3.0), (float, "3", 3.0)],
-        *[(str, "16", "16"), (str, 16, "16"), (str, "1_0", "1_0"), (str, "True", "True"), (str, "", ""), (str, "a,b", "a,b"), (str, "你 好", "你 好")],
-        *[(TEXTS, "a,b", ("a", "b")), (TEXTS, "a, b", ("a", "b")), (TEXTS, "16", ("16",)), (TEXTS, ["a", "b"], ("a", "b")), (TEXTS, "", ()), (TEXTS, [], ())],
-        *[(INTS, "1,-2", (1, -2)), (INTS, 5, (5,)), (INTS, (1, 2), (1, 2)), (FLOATS, "0.1,2", (0.1, 2.0)), (BOOLS, "true,False", (True, False))],
+        *[
+            (str, "16", "16"),
+            (str, 16, "16"),
+            (str, "1_0", "1_0"),
+            (str, "True", "True"),
+            (str, "", ""),
+            (str, "a,b", "a,b"),
+            (str, "你 好", "你 好"),
+        ],
+        *[
+            (TEXTS, "a,b", ("a", "b")),
+            (TEXTS, "a, b", ("a", "b")),
+            (TEXTS, "16", ("16",)),
+            (TEXTS, ["a", "b"], ("a", "b")),
+            (TEXTS, "", ()),
+            (TEXTS, [], ()),
+        ],
+        *[
+            (INTS, "1,-2", (1, -2)),
+            (INTS, 5, (5,)),
+            (INTS, (1, 2), (1, 2)),
+            (FLOATS, "0.1,2", (0.1, 2.0)),
+            (BOOLS, "true,False", (True, False)),
+        ],
         (CHOICE, "raw", "raw"),
     ],
 )
@@ -140,7 +171,17 @@ def test_a_value_of_a_flag_s_kind_becomes_that_kind(kind, value, expected):
     ("kind", "value"),
     [
         *[(bool, "yes"), (bool, "1"), (bool, 1), (bool, ""), (bool, [True])],
-        *[(int, "1.5"), (int, 1.5), (int, "x"), (int, ""), (int, True), (int, "nan"), (int, "inf"), (int, [1]), (int, {"a": 1})],
+        *[
+            (int, "1.5"),
+            (int, 1.5),
+            (int, "x"),
+            (int, ""),
+            (int, True),
+            (int, "nan"),
+            (int, "inf"),
+            (int, [1]),
+            (int, {"a": 1}),
+        ],
         *[
             (float, "x"),
             (float, "nan"),
@@ -152,7 +193,15 @@ def test_a_value_of_a_flag_s_kind_becomes_that_kind(kind, value, expected):
             (float, "1,5"),
             (float, [1.0]),
         ],
-        *[(INTS, "1,x"), (INTS, "1,,2"), (INTS, "1.5"), (INTS, [1, True]), (FLOATS, [0.1, float("nan")]), (FLOATS, "0.1,inf"), (BOOLS, "true,maybe")],
+        *[
+            (INTS, "1,x"),
+            (INTS, "1,,2"),
+            (INTS, "1.5"),
+            (INTS, [1, True]),
+            (FLOATS, [0.1, float("nan")]),
+            (FLOATS, "0.1,inf"),
+            (BOOLS, "true,maybe"),
+        ],
         *[(CHOICE, "Raw"), (CHOICE, ""), (CHOICE, 1), (CHOICE, ["raw"]), (CHOICE, "norm,raw")],
         pytest.param(float, 10**400, id="huge"),
         *[pytest.param(kind, {"a": 1}) for kind in (str, TEXTS)],
@@ -192,7 +241,16 @@ def test_kinds_have_names_for_people(kind, words):
 
 
 def test_keyword_only_parameters_and_the_fields_of_options_are_flags(flags):
-    assert list(flags) == ["temperature", "batch_size", "experiment", "layers", "seeds", "force", "limit", "verbose"]
+    assert list(flags) == [
+        "temperature",
+        "batch_size",
+        "experiment",
+        "layers",
+        "seeds",
+        "force",
+        "limit",
+        "verbose",
+    ]
     assert flags["temperature"] == Flag("temperature", float, 0.5, "How bold, where 0 is greedy.")
     assert flags["seeds"] == Flag("seeds", INTS, (1, 2), "Seeds, one run each.")
     assert flags["experiment"].default is REQUIRED
@@ -204,7 +262,10 @@ def test_the_fields_of_options_are_the_same_flags_alone_as_in_a_function(flags):
 
 
 def test_a_field_without_default_must_be_given():
-    assert {name: flag.default for name, flag in option_flags(Needy).items()} == {"name": REQUIRED, "limit": 3}
+    assert {name: flag.default for name, flag in option_flags(Needy).items()} == {
+        "name": REQUIRED,
+        "limit": 3,
+    }
 
 
 def test_cosmetic_flags_are_those_that_function_or_options_name(flags):
@@ -212,7 +273,11 @@ def test_cosmetic_flags_are_those_that_function_or_options_name(flags):
 
 
 def test_bind_puts_options_together_again(flags):
-    values = {name: flag.default for name, flag in flags.items()} | {"experiment": "demo", "temperature": 0.0, "unknown": 1}
+    values = {name: flag.default for name, flag in flags.items()} | {
+        "experiment": "demo",
+        "temperature": 0.0,
+        "unknown": 1,
+    }
     arguments = bind(work, values)
     assert arguments["options"] == Options(temperature=0.0, batch_size=8)
     assert arguments["seeds"] == (1, 2)
@@ -247,7 +312,9 @@ def test_bind_puts_options_together_again(flags):
 def test_arguments_are_read_by_the_kind_of_their_flag(parse, arguments, expected):
     given = parse(*arguments.split())
     assert given == {"experiment": "demo"} | expected
-    assert {name: type(value) for name, value in given.items()} == {"experiment": str} | {name: type(value) for name, value in expected.items()}
+    assert {name: type(value) for name, value in given.items()} == {"experiment": str} | {
+        name: type(value) for name, value in expected.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -295,7 +362,15 @@ def test_main_gets_the_flags_given_and_no_others(run):
     assert got == {"experiment": "demo", "seeds": (1, 2), "force": True}
 
 
-@pytest.mark.parametrize("arguments", [["--experiment", "demo", "--unknown", "1"], ["--limit", "1"], ["--experiment", "demo", "--limit", "x"], ["demo"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--experiment", "demo", "--unknown", "1"],
+        ["--limit", "1"],
+        ["--experiment", "demo", "--limit", "x"],
+        ["demo"],
+    ],
+)
 def test_main_does_not_start_with_wrong_arguments(run, arguments):
     assert run(raising(AssertionError("started")), *arguments).startswith("error: ")
 
@@ -311,7 +386,9 @@ def test_a_failing_disk_is_one_line_that_names_the_file_and_the_way_out(run, num
     assert "\n" not in line
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "gone"), ConnectionError("reset"), ValueError("ours")])
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "gone"), ConnectionError("reset"), ValueError("ours")]
+)
 def test_our_own_defects_keep_their_traceback(run, error):
     with pytest.raises(type(error)):
         run(raising(error), "--experiment", "demo")
@@ -326,14 +403,23 @@ def test_an_interrupt_says_how_to_go_on(run, capsys):
     ("error", "status", "words"),
     [
         ("UserError('mend this')", 1, "error: mend this\n"),
-        ("OSError(errno.ENOSPC, 'No space left on device', 'x.json')", 1, "error: cannot write x.json: No space left"),
+        (
+            "OSError(errno.ENOSPC, 'No space left on device', 'x.json')",
+            1,
+            "error: cannot write x.json: No space left",
+        ),
         ("KeyboardInterrupt()", 130, "interrupted"),
     ],
 )
 def test_the_shell_gets_the_status_and_no_traceback(tmp_path, error, status, words):
-    script = f"import errno\nfrom utils.cli import run_cli\nfrom utils.errors import UserError\ndef main(): raise {error}\nrun_cli(main, {{}}, '')"
+    script = f"import errno\nfrom traitscope.utils.stage.command import run_cli\nfrom traitscope.utils.errors import UserError\ndef main(): raise {error}\nrun_cli(main, {{}}, '')"
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == status
     assert words in done.stderr
@@ -360,22 +446,31 @@ def test_every_flag_of_the_pipeline_has_help_a_kind_and_a_default_of_it(stage):
 
 def test_a_flag_that_stages_share_has_one_kind_and_one_default():
     # pos_threshold differs in help and in being cosmetic, since only later stages use it
-    declared = [(name, flag.kind, flag.default) for stage in NAMES for name, flag in load_stage(stage).flags.items()]
+    declared = [
+        (name, flag.kind, flag.default) for stage in NAMES for name, flag in load_stage(stage).flags.items()
+    ]
     names = {name for name, _, _ in declared}
     assert len(set(declared)) == len(names)
     assert names <= set(all_flags())
 
 
 def test_a_reader_that_goes_away_ends_the_run_quietly():
-    script = "import sys; sys.path[0] = '.'\nfrom utils.cli import run_cli\nrun_cli(lambda: [print('x' * 100, flush=True) for _ in range(10_000)], {}, '')"
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[1])
+    script = "import sys; sys.path[0] = '.'\nfrom traitscope.utils.stage.command import run_cli\nrun_cli(lambda: [print('x' * 100, flush=True) for _ in range(10_000)], {}, '')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+    )
     process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait() == 141
 
 
-@pytest.mark.parametrize("arguments", [["lamp", "--size", "2"], ["--size", "2", "lamp"], ["--thing", "lamp", "--size=2"]])
+@pytest.mark.parametrize(
+    "arguments", [["lamp", "--size", "2"], ["--size", "2", "lamp"], ["--thing", "lamp", "--size=2"]]
+)
 def test_a_declared_flag_may_be_given_without_its_name(arguments):
     assert parse_arguments(arguments, option_flags(Named)) == {"thing": "lamp", "size": 2}
 

@@ -1,22 +1,34 @@
 import pytest
 import torch
 
-from utils import batching, generation, prefix
-from utils.batching import halve_on_oom, is_out_of_memory, plan_batches
-from utils.batching import pad_left
-from utils.generation import Row, Sampling, Work, generate
-from utils.hooks import Push, steer
-from utils.journal import Journal
-from utils.model import encode
+from traitscope.utils.files.journal import Journal
+from traitscope.utils.model import batching, generation, prefix
+from traitscope.utils.model.batching import halve_on_oom, is_out_of_memory, pad_left, plan_batches
+from traitscope.utils.model.encode import encode
+from traitscope.utils.model.generation import Row, Sampling, Work, generate
+from traitscope.utils.model.hooks import Push, steer
 
-PROMPTS = ["Hi", "The weather today", "A", "Once upon a time there was a", "Why do leaves", "Tell me more about"]
+PROMPTS = [
+    "Hi",
+    "The weather today",
+    "A",
+    "Once upon a time there was a",
+    "Why do leaves",
+    "Tell me more about",
+]
 
 
 def rows_of(lm, steered: bool = True) -> list[Row]:
     """Rows of different lengths, seeds and steering, as in a sweep."""
     generator = torch.Generator().manual_seed(0)
-    plans = [(Push(i % 3, torch.randn(lm.d_model, generator=generator), 0.5 * i),) if steered and i % 2 else () for i in range(len(PROMPTS))]
-    return [Row(encode(lm, text), seed=i, pushes=plan) for i, (text, plan) in enumerate(zip(PROMPTS, plans, strict=True))]
+    plans = [
+        (Push(i % 3, torch.randn(lm.d_model, generator=generator), 0.5 * i),) if steered and i % 2 else ()
+        for i in range(len(PROMPTS))
+    ]
+    return [
+        Row(encode(lm, text), seed=i, pushes=plan)
+        for i, (text, plan) in enumerate(zip(PROMPTS, plans, strict=True))
+    ]
 
 
 def texts(lm, rows, **sampling) -> list[list[int]]:
@@ -69,7 +81,12 @@ def test_a_seed_fixes_a_sampled_text_and_another_seed_changes_it(llama):
 
 def test_gumbel_noise_samples_from_the_softmax():
     scores = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    draws = torch.tensor([int(generation.GumbelNoise([seed], 2.0, 0)(torch.zeros(1, 0), scores).argmax()) for seed in range(4000)])
+    draws = torch.tensor(
+        [
+            int(generation.GumbelNoise([seed], 2.0, 0)(torch.zeros(1, 0), scores).argmax())
+            for seed in range(4000)
+        ]
+    )
     shares = torch.bincount(draws, minlength=4) / len(draws)
     assert torch.allclose(shares, torch.softmax(scores[0] / 2, 0), atol=0.03)
 
@@ -77,7 +94,9 @@ def test_gumbel_noise_samples_from_the_softmax():
 def test_responses_are_sliced_at_the_padded_width(lm):
     rows = rows_of(lm, steered=False)
     short = min(range(len(rows)), key=lambda i: len(rows[i].prompt_ids))
-    assert texts(lm, rows)[short] == texts(lm, [rows[short]])[0]  # nothing of a prompt leaks into a short row's response
+    assert (
+        texts(lm, rows)[short] == texts(lm, [rows[short]])[0]
+    )  # nothing of a prompt leaks into a short row's response
 
 
 def test_the_end_token_is_dropped_and_reported(llama):
@@ -161,27 +180,41 @@ def test_an_interrupted_generation_resumes_with_the_same_batches(llama, tmp_path
 
 def test_progress_of_other_settings_is_not_reused(llama, tmp_path):
     rows = rows_of(llama)
-    for sampling, calls in ((Sampling(12), 1), (Sampling(12), 0), (Sampling(13), 1), (Sampling(12, temperature=1.0), 1)):
+    for sampling, calls in (
+        (Sampling(12), 1),
+        (Sampling(12), 0),
+        (Sampling(13), 1),
+        (Sampling(12, temperature=1.0), 1),
+    ):
         work = Work(Journal(tmp_path / "progress.jsonl"))
         generate(llama, rows, sampling, work=work)
         assert work.counts["calls"] == calls
 
 
 SYSTEM = {"role": "system", "content": "Be brief."}
-CHATS = [[SYSTEM, {"role": "user", "content": text}] for text in ("Hi", "What?", "Why so late?", "Tell me", "Where to", "How are you")]
+CHATS = [
+    [SYSTEM, {"role": "user", "content": text}]
+    for text in ("Hi", "What?", "Why so late?", "Tell me", "Where to", "How are you")
+]
 
 
 def chat_rows(lm) -> list[Row]:
     """Two questions in three arms, as in a sweep: prompts with a common beginning and different lengths."""
     generator = torch.Generator().manual_seed(1)
-    arms = [(), (Push(1, torch.randn(lm.d_model, generator=generator), 1.0),), (Push(0, torch.randn(lm.d_model, generator=generator), 2.0, "ablate"),)]
+    arms = [
+        (),
+        (Push(1, torch.randn(lm.d_model, generator=generator), 1.0),),
+        (Push(0, torch.randn(lm.d_model, generator=generator), 2.0, "ablate"),),
+    ]
     return [Row(encode(lm, chat), pushes=arm) for arm in arms for chat in CHATS]
 
 
 def passes_of(lm, rows: list[Row], positions: str) -> tuple[list, list[tuple[int, int]]]:
     """Return the texts, and the shape of every forward pass."""
     passes: list[tuple[int, int]] = []
-    handle = lm.model.base_model.register_forward_pre_hook(lambda _m, _a, kwargs: passes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True)
+    handle = lm.model.base_model.register_forward_pre_hook(
+        lambda _m, _a, kwargs: passes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
     found = texts(lm, rows, positions=positions)
     handle.remove()
     return found, passes
@@ -201,8 +234,12 @@ def test_sharing_the_prompts_beginning_changes_no_text(lm, monkeypatch):
 
 @pytest.mark.parametrize("positions", ["all", "response"])
 def test_rows_of_one_prompt_share_all_of_it_and_write_the_same(lm, positions, monkeypatch):
-    """With "response" all arms of a question share its prompt; with "all" only rows of one arm do (several draws of one prompt)."""
-    rows = chat_rows(lm) * (1 if positions == "response" else 2) + [Row([65])] * 2  # a prompt of one token has nothing to share
+    """With "response" all arms of a question share its prompt; with "all" only rows of one arm do
+    (several draws of one prompt).
+    """
+    rows = (
+        chat_rows(lm) * (1 if positions == "response" else 2) + [Row([65])] * 2
+    )  # a prompt of one token has nothing to share
     with monkeypatch.context() as patch:
         patch.setattr(generation, "prefill_shared", lambda *_: None)
         alone = texts(lm, rows, positions=positions)
@@ -214,7 +251,11 @@ def test_rows_of_one_prompt_share_all_of_it_and_write_the_same(lm, positions, mo
 
 def test_prompts_longer_than_an_attention_window_are_shared_as_well(gemma, monkeypatch):
     prompts = [list(range(20, 20 + gemma.model.config.sliding_window + extra)) for extra in (1, 5)]
-    rows = [Row(ids, pushes=pushes) for ids in prompts for pushes in ((), (Push(1, torch.ones(gemma.d_model), 1.0),))]
+    rows = [
+        Row(ids, pushes=pushes)
+        for ids in prompts
+        for pushes in ((), (Push(1, torch.ones(gemma.d_model), 1.0),))
+    ]
     shared = texts(gemma, rows, positions="response")
     monkeypatch.setattr(generation, "prefill_shared", lambda *_: None)
     assert texts(gemma, rows, positions="response") == shared
@@ -224,10 +265,17 @@ def test_sharing_stops_where_it_would_be_wrong_or_useless(gemma, llama, monkeypa
     monkeypatch.setattr(prefix, "MIN_SHARED", 2)
     ids = list(range(20, 60))
     window = gemma.model.config.sliding_window
-    assert prefix.prefill_shared(gemma, [[*ids[:window], 5], [*ids[:window], 6]], [(), ()], "all") is None  # the window has dropped tokens
-    assert prefix.prefill_shared(llama, [[*ids[:3], 5], [*ids[:3], *range(50, 60)]], [(), ()], "all") is None  # more padding than prefix
+    assert (
+        prefix.prefill_shared(gemma, [[*ids[:window], 5], [*ids[:window], 6]], [(), ()], "all") is None
+    )  # the window has dropped tokens
+    assert (
+        prefix.prefill_shared(llama, [[*ids[:3], 5], [*ids[:3], *range(50, 60)]], [(), ()], "all") is None
+    )  # more padding than prefix
     assert prefix.prefill_shared(llama, [[1, 2], [3, 4]], [(), ()], "all") is None  # nothing in common
-    assert prefix.prefill_shared(llama, [[*ids, 5], [*ids, 6]], [(), (Push(0, torch.ones(32), 1.0),)], "all") is None  # no two rows alike
+    assert (
+        prefix.prefill_shared(llama, [[*ids, 5], [*ids, 6]], [(), (Push(0, torch.ones(32), 1.0),)], "all")
+        is None
+    )  # no two rows alike
 
 
 def test_nothing_is_shared_where_a_layer_keeps_a_running_state(gemma, monkeypatch):

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from utils.errors import UserError
-from utils.hooks import COMPONENTS, Push, hidden_of, record, steer
-from utils.model import encode, layers
+from traitscope.utils.errors import UserError
+from traitscope.utils.model.anatomy import COMPONENTS, hidden_of, layers
+from traitscope.utils.model.encode import encode
+from traitscope.utils.model.hooks import Push, record, steer
 
 D = 32
 
@@ -21,7 +22,10 @@ def ids_of(lm, n: int = 3) -> torch.Tensor:
 def streams(lm, ids, plan=None, positions="all", component="residual") -> dict[int, torch.Tensor]:
     """Every layer's output, as the next block gets it."""
     seen = {}
-    with steer(lm.model, plan or [()] * len(ids), positions), record(lm.model, lambda layer, h: seen.update({layer: h.clone()}), component):
+    with (
+        steer(lm.model, plan or [()] * len(ids), positions),
+        record(lm.model, lambda layer, h: seen.update({layer: h.clone()}), component),
+    ):
         lm.model(ids)
     return seen
 
@@ -119,7 +123,11 @@ def test_response_positions_leave_the_prompt_before_its_last_token_alone(lm):
 
 def test_hooks_are_removed_even_when_the_body_raises(lm):
     before = n_hooks(lm)
-    with pytest.raises(KeyError), steer(lm.model, [(Push(1, unit(), 1.0),)]), record(lm.model, lambda *_: None):
+    with (
+        pytest.raises(KeyError),
+        steer(lm.model, [(Push(1, unit(), 1.0),)]),
+        record(lm.model, lambda *_: None),
+    ):
         assert n_hooks(lm) > before
         raise KeyError("boom")
     assert n_hooks(lm) == before
@@ -139,18 +147,28 @@ def test_a_silent_no_op_is_an_error(llama):
         return hidden_of(output) - 3 * unit()
 
     ids = ids_of(llama, 1)
-    with pytest.raises(RuntimeError, match="the projection moved by"), torch.inference_mode(), steer(llama.model, [(Push(1, unit(), 3.0),)]) as check:
+    with (
+        pytest.raises(RuntimeError, match="the projection moved by"),
+        torch.inference_mode(),
+        steer(llama.model, [(Push(1, unit(), 3.0),)]) as check,
+    ):
         watcher = list(layers(llama.model)[1]._forward_hooks)[-1]
         hook = layers(llama.model)[1]._forward_hooks.pop(watcher)
         handle = layers(llama.model)[1].register_forward_hook(undo)
-        layers(llama.model)[1]._forward_hooks[watcher] = hook  # the watcher looks last, as the next block would
+        layers(llama.model)[1]._forward_hooks[watcher] = (
+            hook  # the watcher looks last, as the next block would
+        )
         llama.model(ids)
         handle.remove()
     assert check.fires == {1: 1}
 
 
 def test_a_hook_that_did_not_fire_is_an_error(llama):
-    with pytest.raises(RuntimeError, match="acted in 0 of 1 forward passes"), torch.inference_mode(), steer(llama.model, [(Push(3, unit(), 3.0),)]) as check:
+    with (
+        pytest.raises(RuntimeError, match="acted in 0 of 1 forward passes"),
+        torch.inference_mode(),
+        steer(llama.model, [(Push(3, unit(), 3.0),)]) as check,
+    ):
         llama.model(ids_of(llama, 1))
         check.fires.clear()
 
@@ -169,12 +187,15 @@ def test_a_wrong_plan_lists_the_valid_choices(llama, push, positions, message):
 
 
 def test_unknown_component_lists_the_choices(llama):
-    with pytest.raises(ValueError, match="choose residual, attn_out, mlp_out"), record(llama.model, lambda *_: None, "heads"):
+    with (
+        pytest.raises(ValueError, match="choose residual, attn_out, mlp_out"),
+        record(llama.model, lambda *_: None, "heads"),
+    ):
         pass
 
 
 def test_bfloat16_steering_passes_its_own_check(tiny_folders):
-    from utils.model import ModelOptions, load_lm
+    from traitscope.utils.model.loading import ModelOptions, load_lm
 
     lm = load_lm(ModelOptions(model=tiny_folders["gemma"], dtype="bfloat16"))
     with torch.inference_mode(), steer(lm.model, [(Push(1, unit(), 4.0),)] * 3) as check:
@@ -185,19 +206,28 @@ def test_bfloat16_steering_passes_its_own_check(tiny_folders):
 def test_an_unsupported_architecture_says_so():
     from types import SimpleNamespace
 
-    model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(num_hidden_layers=3)), get_decoder=lambda: torch.nn.Linear(2, 2))
+    model = SimpleNamespace(
+        config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(num_hidden_layers=3)),
+        get_decoder=lambda: torch.nn.Linear(2, 2),
+    )
     with pytest.raises(UserError, match="not supported"):
         layers(model)
 
 
-@pytest.mark.parametrize(("operation", "coefficient"), [("ablate", 1.0), ("ablate", 0.5), ("cap", -1.0), ("clamp", 3.0)])
+@pytest.mark.parametrize(
+    ("operation", "coefficient"), [("ablate", 1.0), ("ablate", 0.5), ("cap", -1.0), ("clamp", 3.0)]
+)
 def test_an_operation_that_is_undone_is_an_error(llama, operation, coefficient, monkeypatch):
-    from utils import hooks
+    from traitscope.utils.model import hooks
 
     push = Push(1, torch.randn(32, generator=torch.Generator().manual_seed(2)), coefficient, operation)
     ids = torch.arange(10, 20)[None]
     with torch.inference_mode(), steer(llama.model, [[push]]):
         llama.model(input_ids=ids)  # done as it should be, it passes
     monkeypatch.setitem(hooks.OPERATIONS, operation, lambda hidden, unit, coefficient: hidden)
-    with pytest.raises(RuntimeError, match=f"{operation} left a projection"), torch.inference_mode(), steer(llama.model, [[push]]):
+    with (
+        pytest.raises(RuntimeError, match=f"{operation} left a projection"),
+        torch.inference_mode(),
+        steer(llama.model, [[push]]),
+    ):
         llama.model(input_ids=ids)

@@ -1,4 +1,6 @@
-"""Projections, replay, live chat and what may be projected on what: laws on tiny models of three architectures."""
+"""Projections, replay, live chat and what may be projected on what: laws on tiny models of three
+architectures.
+"""
 
 import json
 import sys
@@ -11,33 +13,49 @@ from conftest import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference import capture_raw_activations, project_activations, responses
-from inference.cards import CardOptions, read_cards
-from inference.chat import Chat
-from inference.engine import ChatEngine, Decoder, Talk
-from inference.projection import project, project_texts, scores_of
-from inference.prompt_sets import read_prompt_set
-from inference.records import Record, read_record, read_scores
-from utils.artifacts import read_json, save_tensor, write_json
-from utils.errors import UserError
-from utils.hooks import Push, steer
-from utils.generation import Row, Sampling, generate
-from utils.model import LM, ModelOptions, encode, layers, load_lm
-from utils.paths import InferencePaths, TraitPaths
-from utils.tokens import locate, token_texts
-from utils.vectors import Card, best_cell, choose_cells, load_card, require_match
+from traitscope.inference import capture_raw_activations, project_activations
+from traitscope.inference.chat import Chat
+from traitscope.inference.watch import responding as responses
+from traitscope.inference.watch.engine import ChatEngine, Decoder, Talk
+from traitscope.inference.watch.projection import project, project_texts, scores_of
+from traitscope.inference.watch.watched import CardOptions, read_cards
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import read_json, save_tensor, write_json
+from traitscope.utils.files.paths import InferencePaths, TraitPaths
+from traitscope.utils.model.anatomy import layers
+from traitscope.utils.model.encode import encode
+from traitscope.utils.model.generation import Row, Sampling, generate
+from traitscope.utils.model.hooks import Push, steer
+from traitscope.utils.model.loading import LM, ModelOptions, load_lm
+from traitscope.utils.model.tokens import locate, token_texts
+from traitscope.utils.records.prompt_sets import read_prompt_set
+from traitscope.utils.records.readings import Record, read_projections, read_record
+from traitscope.utils.records.vectors import Card, best_cell, choose_cells, load_card, require_match
 
 TRAIT, OTHER = "mood/hope", "mood/calm"
 QUESTION = [{"role": "user", "content": "What is the tide?"}]
 
 
-def plant(root: Path, lm: LM, trait: str, cells: dict[tuple[str, int], torch.Tensor], experiment: str = "e", **about) -> TraitPaths:
+def plant(
+    root: Path, lm: LM, trait: str, cells: dict[tuple[str, int], torch.Tensor], experiment: str = "e", **about
+) -> TraitPaths:
     """Write vectors as stage 4 does."""
     paths = TraitPaths(experiment, trait, root)
     for (method, layer), vector in cells.items():
         save_tensor(paths.vector(method, layer), vector)
-        origin = {"made_by": {"stage": "3_capture_activations", "model": lm.identity}, "component": "residual", "position": "response[:]"}
-        content = {"trait": trait, "method": method, "layer": layer, **origin, "centre": 0.25, "val": {"auroc": 0.5 + layer / 10, "cohens_d": 1.0}}
+        origin = {
+            "made_by": {"stage": "3_capture_activations", "model": lm.identity},
+            "component": "residual",
+            "position": "response[:]",
+        }
+        content = {
+            "trait": trait,
+            "method": method,
+            "layer": layer,
+            **origin,
+            "centre": 0.25,
+            "val": {"auroc": 0.5 + layer / 10, "cohens_d": 1.0},
+        }
         write_json(paths.vector_metadata(method, layer), content | about)
     norms = [2.0 + layer for layer in range(lm.n_layers)]
     write_json(paths.activations_metadata, {"shape": [8, lm.n_layers, lm.d_model], "mean_norms": norms})
@@ -56,25 +74,52 @@ def root(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def world(root, llama, tiny_folders):
-    """An experiment of a tiny model with two traits, and a prompt set of chats, plain and with several turns."""
+    """An experiment of a tiny model with two traits, and a prompt set of chats, plain and with several
+    turns.
+    """
     for i, trait in enumerate((TRAIT, OTHER)):
-        plant(root, llama, trait, {("mean_diff", layer): draw(10 * i + layer) for layer in range(llama.n_layers)})
+        plant(
+            root,
+            llama,
+            trait,
+            {("mean_diff", layer): draw(10 * i + layer) for layer in range(llama.n_layers)},
+        )
     prompts = [
-        {"id": f"p{i}", "text": f"Tell me about the {word}.", "kind": "ab"[i % 2]} for i, word in enumerate(("sea", "long dark winter", "moon", "reeds"))
+        {"id": f"p{i}", "text": f"Tell me about the {word}.", "kind": "ab"[i % 2]}
+        for i, word in enumerate(("sea", "long dark winter", "moon", "reeds"))
     ]
-    talk = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Good day!"}, {"role": "user", "content": "Is it late?"}]
+    talk = [
+        {"role": "user", "content": "Hello."},
+        {"role": "assistant", "content": "Good day!"},
+        {"role": "user", "content": "Is it late?"},
+    ]
     prompts += [{"id": "talk", "messages": talk}, {"id": "rounds", "turns": ["One?", "Two?", "Three?"]}]
-    write_json(root / "datasets" / "inference" / "set.json", {"description": "made for tests", "prompts": prompts})
+    write_json(
+        root / "datasets" / "inference" / "set.json", {"description": "made for tests", "prompts": prompts}
+    )
 
     def capture(*flags: str, experiment: str = "e", model: str = "llama") -> InferencePaths:
-        call(capture_raw_activations, "--experiment", experiment, "--model", tiny_folders[model], "--prompt-set", "set", "--max-new-tokens", "9", *flags)
+        call(
+            capture_raw_activations,
+            "--experiment",
+            experiment,
+            "--model",
+            tiny_folders[model],
+            "--prompt-set",
+            "set",
+            "--max-new-tokens",
+            "9",
+            *flags,
+        )
         return InferencePaths(experiment, "set", root)
 
     return capture
 
 
 def hidden_by_hand(lm: LM, ids: list[int]) -> list[torch.Tensor]:
-    """Every layer's output by transformers' own hidden states; the last layer's lie before the final norm and are left out."""
+    """Every layer's output by transformers' own hidden states; the last layer's lie before the final norm
+    and are left out.
+    """
     with torch.inference_mode():
         states = lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
     return [state[0].float() for state in states[1:-1]]
@@ -95,15 +140,22 @@ def test_projections_are_those_of_the_models_own_hidden_states(lm, root):
         states = hidden_by_hand(lm, ids)
         for card, scores in zip(cards, found[i], strict=True):
             hidden = states[card.layer]
-            np.testing.assert_allclose(scores.raw, hidden @ (card.vector / card.vector.norm()), atol=2e-4, rtol=1e-4)
+            np.testing.assert_allclose(
+                scores.raw, hidden @ (card.vector / card.vector.norm()), atol=2e-4, rtol=1e-4
+            )
             np.testing.assert_allclose(scores.norms, hidden.norm(dim=-1), rtol=1e-4)
             np.testing.assert_allclose(scores.on("centered"), scores.raw - 0.25)
-            np.testing.assert_allclose(scores.on("cosine"), torch.cosine_similarity(hidden, card.vector[None]), atol=1e-4)
+            np.testing.assert_allclose(
+                scores.on("cosine"), torch.cosine_similarity(hidden, card.vector[None]), atol=1e-4
+            )
 
 
 def test_blocks_above_the_last_layer_asked_for_are_not_computed(llama, root):
     seen = []
-    handles = [block.register_forward_hook(lambda *_, i=i: seen.append(i)) for i, block in enumerate(layers(llama.model))]
+    handles = [
+        block.register_forward_hook(lambda *_, i=i: seen.append(i))
+        for i, block in enumerate(layers(llama.model))
+    ]
     project_texts(llama, [[5, 6, 7]], [c for c in cards_of(llama, root) if c.layer <= 1], lambda *_: None)
     for handle in handles:
         handle.remove()
@@ -136,19 +188,25 @@ def test_projecting_while_it_is_generated_equals_projecting_afterwards(world, ll
         record = read_record(paths, name)
         steps = list(engine.reply(record.prompt, {}, Talk(max_new_tokens=9)))
         assert [step.id for step in steps] == record.ids[record.prompt_tokens :]
-        for scores in read_scores(paths, name):
+        for scores in read_projections(paths, name):
             live = [step.scores[scores.origin["trait"]] for step in steps]
             np.testing.assert_allclose(live, scores.on("centered")[record.prompt_tokens :], atol=1e-3)
 
 
 def test_replay_reads_the_very_same_tokens_with_another_model(world, capsys):
     first = world()
-    plant(first.root, load_lm(ModelOptions(model=read_json(first.index)["made_by"]["model"]["name"], device="cpu")), TRAIT, {}, experiment="s")
+    plant(
+        first.root,
+        load_lm(ModelOptions(model=read_json(first.index)["made_by"]["model"]["name"], device="cpu")),
+        TRAIT,
+        {},
+        experiment="s",
+    )
     second = world("--responses-from", "e", "--vectors-from", "e", experiment="s", model="sibling")
     assert "was fitted on" in capsys.readouterr().out  # a sibling may be read, and it is said
     for name in ("p0", "p3", "rounds"):
         assert read_record(second, name) == read_record(first, name)
-        ours, theirs = read_scores(first, name), read_scores(second, name)
+        ours, theirs = read_projections(first, name), read_projections(second, name)
         assert all(np.abs(a.raw - b.raw).max() > 0.01 for a, b in zip(ours, theirs, strict=True))
 
 
@@ -174,7 +232,9 @@ def count_generated(monkeypatch) -> list[int]:
 
 
 def results_of(paths: InferencePaths) -> tuple[dict, np.ndarray]:
-    """Return every file's content, and all projections as one row: another batch sums in another order, and rounds otherwise."""
+    """Return every file's content, and all projections as one row: another batch sums in another order,
+    and rounds otherwise.
+    """
     files = {f.relative_to(paths.dir).as_posix(): read_json(f) for f in sorted(paths.dir.rglob("*.json"))}
     projected = [content for name, content in files.items() if name.startswith("projections/")]
     rows = [row for content in projected for row in (*content.pop("scores"), *content.pop("norms").values())]
@@ -219,34 +279,52 @@ def test_other_settings_generate_again_unless_told_to_keep(world, monkeypatch):
     assert sum(counts) == 2
     record = read_record(paths, "p0")
     assert len(record.ids) - record.prompt_tokens <= 5
-    assert all(len(s.raw) == len(record.ids) for s in read_scores(paths, "p0"))  # the projections are of the new tokens
+    assert all(
+        len(s.raw) == len(record.ids) for s in read_projections(paths, "p0")
+    )  # the projections are of the new tokens
 
 
 def test_refitted_vectors_are_projected_again(world, root, llama):
     paths = world("--limit", "1")
-    before = read_scores(paths, "p0")
+    before = read_projections(paths, "p0")
     plant(root, llama, TRAIT, {("mean_diff", 3): draw(77)})
     world("--limit", "1")
-    after = {s.origin["trait"]: s for s in read_scores(paths, "p0")}
+    after = {s.origin["trait"]: s for s in read_projections(paths, "p0")}
     assert len(before) == len(after) == 2
     assert np.abs(after[TRAIT].raw - next(s.raw for s in before if s.origin["trait"] == TRAIT)).max() > 0.01
 
 
 def test_raw_streams_give_the_same_projections_without_a_model(world, root, monkeypatch, llama):
     paths = world("--save-raw", "--limit", "2")
-    assert torch.load(paths.raw("p0"), weights_only=True).shape == (llama.n_layers, len(read_record(paths, "p0").ids), llama.d_model)
+    assert torch.load(paths.raw("p0"), weights_only=True).shape == (
+        llama.n_layers,
+        len(read_record(paths, "p0").ids),
+        llama.d_model,
+    )
     with monkeypatch.context() as patch:
         patch.setattr(project_activations, "load_lm", lambda *_: pytest.fail("the raw streams are there"))
         call(project_activations, "--experiment", "e", "--prompt-set", "set", "--layers", "0,2")
-    kept = {s.label: s for s in read_scores(paths, "p0")}
+    kept = {s.label: s for s in read_projections(paths, "p0")}
     paths.raw_metadata("p0").unlink()
     paths.projections("p0").unlink()
     model = read_json(paths.index)["made_by"]["model"]["name"]
     call(project_activations, "--experiment", "e", "--prompt-set", "set", "--layers", "0,2", "--model", model)
-    for label, scores in {s.label: s for s in read_scores(paths, "p0")}.items():
+    for label, scores in {s.label: s for s in read_projections(paths, "p0")}.items():
         np.testing.assert_allclose(scores.raw, kept[label].raw, atol=1e-4)
     with pytest.raises(SystemExit, match="were read by"):
-        call(project_activations, "--experiment", "e", "--prompt-set", "set", "--layers", "1", "--model", model, "--dtype", "bfloat16")
+        call(
+            project_activations,
+            "--experiment",
+            "e",
+            "--prompt-set",
+            "set",
+            "--layers",
+            "1",
+            "--model",
+            model,
+            "--dtype",
+            "bfloat16",
+        )
 
 
 def test_the_table_holds_the_means_on_every_scale(world, root):
@@ -256,23 +334,40 @@ def test_the_table_holds_the_means_on_every_scale(world, root):
         call(project_activations, "--experiment", "e", "--prompt-set", "set", *flags)
         lines = [line.split(",") for line in paths.table(f"projections_{scale}").read_text().splitlines()]
         row = dict(zip(lines[0], next(line for line in lines if line[:2] == ["p1", TRAIT]), strict=True))
-        scores = next(s for s in read_scores(paths, "p1") if s.origin["trait"] == TRAIT).on(scale)
+        scores = next(s for s in read_projections(paths, "p1") if s.origin["trait"] == TRAIT).on(scale)
         assert float(row["response"]) == pytest.approx(scores[record.prompt_tokens :].mean())
-        assert float(row["prompt"]) == pytest.approx(scores[1 : record.prompt_tokens].mean())  # without the first token, an attention sink
+        assert float(row["prompt"]) == pytest.approx(
+            scores[1 : record.prompt_tokens].mean()
+        )  # without the first token, an attention sink
     with pytest.raises(SystemExit, match="not both"):
         call(project_activations, "--experiment", "e", "--prompt-set", "set", "--centered", "--cosine")
 
 
 def test_best_is_where_steering_works_and_else_what_separates_best(root, llama):
-    paths = plant(root, llama, TRAIT, {("mean_diff", layer): draw(layer) for layer in range(4)} | {("random", 3): draw(9)})
+    paths = plant(
+        root,
+        llama,
+        TRAIT,
+        {("mean_diff", layer): draw(layer) for layer in range(4)} | {("random", 3): draw(9)},
+    )
     assert best_cell(paths)[:2] == ("mean_diff", 3)
-    write_json(paths.steering_results, {"verdict": "not proven", "chosen": {"method": "mean_diff", "layer": 1}})
+    write_json(
+        paths.steering_results, {"verdict": "not proven", "chosen": {"method": "mean_diff", "layer": 1}}
+    )
     assert best_cell(paths)[:2] == ("mean_diff", 3)
     write_json(paths.steering_results, {"verdict": "works", "chosen": {"method": "mean_diff", "layer": 1}})
     assert best_cell(paths) == ("mean_diff", 1, "steering works there")
-    assert [c[:2] for c in choose_cells(paths, "best,best+2,0", "")] == [("mean_diff", 1), ("mean_diff", 3), ("mean_diff", 0)]
+    assert [c[:2] for c in choose_cells(paths, "best,best+2,0", "")] == [
+        ("mean_diff", 1),
+        ("mean_diff", 3),
+        ("mean_diff", 0),
+    ]
     assert [c[1] for c in choose_cells(paths, "1-3:2", "mean_diff")] == [1, 3]
-    for spec, method, message in (("best+3", "", "no vector of mean_diff at layer 4"), ("1", "probe", "no vector of probe"), ("bets", "", "is not a layer")):
+    for spec, method, message in (
+        ("best+3", "", "no vector of mean_diff at layer 4"),
+        ("1", "probe", "no vector of probe"),
+        ("bets", "", "is not a layer"),
+    ):
         with pytest.raises(UserError, match=message):
             choose_cells(paths, spec, method)
 
@@ -280,8 +375,13 @@ def test_best_is_where_steering_works_and_else_what_separates_best(root, llama):
 def test_what_does_not_belong_on_the_model_is_refused(root, llama, gemma, tiny_folders):
     paths = plant(root, llama, TRAIT, {("mean_diff", 3): draw(1)})
     assert require_match(load_card(paths, "mean_diff", 3), llama) is None
-    shallow, sibling = (load_lm(ModelOptions(model=tiny_folders[name], device="cpu")) for name in ("shallow", "sibling"))
-    for lm, message in ((gemma, "architecture LlamaForCausalLM against Gemma2"), (shallow, "layers 4 against 3")):
+    shallow, sibling = (
+        load_lm(ModelOptions(model=tiny_folders[name], device="cpu")) for name in ("shallow", "sibling")
+    )
+    for lm, message in (
+        (gemma, "architecture LlamaForCausalLM against Gemma2"),
+        (shallow, "layers 4 against 3"),
+    ):
         with pytest.raises(UserError, match=message):
             require_match(load_card(paths, "mean_diff", 3), lm)
     assert "was fitted on" in str(require_match(load_card(paths, "mean_diff", 3), sibling))
@@ -295,7 +395,11 @@ def test_what_does_not_belong_on_the_model_is_refused(root, llama, gemma, tiny_f
 
 
 def test_damaged_vectors_are_refused_in_one_line(root, llama):
-    damages = {"NaN": torch.full((32,), float("nan")), "zero vector": torch.zeros(32), r"expected \(None,\)": torch.ones(2, 32)}
+    damages = {
+        "NaN": torch.full((32,), float("nan")),
+        "zero vector": torch.zeros(32),
+        r"expected \(None,\)": torch.ones(2, 32),
+    }
     for message, tensor in damages.items():
         paths = plant(root, llama, TRAIT, {("mean_diff", 1): tensor})
         with pytest.raises(UserError, match=message):
@@ -312,12 +416,16 @@ def test_vectors_of_different_components_are_not_mixed(world, root, llama):
     plant(root, llama, OTHER, {("mean_diff", 3): draw(5)}, position="prompt[-1]")
     with pytest.raises(SystemExit, match="different positions"):
         world()
-    plant(root, llama, OTHER, {("mean_diff", 3): draw(5)}, position=None)  # a file from elsewhere that does not say
+    plant(
+        root, llama, OTHER, {("mean_diff", 3): draw(5)}, position=None
+    )  # a file from elsewhere that does not say
     world("--limit", "1")
 
 
 def test_a_planted_push_is_read_as_it_was_planted(lm, root):
-    """A vector added at a layer shifts its own projection there by c·‖v‖ on every token, and nothing below."""
+    """A vector added at a layer shifts its own projection there by c·‖v‖ on every token, and nothing
+    below.
+    """
     cards = cards_of(lm, root)[:2]
     push, ids = Push(1, cards[1].vector, 3.0), encode(lm, QUESTION)
     plain, pushed = [], []
@@ -333,7 +441,9 @@ def test_steered_replies_are_those_of_steered_generation(llama, root):
     card = load_card(plant(root, llama, TRAIT, {("mean_diff", 1): draw(4)}), "mean_diff", 1)
     engine = ChatEngine(llama, [card])
     (push,) = engine.pushes({TRAIT: 0.8})
-    assert float(push.coefficient * card.vector.norm()) == pytest.approx(0.8 * 3.0)  # 3.0: the mean residual norm at layer 1
+    assert float(push.coefficient * card.vector.norm()) == pytest.approx(
+        0.8 * 3.0
+    )  # 3.0: the mean residual norm at layer 1
     steered = [step.id for step in engine.reply(QUESTION, {TRAIT: 0.8}, Talk(max_new_tokens=12))]
     plain = [step.id for step in engine.reply(QUESTION, {TRAIT: 0.0}, Talk(max_new_tokens=12))]
     rows = [Row(encode(llama, QUESTION), pushes=p) for p in ((push,), ())]
@@ -342,11 +452,15 @@ def test_steered_replies_are_those_of_steered_generation(llama, root):
 
 
 def test_a_seeded_reply_repeats_and_an_abandoned_one_leaves_no_hook(llama, root):
-    engine = ChatEngine(llama, [load_card(plant(root, llama, TRAIT, {("mean_diff", 1): draw(4)}), "mean_diff", 1)])
+    engine = ChatEngine(
+        llama, [load_card(plant(root, llama, TRAIT, {("mean_diff", 1): draw(4)}), "mean_diff", 1)]
+    )
     talk = Talk(max_new_tokens=8, temperature=1.0, seed=3)
     twice = [[step.id for step in engine.reply(QUESTION, {}, talk)] for _ in range(2)]
     assert twice[0] == twice[1]
-    assert twice[0] != [step.id for step in engine.reply(QUESTION, {}, Talk(max_new_tokens=8, temperature=1.0, seed=4))]
+    assert twice[0] != [
+        step.id for step in engine.reply(QUESTION, {}, Talk(max_new_tokens=8, temperature=1.0, seed=4))
+    ]
     next(engine.reply(QUESTION, {TRAIT: 0.5}, talk))
     assert not any(block._forward_hooks or block._forward_pre_hooks for block in layers(llama.model))
     with pytest.raises(UserError, match="the conversation has"):
@@ -356,7 +470,13 @@ def test_a_seeded_reply_repeats_and_an_abandoned_one_leaves_no_hook(llama, root)
 
 
 def test_a_chat_in_the_terminal(llama, root, capsys):
-    chat = Chat(ChatEngine(llama, [load_card(plant(root, llama, TRAIT, {("mean_diff", 1): draw(4)}), "mean_diff", 1)]), Talk(max_new_tokens=5), "Be brief.")
+    chat = Chat(
+        ChatEngine(
+            llama, [load_card(plant(root, llama, TRAIT, {("mean_diff", 1): draw(4)}), "mean_diff", 1)]
+        ),
+        Talk(max_new_tokens=5),
+        "Be brief.",
+    )
     chat.take("Hello")
     assert [m["role"] for m in chat.messages] == ["system", "user", "assistant"]
     assert TRAIT in capsys.readouterr().out
@@ -411,10 +531,14 @@ def test_a_malformed_prompt_set_is_refused_in_one_line(root, content):
 def test_damaged_results_are_refused_in_one_line(world):
     paths = world("--limit", "1")
     good = read_json(paths.projections("p0"))
-    for damage in ({"scores": good["scores"][:-1]}, {"norms": {}}, {"scores": [row[:-1] for row in good["scores"]]}):
+    for damage in (
+        {"scores": good["scores"][:-1]},
+        {"norms": {}},
+        {"scores": [row[:-1] for row in good["scores"]]},
+    ):
         write_json(paths.projections("p0"), good | damage)
         with pytest.raises(UserError, match="is damaged"):
-            read_scores(paths, "p0")
+            read_projections(paths, "p0")
     write_json(paths.response("p0"), {"id": "p0"})
     with pytest.raises(UserError, match="is no response"):
         read_record(paths, "p0")
@@ -463,7 +587,8 @@ def test_a_lora_adapter_is_merged_and_named(tiny_folders, llama, tmp_path):
 
     torch.manual_seed(0)
     adapted = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(tiny_folders["llama"]), LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        AutoModelForCausalLM.from_pretrained(tiny_folders["llama"]),
+        LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False),
     )
     adapted.save_pretrained(tmp_path / "adapter")
     lm = load_lm(ModelOptions(model=tiny_folders["llama"], lora=str(tmp_path / "adapter"), device="cpu"))

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from analysis.separation import auroc_interval, auroc_of, cohens_d, separation
-from analysis.intervals import bootstrap_mean, compare_with_null, t_statistic
-from analysis.steering.questions import split_questions
-from utils.errors import UserError
+from traitscope.analysis.steering.questions import split_questions
+from traitscope.utils.errors import UserError
+from traitscope.utils.measures.intervals import bootstrap_mean, compare_with_null, t_statistic
+from traitscope.utils.measures.separation import auroc_interval, auroc_of, cohens_d, separation
 
 
 def test_auroc_counts_pairs_with_ties_as_half():

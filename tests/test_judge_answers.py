@@ -6,9 +6,9 @@ import pytest
 from judge_server import KEYS, MISSING, put
 from test_judge_api import ANSWERS, EXAMPLES, judge_of
 
-from utils.artifacts import write_json
-from utils.errors import UserError
-from utils.judge import Answer, Example, Rubric, Score, asking, explain_gaps
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import write_json
+from traitscope.utils.judge import Answer, Example, Rubric, Score, asking, explain_gaps
 
 HALF = "\ud83d"  # half a character: text that has no bytes
 JSON = Rubric("x/y", "", EXAMPLES, 'Q {question} A {answer}. Answer in JSON: {"score": number}')
@@ -24,19 +24,45 @@ def few_tries(monkeypatch, own_cache):
 CHOICE, CANDIDATE = ("choices", 0), ("candidates", 0)
 LOGPROBS, CHOSEN = (*CHOICE, "logprobs"), (*CANDIDATE, "logprobsResult", "topCandidates")
 LISTED = (*LOGPROBS, "content", 0, "top_logprobs")
-TEXTS = {"openai": (*CHOICE, "message", "content"), "anthropic": ("content", 0, "text"), "gemini": (*CANDIDATE, "content", "parts", 0, "text")}
+TEXTS = {
+    "openai": (*CHOICE, "message", "content"),
+    "anthropic": ("content", 0, "text"),
+    "gemini": (*CANDIDATE, "content", "parts", 0, "text"),
+}
 ODD = {
     ("openai", "error"): [
         *((*CHOICE, "message", None), (*CHOICE, None), ("choices", []), ("choices", None)),
-        *((*LISTED, None), (*LISTED, []), (*LOGPROBS, "content", None), (*LOGPROBS, "content", [None]), (*LOGPROBS, None)),
+        *(
+            (*LISTED, None),
+            (*LISTED, []),
+            (*LOGPROBS, "content", None),
+            (*LOGPROBS, "content", [None]),
+            (*LOGPROBS, None),
+        ),
     ],
-    ("openai", "scored"): [(*LISTED, 1, "logprob", None), (*LISTED, 1, "token", None), ("usage", None), ("usage", MISSING), ("usage", {})],
+    ("openai", "scored"): [
+        (*LISTED, 1, "logprob", None),
+        (*LISTED, 1, "token", None),
+        ("usage", None),
+        ("usage", MISSING),
+        ("usage", {}),
+    ],
     ("anthropic", "error"): [("content", None), ("content", [None]), ("content", 0, "text", 5)],
     ("anthropic", "unparsable"): [("content", []), ("content", 0, "text", None)],
     ("anthropic", "scored"): [("usage", None), ("usage", MISSING), ("usage", {})],
-    ("gemini", "error"): [("candidates", []), ("candidates", [None]), (*CHOSEN, []), (*CHOSEN, [{}]), (*CHOSEN, [None]), (*CANDIDATE, "logprobsResult", {})],
+    ("gemini", "error"): [
+        ("candidates", []),
+        ("candidates", [None]),
+        (*CHOSEN, []),
+        (*CHOSEN, [{}]),
+        (*CHOSEN, [None]),
+        (*CANDIDATE, "logprobsResult", {}),
+    ],
     ("gemini", "scored"): [
-        *((*CHOSEN, 0, "candidates", 1, "logProbability", None), (*CHOSEN, 0, "candidates", 1, "logProbability", MISSING)),
+        *(
+            (*CHOSEN, 0, "candidates", 1, "logProbability", None),
+            (*CHOSEN, 0, "candidates", 1, "logProbability", MISSING),
+        ),
         *(("usageMetadata", MISSING), (*CANDIDATE, "content", None), (*CANDIDATE, "finishReason", "NEW")),
     ],
 }
@@ -99,7 +125,10 @@ BLOCKED = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promp
         ("anthropic", put("stop_reason", "max_tokens"), "unparsable"),
         ("anthropic", put("stop_reason", "refusal"), "refused"),
         ("gemini", put(*CANDIDATE, "finishReason", "MAX_TOKENS"), "unparsable"),
-        *(("gemini", put(*CANDIDATE, "finishReason", reason), "refused") for reason in ("SAFETY", "PROHIBITED_CONTENT", "RECITATION")),
+        *(
+            ("gemini", put(*CANDIDATE, "finishReason", reason), "refused")
+            for reason in ("SAFETY", "PROHIBITED_CONTENT", "RECITATION")
+        ),
         ("gemini", lambda _: BLOCKED, "refused"),
     ],
 )
@@ -113,7 +142,12 @@ def test_a_cut_or_a_refusal_that_the_service_states_is_believed(serve, name, sha
 def test_a_refusal_has_no_log_probabilities_and_is_not_asked_again(serve):
     server = serve()
     judge = judge_of()
-    server.shape, before = lambda p: put(*LOGPROBS, None)(put(*CHOICE, "message", {"role": "assistant", "content": None, "refusal": "no"})(p)), server.requests
+    server.shape, before = (
+        lambda p: put(*LOGPROBS, None)(
+            put(*CHOICE, "message", {"role": "assistant", "content": None, "refusal": "no"})(p)
+        ),
+        server.requests,
+    )
     assert judge.score_responses(ANSWERS[:1])[0].state == "refused"
     assert server.requests - before == 1
 
@@ -124,7 +158,9 @@ def test_thoughts_are_paid_for_and_not_read(serve, has_logprobs):
     judge = judge_of("gemini", judge_price=(0.0, 1e6))
     before, spent = judge.usage.tokens_out, judge.usage.cost
     parts = [{"text": "12?", "thought": True}, {"text": "64"}]
-    server.shape = lambda payload: put("usageMetadata", "thoughtsTokenCount", 500)(put(*CANDIDATE, "content", "parts", parts)(payload))
+    server.shape = lambda payload: put("usageMetadata", "thoughtsTokenCount", 500)(
+        put(*CANDIDATE, "content", "parts", parts)(payload)
+    )
     score = judge.score_responses(ANSWERS[:1])[0]
     assert has_logprobs or score.value == 64
     assert judge.usage.tokens_out - before == judge.usage.cost - spent == 501
@@ -147,14 +183,25 @@ def test_half_a_character_in_what_is_asked_is_asked_as_a_question_mark(serve, na
 
 def test_half_a_character_in_an_eval_prompt_does_no_harm(serve):
     serve()
-    assert judge_of(rubric=Rubric("x/y", "", EXAMPLES, f"{HALF} {{answer}}. Number only.")).score_responses(ANSWERS[:1])[0].state == "scored"
+    assert (
+        judge_of(rubric=Rubric("x/y", "", EXAMPLES, f"{HALF} {{answer}}. Number only."))
+        .score_responses(ANSWERS[:1])[0]
+        .state
+        == "scored"
+    )
 
 
 @pytest.mark.parametrize("name", KEYS)
 def test_half_a_character_in_an_answer_can_be_stored(serve, tmp_path, name):
     server = serve(has_logprobs=False)
     judge = judge_of(name)
-    for i, (text, state) in enumerate(((f"bah {HALF}", "unparsable"), (f"I cannot judge this. {HALF}", "refused"), (f"{HALF} Score: 60", "scored"))):
+    for i, (text, state) in enumerate(
+        (
+            (f"bah {HALF}", "unparsable"),
+            (f"I cannot judge this. {HALF}", "refused"),
+            (f"{HALF} Score: 60", "scored"),
+        )
+    ):
         server.shape = put(*TEXTS[name], text)
         score = judge.score_responses(ANSWERS[i : i + 1])[0]
         assert score.state == state
@@ -164,7 +211,15 @@ def test_half_a_character_in_an_answer_can_be_stored(serve, tmp_path, name):
 # Draws and modes
 
 
-@pytest.mark.parametrize(("said", "state"), [("80 x x x", "unparsable"), ("80 60 x x", "scored"), ("80 60 70 x", "scored"), ("x x x x", "unparsable")])
+@pytest.mark.parametrize(
+    ("said", "state"),
+    [
+        ("80 x x x", "unparsable"),
+        ("80 60 x x", "scored"),
+        ("80 60 70 x", "scored"),
+        ("x x x x", "unparsable"),
+    ],
+)
 def test_half_of_the_draws_must_score(serve, said, state):
     server = serve()
     judge = judge_of("anthropic", judge_draws=4)
@@ -195,7 +250,11 @@ def test_a_prompt_that_asks_for_json_is_read_as_text_and_says_so_beforehand(serv
 
 
 def test_scores_of_two_modes_are_never_compared():
-    one, other, gap = Score(50.0, mode="a/text"), Score(50.0, mode="a/logprobs"), Score(None, "error", "b/text")
+    one, other, gap = (
+        Score(50.0, mode="a/text"),
+        Score(50.0, mode="a/logprobs"),
+        Score(None, "error", "b/text"),
+    )
     assert explain_gaps([one, one, gap], 0.5) == ""
     for scores in ([one, other], [one, gap, other, one]):
         with pytest.raises(UserError, match="a/logprobs, a/text"):

@@ -9,13 +9,13 @@ import pytest
 from judge_server import KEYS, URLS, JudgeServer, error, first
 from test_judge_api import ANSWERS, RUBRIC, asked_text, judge_of
 
-from utils.errors import UserError
-from utils.judge import Answer, asking, count_states
-from utils.judge.faults import Fault, read_fault
-from utils.judge.language import LanguageJudge
-from utils.judge.ledger import Purse
-from utils.judge.prompts import ask_trait
-from utils.judge.providers import PROVIDERS, Want
+from traitscope.utils.errors import UserError
+from traitscope.utils.judge import Answer, asking, count_states
+from traitscope.utils.judge.faults import Fault, read_fault
+from traitscope.utils.judge.language import LanguageJudge
+from traitscope.utils.judge.ledger import Purse
+from traitscope.utils.judge.prompts import ask_trait
+from traitscope.utils.judge.providers import PROVIDERS, Want
 
 NAMES = list(KEYS)
 PRICE = {"judge_price": (100.0, 100.0)}
@@ -81,13 +81,19 @@ RETRY_INFO = {"details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", 
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
-        *(({"retry-after": "3"}, 3), ({"retry-after-ms": "250", "retry-after": "9"}, 0.25), ({"retry-after": "99999"}, 600)),
+        *(
+            ({"retry-after": "3"}, 3),
+            ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+            ({"retry-after": "99999"}, 600),
+        ),
         *(({"retry-after": "soon"}, 0), ({"retry-after": formatdate(0, usegmt=True)}, 0), ({}, 0)),
     ],
 )
 def test_the_seconds_that_a_service_names_are_waited(serve, headers, seconds):
     server = serve()
-    assert [fault_of(server, name, error(429, "too fast", headers)).retry_after for name in NAMES] == [seconds] * 3
+    assert [fault_of(server, name, error(429, "too fast", headers)).retry_after for name in NAMES] == [
+        seconds
+    ] * 3
 
 
 def test_a_date_and_googles_own_field_are_read_too(serve):
@@ -101,7 +107,9 @@ def test_a_date_and_googles_own_field_are_read_too(serve):
 def test_no_part_of_a_key_is_left_by_the_cut(serve):
     server = serve()
     for where in range(265, 300, 7):
-        fault = fault_of(server, "openai", error(400, "." * (where - len("HTTP 400: ")) + server.key + "." * 300))
+        fault = fault_of(
+            server, "openai", error(400, "." * (where - len("HTTP 400: ")) + server.key + "." * 300)
+        )
         assert len(str(fault)) == 300
         assert server.key[:4] not in str(fault)
 
@@ -110,7 +118,9 @@ def test_one_rejected_question_is_a_gap_of_its_own_and_is_not_asked_again(serve)
     server = serve()
     judge = judge_of()
     rejected = error(400, "the prompt is too odd")
-    server.error = lambda body: rejected(body) if body["messages"][-1]["content"] == asked_text(ANSWERS[3]) else None
+    server.error = lambda body: (
+        rejected(body) if body["messages"][-1]["content"] == asked_text(ANSWERS[3]) else None
+    )
     scores = judge.score_responses(ANSWERS[:10])
     assert count_states(scores) == {"scored": 9, "error": 1}
     assert "too odd" in scores[3].detail

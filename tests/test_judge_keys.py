@@ -6,8 +6,8 @@ import pytest
 from judge_server import KEYS, URLS
 from test_judge_api import ANSWERS, judge_of
 
-from utils.errors import UserError
-from utils.judge import JudgeOptions, identify_judge, prepare_judge, remote
+from traitscope.utils.errors import UserError
+from traitscope.utils.judge import JudgeOptions, identify_judge, prepare_judge, remote
 
 NAMES = list(KEYS)
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -44,7 +44,19 @@ def test_a_judge_that_was_met_is_met_again_after_ten_minutes(serve, monkeypatch)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000/v1", "localhost", "/v1", "http://", "http://host:port/v1", "http://host:0", "ftp://host/v1", "http://[::1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000/v1",
+        "localhost",
+        "/v1",
+        "http://",
+        "http://host:port/v1",
+        "http://host:0",
+        "ftp://host/v1",
+        "http://[::1",
+    ],
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_server_that_is_no_web_address_is_one_line(serve, monkeypatch, name, url):
     serve()

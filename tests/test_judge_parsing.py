@@ -6,19 +6,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.judge.ledger import Purse, price_of
-from utils.judge.parsing import is_score, parse_text, weigh_tokens
+from traitscope.utils.judge.ledger import Purse, price_of
+from traitscope.utils.judge.parsing import is_score, parse_text, weigh_tokens
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        *(("72", 72), (" 72.\n", 72), ("**72**", 72), ("72/100", 72), ("72%", 72), ("72.5", 72.5), ("0", 0), ("100", 100)),
-        *(("Score (0-100): 85", 85), ("**Score (0–100):** 85", 85), ("72 out of 100", 72), ("72\n\nIt has 3 signs.", 72), ("maybe 20?</think>\n72", 72)),
+        *(
+            ("72", 72),
+            (" 72.\n", 72),
+            ("**72**", 72),
+            ("72/100", 72),
+            ("72%", 72),
+            ("72.5", 72.5),
+            ("0", 0),
+            ("100", 100),
+        ),
+        *(
+            ("Score (0-100): 85", 85),
+            ("**Score (0–100):** 85", 85),
+            ("72 out of 100", 72),
+            ("72\n\nIt has 3 signs.", 72),
+            ("maybe 20?</think>\n72", 72),
+        ),
         *(("Score: 72\nReason: 3 of 4 signs", 72), ("Rating (1-100): 90", 90)),
-        *(("Score: 72", 72), ("The score is 72.", 72), ("I would say 72.", 72), ("Rating: 72 / 100 because it is warm", 72)),
-        *(('{"score": 72}', 72), ('```json\n{"score": 72, "reason": "mild"}\n```', 72), ('{"score": "72", "reason": "cut off in the mi', 72)),
-        *(('{"reason": "2 of 3 signs", "score": 72}\nI hope this helps! 10/10', 72), ('{"trait_score": 72}', 72), ("<think>maybe 20? no, 90</think>\n72", 72)),
+        *(
+            ("Score: 72", 72),
+            ("The score is 72.", 72),
+            ("I would say 72.", 72),
+            ("Rating: 72 / 100 because it is warm", 72),
+        ),
+        *(
+            ('{"score": 72}', 72),
+            ('```json\n{"score": 72, "reason": "mild"}\n```', 72),
+            ('{"score": "72", "reason": "cut off in the mi', 72),
+        ),
+        *(
+            ('{"reason": "2 of 3 signs", "score": 72}\nI hope this helps! 10/10', 72),
+            ('{"trait_score": 72}', 72),
+            ("<think>maybe 20? no, 90</think>\n72", 72),
+        ),
         ('Sure! Here is my JSON:\n{\n  "rating": 72\n}', 72),
     ],
 )
@@ -29,11 +57,48 @@ def test_a_score_is_found(text, value):
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "warm", "101", "-5", "Score: -5", "1000", "60-70", "between 60 and 70", "0.85", "seventy", "7 2", "<think>72"),
-        *("Score: 7/10", '{"score": "7/10"}', "Rating: 8 out of 10", "Score: 60-70", "60–70", "60 to 70", '{"score": "60-70"}', "Score: 50? No, 80."),
-        *("The score is not 100.", "Score: N/A. The 50 words", "Score: 1,000", "Score: 72,5", '{"score": 72,5}', '{"score": 1e2}', "−5", "<10", "7²"),
+        *(
+            "",
+            "warm",
+            "101",
+            "-5",
+            "Score: -5",
+            "1000",
+            "60-70",
+            "between 60 and 70",
+            "0.85",
+            "seventy",
+            "7 2",
+            "<think>72",
+        ),
+        *(
+            "Score: 7/10",
+            '{"score": "7/10"}',
+            "Rating: 8 out of 10",
+            "Score: 60-70",
+            "60–70",
+            "60 to 70",
+            '{"score": "60-70"}',
+            "Score: 50? No, 80.",
+        ),
+        *(
+            "The score is not 100.",
+            "Score: N/A. The 50 words",
+            "Score: 1,000",
+            "Score: 72,5",
+            '{"score": 72,5}',
+            '{"score": 1e2}',
+            "−5",
+            "<10",
+            "7²",
+        ),
         *("A score of 100 would mean pure optimism; this text deserves 15.", "grade 10 students like it. 95"),
-        *("Score: 60. On reflection, score: 80", '{"score": 60}\n{"score": 80}', '{"score": null}', '{"score": 720}'),
+        *(
+            "Score: 60. On reflection, score: 80",
+            '{"score": 60}\n{"score": 80}',
+            '{"score": null}',
+            '{"score": 720}',
+        ),
         "The 3 answers mention 7 things in 12 lines and none of them tells much about the matter",
     ],
 )
@@ -42,13 +107,23 @@ def test_what_is_no_clear_score_is_a_gap_and_not_a_guess(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["REFUSAL", "I'm sorry, I can't help with that.", "I cannot judge this text.", "As an AI, I won't rate 1 person", "I refuse to give a score of 100"]
+    "text",
+    [
+        "REFUSAL",
+        "I'm sorry, I can't help with that.",
+        "I cannot judge this text.",
+        "As an AI, I won't rate 1 person",
+        "I refuse to give a score of 100",
+    ],
 )
 def test_a_refusal_is_a_state_of_its_own(text):
     assert parse_text(text) == (None, "refused")
 
 
-@pytest.mark.parametrize(("text", "value"), [("7", None), ('{"score": 7', None), ('{"score": 72, "rea', 72), ("72.", None), ("Score: 7", None)])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("7", None), ('{"score": 7', None), ('{"score": 72, "rea', 72), ("72.", None), ("Score: 7", None)],
+)
 def test_a_number_at_the_very_end_of_a_text_that_was_cut_may_be_half_a_number(text, value):
     assert parse_text(text, is_cut=True)[0] == value
 
@@ -64,7 +139,10 @@ def test_a_sure_judge_is_believed(n):
     assert weigh_tokens([(str(n), 0.0)]) == (n, 1.0)
 
 
-@given(st.dictionaries(st.integers(0, 100).map(str), st.floats(0.01, 1), min_size=1, max_size=15), st.floats(0.05, 3))
+@given(
+    st.dictionaries(st.integers(0, 100).map(str), st.floats(0.01, 1), min_size=1, max_size=15),
+    st.floats(0.05, 3),
+)
 def test_the_weighted_mean_lies_between_its_numbers_whatever_the_mass(weights, total):
     share = total / sum(weights.values())
     value, mass = weigh_tokens([(token, math.log(p * share)) for token, p in weights.items()])
@@ -76,8 +154,13 @@ def test_the_weighted_mean_lies_between_its_numbers_whatever_the_mass(weights, t
 
 
 def test_words_fractions_and_numbers_off_the_scale_do_not_count():
-    assert [t for t in ("7", "07", "101", "1.5", "-1", "٣", "²", "100", "", "00") if is_score(t)] == ["7", "100"]
-    value, mass = weigh_tokens([("80", math.log(0.3)), (" 20", math.log(0.1)), ("101", math.log(0.3)), ("The", math.log(0.3))])
+    assert [t for t in ("7", "07", "101", "1.5", "-1", "٣", "²", "100", "", "00") if is_score(t)] == [
+        "7",
+        "100",
+    ]
+    value, mass = weigh_tokens(
+        [("80", math.log(0.3)), (" 20", math.log(0.1)), ("101", math.log(0.3)), ("The", math.log(0.3))]
+    )
     assert (value, mass) == (pytest.approx(65), pytest.approx(0.4))
 
 

@@ -2,9 +2,19 @@ import numpy as np
 import pytest
 import torch
 
-from extraction import activations
-from extraction.activations import Captured
-from extraction.methods import FitOptions, _logistic_loss, _solve_logistic, fit_directions, fit_functions, gradient, ica, mean_diff, probe
+from traitscope.extraction.fitting.methods import (
+    FitOptions,
+    _logistic_loss,
+    _solve_logistic,
+    fit_directions,
+    fit_functions,
+    gradient,
+    ica,
+    mean_diff,
+    probe,
+)
+from traitscope.utils.records import activations
+from traitscope.utils.records.activations import Captured
 
 N, LAYERS, D = 60, 3, 96
 METHODS = fit_functions(FitOptions())
@@ -15,7 +25,9 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=-1)
 
 
-def planted(strength: float = 8.0, n: int = N, d: int = D, noise: float = 1.0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def planted(
+    strength: float = 8.0, n: int = N, d: int = D, noise: float = 1.0, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Two clouds around a large common offset, apart along one unit direction per layer."""
     generator = torch.Generator().manual_seed(seed)
     directions = torch.nn.functional.normalize(torch.randn(LAYERS, d, generator=generator), dim=-1)
@@ -53,14 +65,19 @@ def test_length_is_the_distance_of_the_means_along_the_vector(method):
 
 def test_mean_diff_is_the_difference_of_means():
     pos, neg, _ = planted()
-    assert torch.allclose(fit_directions(METHODS["mean_diff"], pos, neg), pos.mean(0) - neg.mean(0), atol=1e-4)
+    assert torch.allclose(
+        fit_directions(METHODS["mean_diff"], pos, neg), pos.mean(0) - neg.mean(0), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("method", ["mean_diff", "probe", "gradient"])
 def test_a_method_rotates_with_its_data(method):
     pos, neg, _ = planted()
     rotation = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(1)))[0]
-    straight, rotated = fit_directions(METHODS[method], pos, neg), fit_directions(METHODS[method], pos @ rotation, neg @ rotation)
+    straight, rotated = (
+        fit_directions(METHODS[method], pos, neg),
+        fit_directions(METHODS[method], pos @ rotation, neg @ rotation),
+    )
     assert cosine(straight @ rotation, rotated).min() > 0.999
 
 
@@ -80,9 +97,13 @@ def test_the_probe_is_scikit_learns_solution(c):
 def test_the_probe_reaches_the_optimum():
     pos, neg, _ = planted(strength=2.0)
     x = torch.cat([pos, neg]).double().transpose(0, 1)
-    gram, targets = x @ x.transpose(1, 2), torch.cat([torch.ones(N), torch.zeros(N)]).double().expand(LAYERS, -1)
+    gram, targets = (
+        x @ x.transpose(1, 2),
+        torch.cat([torch.ones(N), torch.zeros(N)]).double().expand(LAYERS, -1),
+    )
     a = _solve_logistic(gram, targets, 1.0)
-    # at the optimum w = Xᵀa with a = c·(t − p) for some intercept: the residual of that equation bounds the excess loss
+    # at the optimum w = Xᵀa with a = c·(t − p) for some intercept: the residual of that equation bounds the
+    # excess loss
     logits = torch.bmm(gram, a[..., None])[..., 0]
     intercepts = torch.logit((targets - a).clamp(1e-12, 1 - 1e-12)) - logits
     free = (targets - a - 0.5).abs() < 0.4999
@@ -91,13 +112,20 @@ def test_the_probe_reaches_the_optimum():
         assert (b - b.mean()).abs().max() < 1e-6
         loss = _logistic_loss(gram[[layer]], a[[layer]], b.mean().reshape(1, 1), targets[[layer]], 1.0)
         for scale in (0.999, 1.001):
-            assert loss < _logistic_loss(gram[[layer]], scale * a[[layer]], b.mean().reshape(1, 1), targets[[layer]], 1.0)
+            assert loss < _logistic_loss(
+                gram[[layer]], scale * a[[layer]], b.mean().reshape(1, 1), targets[[layer]], 1.0
+            )
 
 
 def test_the_probes_scale_is_stated_and_matters():
     pos, neg, _ = planted(strength=2.0)
     norms = torch.cat([pos, neg]).norm(dim=-1).mean(0)[:, None]
-    assert cosine(probe(pos, neg, c=1.0, scale="norm"), probe(pos / norms, neg / norms, c=1.0, scale="raw")).min() > 0.999999
+    assert (
+        cosine(
+            probe(pos, neg, c=1.0, scale="norm"), probe(pos / norms, neg / norms, c=1.0, scale="raw")
+        ).min()
+        > 0.999999
+    )
     assert cosine(probe(pos, neg, c=1.0, scale="norm"), probe(pos, neg, c=1.0, scale="raw")).max() < 0.99
 
 
@@ -108,9 +136,14 @@ def test_gradient_maximises_the_shrunk_effect_size():
         p, n = pos[:, layer].double(), neg[:, layer].double()
         scatter = (p - p.mean(0)).T @ (p - p.mean(0)) + (n - n.mean(0)).T @ (n - n.mean(0))
         scatter = scatter / scatter.trace() * D
-        exact = torch.linalg.solve(0.5 * scatter + 0.5 * torch.eye(D, dtype=torch.float64), p.mean(0) - n.mean(0))
+        exact = torch.linalg.solve(
+            0.5 * scatter + 0.5 * torch.eye(D, dtype=torch.float64), p.mean(0) - n.mean(0)
+        )
         assert cosine(found[layer], exact) > 0.999999
-    torch.testing.assert_close(cosine(gradient(pos, neg, shrinkage=1.0), pos.mean(0) - neg.mean(0)), torch.ones(LAYERS, dtype=torch.float64))
+    torch.testing.assert_close(
+        cosine(gradient(pos, neg, shrinkage=1.0), pos.mean(0) - neg.mean(0)),
+        torch.ones(LAYERS, dtype=torch.float64),
+    )
     with pytest.raises(ValueError, match="above 0"):
         gradient(pos, neg, shrinkage=0.0)
 
@@ -118,7 +151,9 @@ def test_gradient_maximises_the_shrunk_effect_size():
 def test_ica_picks_the_separating_component_whatever_its_order_and_sign():
     rng, n = np.random.default_rng(0), 400
     sources = rng.laplace(size=(2 * n, 5)) * [9, 7, 5, 3, 1]
-    sources[:, 4] = np.r_[np.ones(n), -np.ones(n)] * 3 + 0.3 * rng.laplace(size=2 * n)  # the trait is the weakest of five
+    sources[:, 4] = np.r_[np.ones(n), -np.ones(n)] * 3 + 0.3 * rng.laplace(
+        size=2 * n
+    )  # the trait is the weakest of five
     mixing = np.linalg.qr(rng.normal(size=(D, 5)))[0]
     x = torch.from_numpy(sources @ mixing.T)[:, None]
     found = ica(x[:n], x[n:], n_components=5, seed=0)
@@ -135,9 +170,28 @@ def test_random_is_near_orthogonal_to_what_was_planted():
     [
         (lambda pos, neg: (pos[:1], neg), "the pos side has 1 examples"),
         (lambda pos, neg: (pos, neg[:0]), "the neg side has 0 examples"),
-        (lambda pos, neg: (pos, neg.index_put((torch.tensor([3]), torch.tensor([1]), torch.tensor([5])), torch.tensor(float("nan")))), "layer 1: the neg"),
-        (lambda pos, neg: (pos.index_put((torch.tensor([3]), torch.tensor([2]), torch.tensor([5])), -torch.tensor(float("inf"))), neg), "layer 2: the pos"),
-        (lambda pos, neg: (torch.ones_like(pos), torch.ones_like(neg)), "layer 0: the activations are constant"),
+        (
+            lambda pos, neg: (
+                pos,
+                neg.index_put(
+                    (torch.tensor([3]), torch.tensor([1]), torch.tensor([5])), torch.tensor(float("nan"))
+                ),
+            ),
+            "layer 1: the neg",
+        ),
+        (
+            lambda pos, neg: (
+                pos.index_put(
+                    (torch.tensor([3]), torch.tensor([2]), torch.tensor([5])), -torch.tensor(float("inf"))
+                ),
+                neg,
+            ),
+            "layer 2: the pos",
+        ),
+        (
+            lambda pos, neg: (torch.ones_like(pos), torch.ones_like(neg)),
+            "layer 0: the activations are constant",
+        ),
         (lambda pos, neg: (pos, pos.clone()), "layer 0: the fitted direction is zero"),
     ],
 )
@@ -161,13 +215,22 @@ def test_fitting_twice_gives_the_same_bytes():
 @pytest.mark.parametrize("method", METHODS)
 def test_fitting_layers_in_groups_gives_the_same_vectors(method, monkeypatch):
     pos, neg, _ = planted()
-    rows = [{"key": f"{side}{i}", "side": side, "split": "train"} for side in ("pos", "neg") for i in range(N)]
+    rows = [
+        {"key": f"{side}{i}", "side": side, "split": "train"} for side in ("pos", "neg") for i in range(N)
+    ]
     captured = Captured(torch.cat([pos, neg]).half(), rows, {"sha256": "x"})
     monkeypatch.setattr(activations, "CHUNK_BYTES", 4 * 2 * N * D * 2)  # two layers
     assert captured.chunks([0, 1, 2]) == [[0, 1], [2]]
     fitted_on = {"activations_sha256": "x", "train": [row["key"] for row in rows], "val": []}
     parts = [activations.fitted_sides(captured, fitted_on, chunk) for chunk in captured.chunks([0, 1, 2])]
-    grouped = torch.cat([fit_directions(METHODS[method], acts["pos", "train"], acts["neg", "train"]) for acts in parts])
+    grouped = torch.cat(
+        [fit_directions(METHODS[method], acts["pos", "train"], acts["neg", "train"]) for acts in parts]
+    )
     whole = activations.fitted_sides(captured, fitted_on, [0, 1, 2])
     assert torch.equal(whole["pos", "train"], pos.half().float())
-    torch.testing.assert_close(grouped, fit_directions(METHODS[method], whole["pos", "train"], whole["neg", "train"]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        grouped,
+        fit_directions(METHODS[method], whole["pos", "train"], whole["neg", "train"]),
+        atol=1e-4,
+        rtol=1e-4,
+    )

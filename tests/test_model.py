@@ -1,8 +1,10 @@
 import pytest
 import torch
 
-from utils.errors import UserError
-from utils.model import LM, ModelOptions, _loaded, choose_device, choose_dtype, encode, layers, load_lm
+from traitscope.utils.errors import UserError
+from traitscope.utils.model.anatomy import layers
+from traitscope.utils.model.encode import encode
+from traitscope.utils.model.loading import LM, ModelOptions, _loaded, choose_device, choose_dtype, load_lm
 
 CHAT = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi?"}]
 
@@ -65,7 +67,9 @@ def test_a_model_is_loaded_once_and_only_one_is_kept(tiny_folders):
     first = load_lm(ModelOptions(model=tiny_folders["llama"]))
     assert load_lm(ModelOptions(model=tiny_folders["llama"])) is first
     load_lm(ModelOptions(model=tiny_folders["sibling"]))
-    assert [options.model for role, (options, _) in _loaded.items() if role == "studied"] == [tiny_folders["sibling"]]
+    assert [options.model for role, (options, _) in _loaded.items() if role == "studied"] == [
+        tiny_folders["sibling"]
+    ]
     assert load_lm(ModelOptions(model=tiny_folders["llama"])) is not first
 
 
@@ -87,7 +91,9 @@ def test_dtype_follows_the_device_unless_told():
     assert choose_dtype("bfloat16", torch.device("cpu")) is torch.bfloat16
 
 
-@pytest.mark.skipif(__import__("importlib").util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+@pytest.mark.skipif(
+    __import__("importlib").util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed"
+)
 def test_quantisation_without_bitsandbytes_says_how_to_get_it(tiny_folders):
     with pytest.raises(UserError, match="pip install bitsandbytes"):
         load_lm(ModelOptions(model=tiny_folders["llama"], load_in_8bit=True))

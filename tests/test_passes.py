@@ -6,20 +6,24 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma4TextConfig
 
-from utils import passes
-from utils.batching import plan_batches
-from utils.capture import Reading, pool_activations
-from utils.generation import Row, Sampling, generate
-from utils.judge.coherence import TokenText, token_nll
-from utils.model import ModelOptions, wrap
-from utils.passes import Batch, _cost, group_alike, plan_passes
-from utils.prefix import prefill_shared
+from traitscope.utils.judge.coherence import TokenText, token_nll
+from traitscope.utils.model import passes
+from traitscope.utils.model.batching import plan_batches
+from traitscope.utils.model.capture import Reading, pool_activations
+from traitscope.utils.model.generation import Row, Sampling, generate
+from traitscope.utils.model.loading import ModelOptions, wrap
+from traitscope.utils.model.passes import Batch, _cost, group_alike, plan_passes
+from traitscope.utils.model.prefix import prefill_shared
 
 BUDGET = 128
 
 
-def prompts_with_responses(families: int, prompts: int, rollouts: int, seed: int = 0) -> tuple[list[list[int]], list[int]]:
-    """Return texts of `families` system messages × `prompts` questions × `rollouts` responses after one header, shuffled, and their prompts' lengths."""
+def prompts_with_responses(
+    families: int, prompts: int, rollouts: int, seed: int = 0
+) -> tuple[list[list[int]], list[int]]:
+    """Return texts of `families` system messages × `prompts` questions × `rollouts` responses after one
+    header, shuffled, and their prompts' lengths.
+    """
     rng = random.Random(seed)
 
     def some(least: int, most: int) -> list[int]:
@@ -37,7 +41,9 @@ def prompts_with_responses(families: int, prompts: int, rollouts: int, seed: int
 
 def tokens_fed(lm, work) -> int:
     fed: list[int] = []
-    handle = lm.model.base_model.register_forward_pre_hook(lambda _m, _a, kwargs: fed.append(kwargs["input_ids"].numel()), with_kwargs=True)
+    handle = lm.model.base_model.register_forward_pre_hook(
+        lambda _m, _a, kwargs: fed.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
     work()
     handle.remove()
     return sum(fed)
@@ -58,13 +64,19 @@ def test_every_row_is_fed_once_and_only_what_all_rows_of_a_batch_begin_with_is_s
 
 @pytest.mark.parametrize("what", ["prompts", "rollouts", "system messages"])
 def test_the_deepest_sharing_that_pays_is_chosen(what):
-    """One header over many prompts; many rollouts of each prompt; a few system messages over many questions."""
-    sequences, unread = prompts_with_responses(*{"prompts": (40, 1, 1), "rollouts": (1, 4, 20), "system messages": (3, 20, 1)}[what])
+    """One header over many prompts; many rollouts of each prompt; a few system messages over many
+    questions.
+    """
+    sequences, unread = prompts_with_responses(
+        *{"prompts": (40, 1, 1), "rollouts": (1, 4, 20), "system messages": (3, 20, 1)}[what]
+    )
     batches = group_alike(sequences, unread, BUDGET)
     least, most = {"prompts": (9, 9), "rollouts": (20, 30), "system messages": (16, 24)}[what]
     assert all(least <= b.n_shared <= most for b in batches)
     if what == "prompts":
-        assert [len(b.rows) for b in batches] == [len(rows) for rows in plan_batches([len(s) - 9 for s in sequences], max_tokens=BUDGET)]
+        assert [len(b.rows) for b in batches] == [
+            len(rows) for rows in plan_batches([len(s) - 9 for s in sequences], max_tokens=BUDGET)
+        ]
     lengths = [max(len(sequences[i]) for i in b.rows) for b in batches]
     assert lengths[0] == max(lengths)  # memory that does not suffice shows early
 
@@ -96,10 +108,18 @@ def test_texts_with_nothing_in_common_are_batched_by_length():
 
 @pytest.mark.parametrize("first", [0, 1, 3, -1])
 def test_activations_are_the_same_whatever_is_shared(lm, monkeypatch, first):
-    """Read from the first response token, from later ones, and from the last prompt token; the tiny Gemma's window is shorter than its texts."""
+    """Read from the first response token, from later ones, and from the last prompt token; the tiny
+    Gemma's window is shorter than its texts.
+    """
     sequences, n_prompt = prompts_with_responses(2, 4, 3)
-    sequences, n_prompt = [*sequences, *sequences[:5]], [*n_prompt, *n_prompt[:5]]  # some are alike to the end, and are read all the same
-    readings = [Reading(ids, list(range(n + min(first, len(ids) - n - 1), len(ids)))) for ids, n in zip(sequences, n_prompt, strict=True)]
+    sequences, n_prompt = (
+        [*sequences, *sequences[:5]],
+        [*n_prompt, *n_prompt[:5]],
+    )  # some are alike to the end, and are read all the same
+    readings = [
+        Reading(ids, list(range(n + min(first, len(ids) - n - 1), len(ids))))
+        for ids, n in zip(sequences, n_prompt, strict=True)
+    ]
     monkeypatch.setattr(passes, "WORTH", 0)
     alone = pool_activations(lm, readings, batch_tokens=BUDGET)
     monkeypatch.setattr(passes, "WORTH", 2)
@@ -112,11 +132,25 @@ def test_activations_are_the_same_whatever_is_shared(lm, monkeypatch, first):
 
 def test_upper_layers_that_read_the_keys_of_lower_ones_keep_none_of_their_own(llama):
     """As Gemma 4's small models do: their cache has layers that are never filled."""
-    shape = {"vocab_size": 261, "vocab_size_per_layer_input": 261, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6}
-    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "global_head_dim": 8, "hidden_size_per_layer_input": 8}
+    shape = {
+        "vocab_size": 261,
+        "vocab_size_per_layer_input": 261,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 6,
+    }
+    shape |= {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "global_head_dim": 8,
+        "hidden_size_per_layer_input": 8,
+    }
     kinds = ["sliding_attention", "full_attention"] * 3
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(Gemma4TextConfig(num_kv_shared_layers=2, layer_types=kinds, sliding_window=64, **shape))
+    model = AutoModelForCausalLM.from_config(
+        Gemma4TextConfig(num_kv_shared_layers=2, layer_types=kinds, sliding_window=64, **shape)
+    )
     lm = wrap(model, llama.tokenizer, ModelOptions(model="shares keys"))
     sequences, n_prompt = prompts_with_responses(40, 1, 1)
     readings = [Reading(ids, list(range(n, len(ids)))) for ids, n in zip(sequences, n_prompt, strict=True)]
@@ -133,7 +167,11 @@ def test_a_beginning_is_fed_once_for_all_batches(llama):
     sequences, n_prompt = prompts_with_responses(40, 1, 1)
     readings = [Reading(ids, list(range(n, len(ids)))) for ids, n in zip(sequences, n_prompt, strict=True)]
     rests = sum(len(ids) - 9 for ids in sequences)
-    assert 9 + rests <= tokens_fed(llama, lambda: pool_activations(llama, readings, batch_tokens=BUDGET)) <= 9 + 1.1 * rests
+    assert (
+        9 + rests
+        <= tokens_fed(llama, lambda: pool_activations(llama, readings, batch_tokens=BUDGET))
+        <= 9 + 1.1 * rests
+    )
     texts = [TokenText(ids[:n], ids[n:]) for ids, n in zip(sequences, n_prompt, strict=True)]
     assert 9 + rests <= tokens_fed(llama, lambda: token_nll(llama, texts, BUDGET)) <= 9 + 1.1 * rests
 
@@ -151,10 +189,14 @@ def test_a_pass_leaves_nothing_in_the_shared_cache(llama):
     assert all(torch.equal(layer.keys, keys) for layer, keys in zip(cache.layers, before, strict=True))
 
 
-def test_nothing_beyond_an_attention_window_is_shared_and_nothing_where_a_layer_keeps_a_running_state(gemma, monkeypatch):
+def test_nothing_beyond_an_attention_window_is_shared_and_nothing_where_a_layer_keeps_a_running_state(
+    gemma, monkeypatch
+):
     header = list(range(20, 20 + 2 * gemma.model.config.sliding_window))
     sequences = [[*header, 100 + i, 7] for i in range(20)]
     unread = [len(header)] * 20
-    assert {beginning.n_tokens for _, beginning in plan_passes(gemma, sequences, unread, 512)} == {gemma.model.config.sliding_window - 2}
+    assert {beginning.n_tokens for _, beginning in plan_passes(gemma, sequences, unread, 512)} == {
+        gemma.model.config.sliding_window - 2
+    }
     monkeypatch.setattr(gemma.model.config, "layer_types", ["linear_attention", "full_attention"] * 2)
     assert {beginning.n_tokens for _, beginning in plan_passes(gemma, sequences, unread, 512)} == {0}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import UserError
-from utils.paths import SIDES, WRITERS, ExperimentPaths, TraitPaths, cache_dir, root_dir
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.paths import SIDES, WRITERS, ExperimentPaths, TraitPaths, cache_dir, root_dir
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 BAD_FOLDERS = ["", ".", "..", ".hidden", " space", "space ", "line\n", "a\\b", "..\\b", "C:", "nul\0"]
@@ -22,7 +22,16 @@ BAD_TRAITS = [
     "a/b/../../c",
     "a/b/c/d/e/f",
 ]
-GOOD_TRAITS = ["epistemic/optimism", "big five/open to ideas", "日本語/丁寧さ", "émotion/joie — vive", "a/b/c", "a/b/c/d/e", "v1.2/x-y_z", "a/b..c"]
+GOOD_TRAITS = [
+    "epistemic/optimism",
+    "big five/open to ideas",
+    "日本語/丁寧さ",
+    "émotion/joie — vive",
+    "a/b/c",
+    "a/b/c/d/e",
+    "v1.2/x-y_z",
+    "a/b..c",
+]
 FILES = {  # every kind of file that a trait has, and the stage that writes it
     "scenario_scores": (lambda p: p.scenario_scores, "0_vet_scenarios"),
     "responses": (lambda p: p.responses("pos"), "1_generate_responses"),
@@ -48,7 +57,12 @@ def paths(tmp_path) -> TraitPaths:
 def imported_root(**environment) -> str:
     """Return the root as a fresh process, started elsewhere, sees it."""
     env = os.environ | {"PYTHONPATH": str(CHECKOUT)} | environment
-    return subprocess.check_output([sys.executable, "-c", "from utils.paths import root_dir; print(root_dir())"], cwd="/", env=env, text=True).strip()
+    return subprocess.check_output(
+        [sys.executable, "-c", "from traitscope.utils.files.paths import root_dir; print(root_dir())"],
+        cwd="/",
+        env=env,
+        text=True,
+    ).strip()
 
 
 @pytest.mark.parametrize("name", BAD_EXPERIMENTS, ids=repr)
@@ -84,7 +98,9 @@ def test_nested_categories_unicode_and_inner_spaces_are_names(tmp_path, trait):
     assert paths.steering == tmp_path / "experiments" / "my gemma — 試験" / "steering" / trait
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind) if kind == "steering_responses" else kind for kind in FILES])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind) if kind == "steering_responses" else kind for kind in FILES]
+)
 @pytest.mark.parametrize("trait", ["epistemic/optimism", "日本語/丁寧 さ"])
 def test_the_writer_of_every_kind_of_file_is_known(tmp_path, kind, trait):
     file, stage = FILES[kind]
@@ -99,21 +115,35 @@ def test_a_dataset_file_has_no_writer_even_in_folders_named_like_ours(tmp_path):
 
 
 def test_every_writer_is_a_stage_that_exists():
-    assert [stage for stage in WRITERS.values() if not (CHECKOUT / "extraction" / f"{stage}.py").exists()] == []
+    assert [
+        stage for stage in WRITERS.values() if not (CHECKOUT / "extraction" / f"{stage}.py").exists()
+    ] == []
 
 
 def test_no_two_kinds_of_file_and_no_two_traits_share_a_path(tmp_path):
-    traits = [TraitPaths("demo", "epistemic/optimism", tmp_path), TraitPaths("demo", "mood/optimism", tmp_path), TraitPaths("two", "mood/optimism", tmp_path)]
+    traits = [
+        TraitPaths("demo", "epistemic/optimism", tmp_path),
+        TraitPaths("demo", "mood/optimism", tmp_path),
+        TraitPaths("two", "mood/optimism", tmp_path),
+    ]
     files = [file(paths) for paths in traits for file, stage in FILES.values() if stage]
     files += [paths.manifest(stage) for paths in traits for stage in WRITERS.values()]
     files += [paths.journal(stage) for paths in traits for stage in WRITERS.values()]
-    files += [paths.vector(method, layer) for paths in traits for method in ("probe", "ica") for layer in (1, 11)]
+    files += [
+        paths.vector(method, layer) for paths in traits for method in ("probe", "ica") for layer in (1, 11)
+    ]
     assert len(set(files)) == len(files)
     assert all(file.is_relative_to(tmp_path / "experiments") for file in files)
 
 
 def test_both_sides_and_both_vector_files_differ(paths):
-    assert len({paths.responses(side) for side in SIDES} | {paths.vector("probe", 1), paths.vector_metadata("probe", 1)}) == 4
+    assert (
+        len(
+            {paths.responses(side) for side in SIDES}
+            | {paths.vector("probe", 1), paths.vector_metadata("probe", 1)}
+        )
+        == 4
+    )
 
 
 def test_within_changes_the_experiment_and_nothing_else(paths):

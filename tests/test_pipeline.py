@@ -1,4 +1,6 @@
-"""The pipeline as a user runs it: whole processes, on a tiny model for the mechanics and on the embedded one for the story."""
+"""The pipeline as a user runs it: whole processes, on a tiny model for the mechanics and on the embedded
+one for the story.
+"""
 
 import csv
 import json
@@ -13,20 +15,33 @@ from pathlib import Path
 import pytest
 from conftest import copy_trait
 
-from extraction import run_pipeline
-from utils.cli import run_cli
-from utils.experiment import stage_main
+from traitscope.extraction import run_pipeline
+from traitscope.utils.stage.command import run_cli
+from traitscope.utils.stage.experiment import stage_main
 
 CODE = Path(__file__).parents[1]
 OPTIMISM, FORMALITY = "epistemic/optimism", "behavioral/formality"
-SMALL = ["--max-new-tokens", "6", "--subset", "3", "--random-pairs", "2", "--doses", "0.1,0.3", "--min-usable", "2"]
+SMALL = [
+    "--max-new-tokens",
+    "6",
+    "--subset",
+    "3",
+    "--random-pairs",
+    "2",
+    "--doses",
+    "0.1,0.3",
+    "--min-usable",
+    "2",
+]
 ALL_PASS = ["--pos-threshold", "0", "--neg-threshold", "100"]  # a random model's texts show no trait
 
 
 def start(root: Path, *args: str) -> subprocess.Popen:
     environment = os.environ | {"TRAITSCOPE_ROOT": str(root)}
     command = [sys.executable, str(CODE / "extraction/run_pipeline.py"), *args]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def run_process(root: Path, *args: str, code: int = 0) -> str:
@@ -40,7 +55,9 @@ def run_process(root: Path, *args: str, code: int = 0) -> str:
 
 @pytest.fixture
 def run(monkeypatch, capfd):
-    """Run a script's command line in this process (which has its libraries loaded already), and return what it printed."""
+    """Run a script's command line in this process (which has its libraries loaded already), and return
+    what it printed.
+    """
 
     def run_here(root: Path, *args: str, script: str = "run_pipeline", code: int = 0) -> str:
         monkeypatch.setenv("TRAITSCOPE_ROOT", str(root))
@@ -103,7 +120,9 @@ def test_the_story_on_the_embedded_model(home):
     assert "+vector" in first
     assert not list(base.rglob("*.progress.jsonl"))
     tests = json.loads((base / "steering" / OPTIMISM / "responses" / "test.json").read_text())["rows"]
-    assert len({row["arm"] for row in tests}) == 2 + 2 * (2 + 2)  # unsteered, system prompt, ± of vector, shuffled and 2 random
+    assert len({row["arm"] for row in tests}) == 2 + 2 * (
+        2 + 2
+    )  # unsteered, system prompt, ± of vector, shuffled and 2 random
     assert all(row["response_ids"] for row in tests)
 
     second = run_process(home, *traits, *settings)
@@ -122,7 +141,18 @@ def test_the_story_on_the_embedded_model(home):
 
 @pytest.fixture
 def tiny(tiny_folders) -> list[str]:
-    return ["--experiment", "tiny", "--traits", OPTIMISM, "--model", tiny_folders["llama"], "--layers", "1-2", *SMALL, *ALL_PASS]
+    return [
+        "--experiment",
+        "tiny",
+        "--traits",
+        OPTIMISM,
+        "--model",
+        tiny_folders["llama"],
+        "--layers",
+        "1-2",
+        *SMALL,
+        *ALL_PASS,
+    ]
 
 
 def test_killed_at_any_moment_it_resumes_and_ends_with_the_same_bytes(home, tiny, tmp_path_factory):
@@ -131,7 +161,12 @@ def test_killed_at_any_moment_it_resumes_and_ends_with_the_same_bytes(home, tiny
     batches = ["--batch-size", "7"]
     run_process(other, *tiny, *batches)
     folder = Path("experiments") / "tiny" / "extraction" / OPTIMISM
-    moments = ["vetting/scenario_scores.json", "stages/1_generate_responses.progress.jsonl", "responses/pos.json", "activations/all_layers.pt"]
+    moments = [
+        "vetting/scenario_scores.json",
+        "stages/1_generate_responses.progress.jsonl",
+        "responses/pos.json",
+        "activations/all_layers.pt",
+    ]
     moments += ["vectors/mean_diff_layer2.pt", "stages/5_steer_evaluate.progress.jsonl"]
     for moment in moments:
         process = start(home, *tiny, *batches)
@@ -154,14 +189,27 @@ def test_one_bad_trait_does_not_stop_the_others_and_the_last_lines_say_what_to_d
     assert len(stages(output, r"\d s \(no completed run\)")) == 5
     assert f"{FORMALITY}: failed at 0_vet_scenarios: {FORMALITY}: the neg side is empty" in output
     assert "no/such: failed at 0_vet_scenarios: unknown trait no/such" in output
-    assert [row["trait"] for row in json.loads((home / "experiments/tiny/summary.json").read_text())] == [OPTIMISM]
+    assert [row["trait"] for row in json.loads((home / "experiments/tiny/summary.json").read_text())] == [
+        OPTIMISM
+    ]
 
 
 def test_a_numbered_stage_by_hand_uses_the_experiments_settings(run, home, tiny):
     run(home, *tiny, "--no-steering")
     by_hand = run(home, "--experiment", "tiny", "--trait", OPTIMISM, script="4_fit_vectors")
     assert "up to date" in by_hand
-    changed = run(home, "--experiment", "tiny", "--trait", OPTIMISM, "--methods", "mean_diff", "--fit-layers", "1", script="4_fit_vectors")
+    changed = run(
+        home,
+        "--experiment",
+        "tiny",
+        "--trait",
+        OPTIMISM,
+        "--methods",
+        "mean_diff",
+        "--fit-layers",
+        "1",
+        script="4_fit_vectors",
+    )
     assert re.search(r"1 vectors, .*methods \[.*\] → \['mean_diff'\]", changed)
     forced = run(home, "--experiment", "tiny", "--trait", OPTIMISM, "--force", script="2_vet_responses")
     assert "(--force)" in forced
@@ -183,14 +231,18 @@ def test_vectors_of_one_model_steer_another(run, home, tiny_folders, tiny):
     assert results["made_by"]["vectors"]["model"]["name"] == tiny_folders["base"]
     assert len(re.findall(r"^model: ", output, re.MULTILINE)) == 2
     assert json.loads((home / "experiments/chat/config.json").read_text())["model"] == tiny_folders["sibling"]
-    refused = run(home, *arguments, "--steer-experiment", "shallow", "--steer-model", tiny_folders["shallow"], code=1)
+    refused = run(
+        home, *arguments, "--steer-experiment", "shallow", "--steer-model", tiny_folders["shallow"], code=1
+    )
     assert "are for 4 layers of width 32" in refused
 
 
 def test_failed_scenarios_are_dropped_on_request(run, home, tiny):
     strict = ["--stages", "0-1", "--drop-failed-scenarios", "--pos-threshold", "55", "--neg-threshold", "45"]
     output = run(home, *tiny, *strict)
-    vetting = json.loads((home / "experiments/tiny/extraction" / OPTIMISM / "vetting/scenario_scores.json").read_text())
+    vetting = json.loads(
+        (home / "experiments/tiny/extraction" / OPTIMISM / "vetting/scenario_scores.json").read_text()
+    )
     scores, failed = vetting["rows"], vetting["vetted_at"]["failed_lines"]
     assert failed["pos"] == [r["group"] + 1 for r in scores if r["side"] == "pos" and r["value"] < 55]
     assert f"failed pos lines {' '.join(map(str, failed['pos'][:6]))}" in output
@@ -198,7 +250,9 @@ def test_failed_scenarios_are_dropped_on_request(run, home, tiny):
     made = json.loads((home / "experiments/tiny/extraction" / OPTIMISM / "responses/pos.json").read_text())
     assert {row["key"] for row in made["rows"]} == expected
     assert 0 < len(expected) < 12
-    assert json.loads((home / "experiments/tiny/extraction" / OPTIMISM / "stages/1_generate_responses.json").read_text())["params"]["drop_failed_scenarios"]
+    assert json.loads(
+        (home / "experiments/tiny/extraction" / OPTIMISM / "stages/1_generate_responses.json").read_text()
+    )["params"]["drop_failed_scenarios"]
 
 
 def test_no_vet_uses_every_response(run, home, tiny):
@@ -213,13 +267,18 @@ def test_no_vet_uses_every_response(run, home, tiny):
         (["--traits", OPTIMISM, "--experiment", "a/b"], "bad experiment name"),
         (["--traits", OPTIMISM, "--experiment", "my-own"], "pass --model"),
         (["--traits", OPTIMISM, "--metods", "ica"], "unknown flag --metods; did you mean --methods?"),
-        (["--traits", OPTIMISM, "--random-pairs", "many"], "--random-pairs expects a whole number, not 'many'"),
+        (
+            ["--traits", OPTIMISM, "--random-pairs", "many"],
+            "--random-pairs expects a whole number, not 'many'",
+        ),
         (["--traits", OPTIMISM, "--stages", "4-9"], "stages go from 0 to 5"),
         ([], "name a trait"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_loads_nothing(run, home, arguments, message):
-    output = run(home, *(["--experiment", "demo"] if "--experiment" not in arguments else []), *arguments, code=1)
+    output = run(
+        home, *(["--experiment", "demo"] if "--experiment" not in arguments else []), *arguments, code=1
+    )
     assert message in output
     assert len(output.strip().splitlines()) == 1
     assert not (home / "experiments").exists()
@@ -234,12 +293,17 @@ def test_a_wrong_command_is_one_line_and_loads_nothing(run, home, arguments, mes
         (["--layers", "77", "--stages", "5"], "no layer 77"),
         (["--method", "pca", "--stages", "5"], "unknown method 'pca'; choose mean_diff, probe"),
         (["--position", "tail", "--stages", "3"], "unknown position 'tail'"),
-        (["--component", "heads", "--stages", "3"], "--component expects one of residual, attn_out, mlp_out, not 'heads'"),
+        (
+            ["--component", "heads", "--stages", "3"],
+            "--component expects one of residual, attn_out, mlp_out, not 'heads'",
+        ),
         (["--probe-scale", "std"], "expects one of norm, raw"),
         (["--judge", "oracle", "--stages", "2"], "unknown judge 'oracle'"),
     ],
 )
-def test_an_impossible_setting_is_one_clear_line_and_keeps_earlier_results(run, home, tiny, arguments, message, prepared):
+def test_an_impossible_setting_is_one_clear_line_and_keeps_earlier_results(
+    run, home, tiny, arguments, message, prepared
+):
     experiments = prepared
     before = contents(experiments / "experiments")
     output = run(experiments, *tiny, *arguments, code=1)
@@ -255,7 +319,18 @@ def prepared(tmp_path_factory, tiny_folders) -> Path:
     """A finished tiny experiment that several tests fail to damage."""
     root = tmp_path_factory.mktemp("prepared")
     copy_trait(root, OPTIMISM, 12)
-    settings = ["--experiment", "tiny", "--traits", OPTIMISM, "--model", tiny_folders["llama"], "--layers", "1-2", *SMALL, *ALL_PASS]
+    settings = [
+        "--experiment",
+        "tiny",
+        "--traits",
+        OPTIMISM,
+        "--model",
+        tiny_folders["llama"],
+        "--layers",
+        "1-2",
+        *SMALL,
+        *ALL_PASS,
+    ]
     run_process(root, *settings)
     return root
 
@@ -321,7 +396,9 @@ def test_a_fine_tune_saved_over_a_model_is_another_model(run, home, tiny, tiny_f
 def test_results_of_a_stage_that_has_not_completed_are_not_reported(run, home, tiny):
     run(home, *tiny)
     assert json.loads((home / "experiments/tiny/summary.json").read_text())[0]["verdict"]
-    (home / "experiments/tiny/extraction" / OPTIMISM / "stages/5_steer_evaluate.json").unlink()  # as a killed re-run leaves it
+    (
+        home / "experiments/tiny/extraction" / OPTIMISM / "stages/5_steer_evaluate.json"
+    ).unlink()  # as a killed re-run leaves it
     run(home, *tiny, "--no-steering")
     assert json.loads((home / "experiments/tiny/summary.json").read_text())[0]["verdict"] is None
 
@@ -337,17 +414,24 @@ def test_a_plan_is_printed_for_every_trait_whatever_its_state(run, home, tiny):
 def test_degenerate_activations_name_trait_method_layer_and_cause(run, home, tiny):
     import torch
 
-    from utils.artifacts import save_tensor, write_json
+    from traitscope.utils.files.artifacts import save_tensor, write_json
 
     run(home, *tiny, "--no-steering")
     folder = home / "experiments/tiny/extraction" / OPTIMISM / "activations"
-    activations, metadata = torch.load(folder / "all_layers.pt", weights_only=True), json.loads((folder / "metadata.json").read_text())
+    activations, metadata = (
+        torch.load(folder / "all_layers.pt", weights_only=True),
+        json.loads((folder / "metadata.json").read_text()),
+    )
     activations[:, 2] = 1.0
-    write_json(folder / "metadata.json", metadata | {"sha256": save_tensor(folder / "all_layers.pt", activations)})
+    write_json(
+        folder / "metadata.json", metadata | {"sha256": save_tensor(folder / "all_layers.pt", activations)}
+    )
     output = run(home, *tiny, "--only-stage", "4", "--fit-layers", "1-3", code=1)
     assert f"{OPTIMISM}, method mean_diff, layer 2: the activations are constant" in output
     save_tensor(folder / "all_layers.pt", activations * float("nan"))
-    assert "is not the file its metadata describes" in run(home, *tiny, "--only-stage", "4", "--fit-layers", "1-3", code=1)
+    assert "is not the file its metadata describes" in run(
+        home, *tiny, "--only-stage", "4", "--fit-layers", "1-3", code=1
+    )
 
 
 def test_ids_are_the_record_and_text_is_for_people(run, home, tiny):

@@ -8,7 +8,14 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "datasets" / "inference"
 SETS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
-SIZES = {"general": 60, "baseline_neutral": 60, "refusal_probe": 60, "sycophancy_probe": 60, "jailbreak": 100, "dynamics": 40}
+SIZES = {
+    "general": 60,
+    "baseline_neutral": 60,
+    "refusal_probe": 60,
+    "sycophancy_probe": 60,
+    "jailbreak": 100,
+    "dynamics": 40,
+}
 TRAITS = Path(__file__).parents[1] / "datasets" / "traits"
 
 
@@ -35,7 +42,11 @@ def test_no_id_and_no_text_is_used_twice():
 
 
 def test_probes_are_balanced():
-    assert Counter(p["kind"] for p in SETS["refusal_probe"]["prompts"]) == {"benign": 20, "alarming_words": 20, "borderline": 20}
+    assert Counter(p["kind"] for p in SETS["refusal_probe"]["prompts"]) == {
+        "benign": 20,
+        "alarming_words": 20,
+        "borderline": 20,
+    }
     triples: dict[int, list[str]] = {}
     for prompt in SETS["sycophancy_probe"]["prompts"]:
         triples.setdefault(prompt["triple"], []).append(prompt["kind"])

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from utils.artifacts import write_json, write_text
-from utils.errors import UserError
-from utils.paths import TraitPaths
-from utils.stage import Stage, execute, provenance, run_stage, take_digests, why_run
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import write_json, write_text
+from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.stage.stage import Stage, execute, provenance, run_stage, take_digests, why_run
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 STAGE = "4_fit_vectors"
@@ -32,7 +32,14 @@ def stage(recorder) -> Stage:
     """Read every text of the dataset and write two files."""
 
     def scale(
-        paths, *, scale: float = 1.0, batch_size: int = 8, steer: bool = False, dose: float = 0.5, methods: tuple[str, ...] = ("probe",), note: str = ""
+        paths,
+        *,
+        scale: float = 1.0,
+        batch_size: int = 8,
+        steer: bool = False,
+        dose: float = 0.5,
+        methods: tuple[str, ...] = ("probe",),
+        note: str = "",
     ) -> dict:
         recorder.calls.append(paths.trait)
         recorder.on_run(paths)
@@ -112,15 +119,22 @@ def test_a_stage_that_has_run_has_no_reason(done, why):
 
 BROKEN = ["", "{", "[]", "null", "{}", '{"params": {}, "inputs": {}, "version": 1}', "\udcff"]
 MISSHAPEN = [
-    *['{"params": [], "inputs": {}, "outputs": [], "version": 1}', '{"params": {}, "inputs": [], "outputs": [], "version": 1}'],
+    *[
+        '{"params": [], "inputs": {}, "outputs": [], "version": 1}',
+        '{"params": {}, "inputs": [], "outputs": [], "version": 1}',
+    ],
     *['{"params": {}, "inputs": {}, "outputs": [1], "version": 1}', "[" * 100_000],
 ]
 
 
-@pytest.mark.parametrize("content", [*BROKEN, *(pytest.param(content) for content in MISSHAPEN)], ids=lambda c: ascii(c[:60]))
+@pytest.mark.parametrize(
+    "content", [*BROKEN, *(pytest.param(content) for content in MISSHAPEN)], ids=lambda c: ascii(c[:60])
+)
 def test_a_broken_manifest_is_a_reason_and_no_crash(stage, done, content):
     done.manifest(STAGE).write_bytes(content.encode(errors="surrogateescape"))
-    flagless = replace(stage, run=lambda paths: {})  # no parameters, so that only the manifest's shape can matter
+    flagless = replace(
+        stage, run=lambda paths: {}
+    )  # no parameters, so that only the manifest's shape can matter
     assert why_run(flagless, done, {}) == "manifest unreadable"
 
 
@@ -131,15 +145,32 @@ def test_a_new_version_is_a_reason(stage, done):
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        *[({"scale": 2.0}, "scale 1.0 → 2.0"), ({"scale": "2"}, "scale 1.0 → 2.0"), ({"steer": True}, "steer False → True")],
-        *[({"methods": ("ica", "probe")}, "methods ['probe'] → ['ica', 'probe']"), ({"note": "你好"}, "note  → 你好")],
+        *[
+            ({"scale": 2.0}, "scale 1.0 → 2.0"),
+            ({"scale": "2"}, "scale 1.0 → 2.0"),
+            ({"steer": True}, "steer False → True"),
+        ],
+        *[
+            ({"methods": ("ica", "probe")}, "methods ['probe'] → ['ica', 'probe']"),
+            ({"note": "你好"}, "note  → 你好"),
+        ],
     ],
 )
 def test_another_parameter_is_a_reason(done, why, values, reason):
     assert why(**values) == reason
 
 
-@pytest.mark.parametrize("values", [{"scale": "1"}, {"scale": 1}, {"methods": ["probe"]}, {"methods": "probe"}, {"steer": "false"}, {"unknown": 1}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"scale": "1"},
+        {"scale": 1},
+        {"methods": ["probe"]},
+        {"methods": "probe"},
+        {"steer": "false"},
+        {"unknown": 1},
+    ],
+)
 def test_the_same_parameter_written_otherwise_is_none(done, why, values):
     assert why(**values) is None
 
@@ -227,7 +258,11 @@ def test_the_manifest_is_deleted_before_the_run(done, run, recorder):
     assert seen == [False]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("defect"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("defect"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")],
+    ids=lambda e: type(e).__name__,
+)
 def test_a_crash_in_the_middle_leaves_no_completed_run(done, run, why, recorder, error):
     recorder.on_run = raising(error)
     with pytest.raises(type(error)):
@@ -264,7 +299,10 @@ def test_only_force_forgets_the_journal(paths, run, recorder, force):
 
 
 def test_a_run_first_sweeps_up_what_a_killed_one_left_half_written(paths, run):
-    left = [folder / ".x.json.99999999.tmp" for folder in (paths.dir / "activations", paths.steering / "responses", paths.dataset)]
+    left = [
+        folder / ".x.json.99999999.tmp"
+        for folder in (paths.dir / "activations", paths.steering / "responses", paths.dataset)
+    ]
     for file in left:
         write_text(file, "half")
     run()
@@ -274,14 +312,19 @@ def test_a_run_first_sweeps_up_what_a_killed_one_left_half_written(paths, run):
 @pytest.mark.parametrize("force", [False, True])
 def test_a_missing_input_names_the_stage_that_writes_it(stage, paths, recorder, force):
     needs = replace(stage, inputs=lambda paths, params: [paths.dataset / "one.txt", paths.responses("pos")])
-    with pytest.raises(UserError, match=r"^4_fit_vectors needs experiments/demo/.*/responses/pos\.json, .*run 1_generate_responses first$"):
+    with pytest.raises(
+        UserError,
+        match=r"^4_fit_vectors needs experiments/demo/.*/responses/pos\.json, .*run 1_generate_responses first$",
+    ):
         execute(needs, paths, stage.params({}), force=force)
     assert recorder.calls == []
 
 
 def test_a_missing_input_that_people_write_names_no_stage(stage, paths):
     needs = replace(stage, inputs=lambda paths, params: [paths.dataset / "none.txt"])
-    with pytest.raises(UserError, match=r"needs datasets/traits/category/name/none\.txt, which does not exist$"):
+    with pytest.raises(
+        UserError, match=r"needs datasets/traits/category/name/none\.txt, which does not exist$"
+    ):
         execute(needs, paths, stage.params({}))
 
 
@@ -290,7 +333,12 @@ def test_the_same_bytes_upstream_keep_the_next_stage_fresh(stage, paths):
         write_text(paths.responses("pos"), str(len((paths.dataset / "one.txt").read_text()) // unit))
         return {}
 
-    upstream = Stage("1_generate_responses", measure, lambda p, v: [p.dataset / "one.txt"], lambda p, v: [p.responses("pos")])
+    upstream = Stage(
+        "1_generate_responses",
+        measure,
+        lambda p, v: [p.dataset / "one.txt"],
+        lambda p, v: [p.responses("pos")],
+    )
     downstream = replace(stage, inputs=lambda paths, params: [paths.responses("pos")])
     text = (paths.dataset / "one.txt").read_text()
     assert execute(upstream, paths, {"unit": 1})
@@ -305,7 +353,10 @@ def test_the_same_bytes_upstream_keep_the_next_stage_fresh(stage, paths):
 
 FAILURES = {
     "user": (UserError("mend the scenarios"), "mend the scenarios"),
-    "disk": (OSError(errno.ENOSPC, "No space left on device", "x.pt"), "cannot write x.pt: No space left on device"),
+    "disk": (
+        OSError(errno.ENOSPC, "No space left on device", "x.pt"),
+        "cannot write x.pt: No space left on device",
+    ),
     "defect": (RuntimeError("sizes differ"), "unexpected RuntimeError: sizes differ"),
     "assertion": (AssertionError("ours"), "unexpected AssertionError: ours"),
     "file": (FileNotFoundError(errno.ENOENT, "No such file", "x.pt"), "unexpected FileNotFoundError"),
@@ -342,7 +393,9 @@ def test_an_interrupt_stops_every_trait(stage, make_trait, recorder):
     assert recorder.calls == ["a/b"]
 
 
-def test_run_stage_passes_values_and_force_on_and_reports_nothing_when_all_went_well(stage, make_trait, recorder):
+def test_run_stage_passes_values_and_force_on_and_reports_nothing_when_all_went_well(
+    stage, make_trait, recorder
+):
     traits = [make_trait("a/b"), make_trait("a/c")]
     for _ in range(2):
         assert run_stage(stage, traits, {"scale": "2", "unknown": 1}, force=True) == {}
@@ -358,14 +411,20 @@ def test_a_value_of_the_wrong_kind_fails_each_trait_in_one_line(stage, make_trai
 
 
 def test_the_manifest_tells_what_was_read_with_what_and_written(stage, paths, run):
-    digests = {f"datasets/traits/category/name/{n}.txt": hashlib.sha256(f"category/name {n}\n".encode()).hexdigest() for n in ("one", "two")}
+    digests = {
+        f"datasets/traits/category/name/{n}.txt": hashlib.sha256(f"category/name {n}\n".encode()).hexdigest()
+        for n in ("one", "two")
+    }
     assert take_digests(stage, paths, stage.params({})) == digests
     run(scale=3, steer=True, methods="a,b", batch_size=1)
     manifest = read_manifest(paths)
     assert (manifest["stage"], manifest["version"], manifest["reason"]) == (STAGE, 1, "no completed run")
     assert manifest["inputs"] == digests
     assert manifest["params"] == {"scale": 3.0, "steer": True, "dose": 0.5, "methods": ["a", "b"], "note": ""}
-    assert manifest["outputs"] == [f"experiments/demo/extraction/category/name/activations/{n}" for n in ("all_layers.pt", "metadata.json")]
+    assert manifest["outputs"] == [
+        f"experiments/demo/extraction/category/name/activations/{n}"
+        for n in ("all_layers.pt", "metadata.json")
+    ]
     assert manifest["summary"] == {"texts": 2, "AUROC": 0.9251, "verdict": "works", "nothing": None}
     assert manifest["seconds"] >= 0
     assert manifest["finished"][:2] == "20"
@@ -373,7 +432,9 @@ def test_the_manifest_tells_what_was_read_with_what_and_written(stage, paths, ru
 
 def test_the_manifest_tells_commit_and_packages(done):
     git = shutil.which("git") or "true"
-    head = subprocess.run([git, "-C", str(CHECKOUT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    head = subprocess.run(
+        [git, "-C", str(CHECKOUT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     manifest = read_manifest(done)
     assert manifest["git_commit"] == (head or None)
     assert {"torch", "transformers", "numpy"} <= manifest["packages"].keys()
@@ -392,7 +453,10 @@ def test_a_machine_without_git_has_no_commit_and_keeps_its_work(tmp_path, monkey
 def test_progress_outlives_the_manifest_so_that_a_kill_between_them_costs_nothing(stage, paths, monkeypatch):
     write_text(paths.journal(stage.name), "progress")
     seen = []
-    monkeypatch.setattr("utils.stage.write_json", lambda path, _: seen.append((path == paths.manifest(stage.name), paths.journal(stage.name).exists())))
+    monkeypatch.setattr(
+        "traitscope.utils.stage.stage.write_json",
+        lambda path, _: seen.append((path == paths.manifest(stage.name), paths.journal(stage.name).exists())),
+    )
     execute(stage, paths, stage.params({}))
     assert seen == [(True, True)]
     assert not paths.journal(stage.name).exists()

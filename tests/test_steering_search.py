@@ -1,4 +1,6 @@
-"""The search and the whole protocol, on simulated texts: planted effects are found, and what is planted nowhere is not."""
+"""The search and the whole protocol, on simulated texts: planted effects are found, and what is planted
+nowhere is not.
+"""
 
 import math
 from dataclasses import replace
@@ -9,26 +11,51 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.intervals import allow_for_selection, benjamini_hochberg, compare_with_null, effective_number, permutation_p
-from analysis.steering.arms import Arm, ArmResult
-from analysis.steering.evaluate import evaluate
-from analysis.steering.nulls import random_cells, rival_cells
-from analysis.steering.search import Cell, Search, Track, explore, fixed_doses
-from analysis.steering.setting import Candidates, Protocol, Setting, surroundings
-from analysis.steering.treatments import Intervention, Site, Surroundings, Treatment, build, compose, hold_at, youden_threshold
-from utils.directions import combine
-from utils.errors import UserError
-from utils.journal import key_of
-from utils.judge import Score
+from traitscope.analysis.steering.arms import Arm, ArmResult
+from traitscope.analysis.steering.evaluate import evaluate
+from traitscope.analysis.steering.nulls import random_cells, rival_cells
+from traitscope.analysis.steering.search import Cell, Search, Track, explore, fixed_doses
+from traitscope.analysis.steering.setting import Candidates, Protocol, Setting, surroundings
+from traitscope.analysis.steering.treatments import (
+    Intervention,
+    Site,
+    Surroundings,
+    Treatment,
+    build,
+    compose,
+    hold_at,
+    youden_threshold,
+)
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.journal import key_of
+from traitscope.utils.judge import Score
+from traitscope.utils.measures.directions import combine
+from traitscope.utils.measures.intervals import (
+    allow_for_selection,
+    benjamini_hochberg,
+    compare_with_null,
+    effective_number,
+    permutation_p,
+)
 
 D, LAYERS = 24, (3, 5, 7)
 QUESTIONS = [f"question {i}" for i in range(32)]
 
 
 class SimulatedBench:
-    """Texts whose scores follow from the pushes: `gain` points along a planted direction, `damage` in any, coherence that falls with force."""
+    """Texts whose scores follow from the pushes: `gain` points along a planted direction, `damage` in
+    any, coherence that falls with force.
+    """
 
-    def __init__(self, seed: int, gain: float = 60.0, damage: float = 0.0, breaks_at: float = 0.5, noise: float = 5.0, random_pairs: int = 20) -> None:
+    def __init__(
+        self,
+        seed: int,
+        gain: float = 60.0,
+        damage: float = 0.0,
+        breaks_at: float = 0.5,
+        noise: float = 5.0,
+        random_pairs: int = 20,
+    ) -> None:
         rng = np.random.default_rng(seed)
         self.protocol = Protocol(random_pairs=random_pairs)
         self.seed, self.gain, self.damage, self.breaks_at, self.noise = seed, gain, damage, breaks_at, noise
@@ -59,7 +86,9 @@ class SimulatedBench:
         along, force = float(total @ self.planted), float(total.norm())
         rng = np.random.default_rng([self.seed, int(key_of(arm.name), 16) % 2**32])
         shift = self.gain * math.tanh(2 * along) + self.damage * force + (10 if arm.system_prompt else 0)
-        scores = [Score(float(np.clip(self.base[q] + shift + rng.normal(0, self.noise), 0, 100))) for q in questions]
+        scores = [
+            Score(float(np.clip(self.base[q] + shift + rng.normal(0, self.noise), 0, 100))) for q in questions
+        ]
         coherence = Score(95.0 if force < self.breaks_at else 20.0)
         n = len(questions)
         return ArmResult(arm, list(questions), [[1]] * n, [[2]] * n, ["text"] * n, scores, [coherence] * n)
@@ -84,19 +113,44 @@ def shuffled_vectors(bench: SimulatedBench, seed: int) -> dict:
 def candidates_of(bench: SimulatedBench, vectors, sign: int = 1) -> Candidates:
     activations = activations_of(bench)
     shuffled = shuffled_vectors(bench, seed=1)
-    return Candidates(vectors, activations.__getitem__, np.arange(60) < 30, lambda m, layer: shuffled[m, layer], sign, lambda wanted: f"show it {wanted}")
+    return Candidates(
+        vectors,
+        activations.__getitem__,
+        np.arange(60) < 30,
+        lambda m, layer: shuffled[m, layer],
+        sign,
+        lambda wanted: f"show it {wanted}",
+    )
 
 
-def run(bench: SimulatedBench, vectors, search: Search | None = None, intervention: Intervention | None = None, sign: int = 1) -> dict:
-    found = evaluate(bench, candidates_of(bench, vectors, sign), search or Search(), intervention or Intervention(), QUESTIONS[:12], QUESTIONS[12:])
+def run(
+    bench: SimulatedBench,
+    vectors,
+    search: Search | None = None,
+    intervention: Intervention | None = None,
+    sign: int = 1,
+) -> dict:
+    found = evaluate(
+        bench,
+        candidates_of(bench, vectors, sign),
+        search or Search(),
+        intervention or Intervention(),
+        QUESTIONS[:12],
+        QUESTIONS[12:],
+    )
     return found[0]
 
 
 def planted_vectors(bench: SimulatedBench, share: float = 0.9) -> dict:
     """Vectors that are mostly the planted direction."""
     rng = np.random.default_rng(bench.seed + 2)
-    noise = {layer: torch.nn.functional.normalize(torch.tensor(rng.normal(size=D)).float(), dim=0) for layer in LAYERS}
-    return {("mean_diff", layer): 7 * (share * bench.planted + (1 - share) * noise[layer]) for layer in LAYERS}
+    noise = {
+        layer: torch.nn.functional.normalize(torch.tensor(rng.normal(size=D)).float(), dim=0)
+        for layer in LAYERS
+    }
+    return {
+        ("mean_diff", layer): 7 * (share * bench.planted + (1 - share) * noise[layer]) for layer in LAYERS
+    }
 
 
 def random_vectors(seed: int) -> dict:
@@ -110,13 +164,19 @@ def test_a_planted_effect_works_in_most_repetitions():
 
 
 @pytest.mark.parametrize("damage", [0.0, 60.0])
-def test_random_vectors_are_not_proven_in_at_least_95_of_100_repetitions_though_the_best_of_all_is_chosen(damage):
-    verdicts = [run(SimulatedBench(seed, damage=damage), random_vectors(seed + 500))["verdict"] for seed in range(100)]
+def test_random_vectors_are_not_proven_in_at_least_95_of_100_repetitions_though_the_best_of_all_is_chosen(
+    damage,
+):
+    verdicts = [
+        run(SimulatedBench(seed, damage=damage), random_vectors(seed + 500))["verdict"] for seed in range(100)
+    ]
     assert verdicts.count("not proven") >= 95
 
 
 def test_vectors_fitted_on_shuffled_labels_are_not_proven_in_at_least_95_of_100_repetitions():
-    verdicts = [run(bench := SimulatedBench(seed), shuffled_vectors(bench, seed=2))["verdict"] for seed in range(100)]
+    verdicts = [
+        run(bench := SimulatedBench(seed), shuffled_vectors(bench, seed=2))["verdict"] for seed in range(100)
+    ]
     assert verdicts.count("not proven") >= 95
 
 
@@ -138,7 +198,10 @@ def test_the_smallest_convincing_and_the_largest_coherent_dose_are_both_reported
 def test_ablation_takes_the_trait_away_and_is_compared_one_sided():
     class Ablating(SimulatedBench):
         def _answer(self, arm, questions):
-            away = sum(max(0.0, float(torch.nn.functional.normalize(p.vector, dim=0) @ self.planted)) for p in arm.pushes)
+            away = sum(
+                max(0.0, float(torch.nn.functional.normalize(p.vector, dim=0) @ self.planted))
+                for p in arm.pushes
+            )
             plain = super()._answer(Arm(arm.name, (), arm.system_prompt), questions)
             return ArmResult(
                 arm,
@@ -157,7 +220,10 @@ def test_ablation_takes_the_trait_away_and_is_compared_one_sided():
     assert result["example"]["minus"] is None
     assert result["effect"]["mean"] == result["odd_part"]["mean"] > 15
     assert not [name for name in bench.asked if name.endswith("minus")]
-    assert run(Ablating(2), random_vectors(5), intervention=Intervention(operation="ablate"))["verdict"] == "not proven"
+    assert (
+        run(Ablating(2), random_vectors(5), intervention=Intervention(operation="ablate"))["verdict"]
+        == "not proven"
+    )
 
 
 # The search
@@ -192,8 +258,12 @@ def test_a_track_climbs_while_coherent_brackets_the_gate_and_ends_converged():
 
 
 def test_the_factors_are_those_of_the_flags():
-    assert doses_of(Search(up_mult=1.3, down_mult=0.85, start_mult=0.2), 9, 3) == pytest.approx([0.2, 0.26, 0.338])
-    assert doses_of(Search(up_mult=1.3, down_mult=0.85, start_mult=0.8), 0.1, 3) == pytest.approx([0.8, 0.68, 0.578])
+    assert doses_of(Search(up_mult=1.3, down_mult=0.85, start_mult=0.2), 9, 3) == pytest.approx(
+        [0.2, 0.26, 0.338]
+    )
+    assert doses_of(Search(up_mult=1.3, down_mult=0.85, start_mult=0.8), 0.1, 3) == pytest.approx(
+        [0.8, 0.68, 0.578]
+    )
     carried = doses_of(Search(up_mult=1.3, momentum=True), 9, 4)
     assert carried[1] / carried[0] == pytest.approx(1.3)
     assert carried[2] / carried[1] == pytest.approx(1.3**1.5)
@@ -219,7 +289,9 @@ def test_all_tracks_advance_together_and_the_hopeless_are_dropped():
             result.questions *= 1
         return found
 
-    tried = explore([treatment(layer) for layer in range(12)], Search(search_steps=4), measure, results_of([95])[0], 70)
+    tried = explore(
+        [treatment(layer) for layer in range(12)], Search(search_steps=4), measure, results_of([95])[0], 70
+    )
     assert asked == [12, 12, 6, 4]
     assert len(tried) == sum(asked)
     assert len({cell.name for cell, _ in tried}) == len(tried)
@@ -233,7 +305,15 @@ def test_raw_coefficients_are_on_the_vector_as_saved_and_zero_is_the_unsteered_a
 
 
 @pytest.mark.parametrize(
-    "bad", [{"search_steps": 0}, {"up_mult": 1.0}, {"down_mult": 1.0}, {"doses": (-0.1,)}, {"coefficients": (0.0,)}, {"doses": (0.1,), "coefficients": (1.0,)}]
+    "bad",
+    [
+        {"search_steps": 0},
+        {"up_mult": 1.0},
+        {"down_mult": 1.0},
+        {"doses": (-0.1,)},
+        {"coefficients": (0.0,)},
+        {"doses": (0.1,), "coefficients": (1.0,)},
+    ],
 )
 def test_a_senseless_search_is_refused(bad):
     with pytest.raises(UserError):
@@ -247,7 +327,13 @@ AROUND = Surroundings([10.0, 20.0, 30.0], lambda layer: torch.arange(20.0).resha
 
 
 def test_a_dose_over_several_layers_is_shared_out():
-    spread = build(Intervention(), AROUND, "m", {0: torch.tensor([3.0, 4.0]), 2: torch.tensor([0.0, 2.0])}, {0: 0.25, 2: 0.75})
+    spread = build(
+        Intervention(),
+        AROUND,
+        "m",
+        {0: torch.tensor([3.0, 4.0]), 2: torch.tensor([0.0, 2.0])},
+        {0: 0.25, 2: 0.75},
+    )
     forces = [p.coefficient * float(p.vector.norm()) for p in spread.pushes(0.4)]
     assert forces == pytest.approx([0.4 * 0.25 * 10, 0.4 * 0.75 * 30])
     assert [p.coefficient for p in spread.pushes(-0.4)] == [-p.coefficient for p in spread.pushes(0.4)]
@@ -295,7 +381,9 @@ def test_traits_are_combined_by_direction_at_the_length_of_the_first():
 
 
 def test_the_best_of_several_null_candidates_is_seldom_taken_for_more():
-    """Under no effect the p that allows for selection is below 0.05 in about 5 % of cases, however many candidates there are."""
+    """Under no effect the p that allows for selection is below 0.05 in about 5 % of cases, however many
+    candidates there are.
+    """
     rng = np.random.default_rng(0)
     for k in (1, 3, 10):
         hits = 0
@@ -340,33 +428,68 @@ class UnevenBench(SimulatedBench):
 
 
 def shared_candidates(bench: SimulatedBench) -> Candidates:
-    """Layers whose activations are much alike, as a residual stream's are, with vectors fitted on sides drawn by lot."""
+    """Layers whose activations are much alike, as a residual stream's are, with vectors fitted on sides
+    drawn by lot.
+    """
     rng = np.random.default_rng(bench.seed + 1)
-    common = torch.tensor(rng.normal(size=(60, D))).float() + torch.tensor(np.repeat([1.0, -1.0], 30)).float()[:, None] * bench.planted
+    common = (
+        torch.tensor(rng.normal(size=(60, D))).float()
+        + torch.tensor(np.repeat([1.0, -1.0], 30)).float()[:, None] * bench.planted
+    )
     activations = {layer: common + 0.2 * torch.tensor(rng.normal(size=(60, D))).float() for layer in LAYERS}
 
     def fit(seed: int) -> dict:
         sides = np.random.default_rng([bench.seed, seed]).permutation(np.arange(60) < 30)
-        return {("mean_diff", layer): a[sides].mean(0) - a[~sides].mean(0) for layer, a in activations.items()}
+        return {
+            ("mean_diff", layer): a[sides].mean(0) - a[~sides].mean(0) for layer, a in activations.items()
+        }
 
     shuffled = fit(1)
-    return Candidates(fit(2), activations.__getitem__, np.arange(60) < 30, lambda m, layer: shuffled[m, layer], 1, lambda wanted: "show it")
+    return Candidates(
+        fit(2),
+        activations.__getitem__,
+        np.arange(60) < 30,
+        lambda m, layer: shuffled[m, layer],
+        1,
+        lambda wanted: "show it",
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "intervention"),
-    [(UnevenBench, Intervention()), (SimulatedBench, Intervention(multi_layer="weighted")), (SimulatedBench, Intervention(multi_layer="orthogonal"))],
+    [
+        (UnevenBench, Intervention()),
+        (SimulatedBench, Intervention(multi_layer="weighted")),
+        (SimulatedBench, Intervention(multi_layer="orthogonal")),
+    ],
 )
 def test_where_layers_differ_or_act_together_chance_is_still_not_proven(kind, intervention):
-    found = [evaluate(bench := kind(seed), shared_candidates(bench), Search(), intervention, QUESTIONS[:12], QUESTIONS[12:])[0] for seed in range(100)]
+    found = [
+        evaluate(
+            bench := kind(seed),
+            shared_candidates(bench),
+            Search(),
+            intervention,
+            QUESTIONS[:12],
+            QUESTIONS[12:],
+        )[0]
+        for seed in range(100)
+    ]
     assert [f["verdict"] for f in found].count("not proven") >= 95
 
 
 def test_random_directions_of_several_layers_point_as_much_alike_as_the_layers_do():
     bench = SimulatedBench(0)
     candidates = shared_candidates(bench)
-    setting = Setting(bench, candidates, surroundings(bench, candidates, Intervention()), Intervention(multi_layer="weighted"))
-    cell = Cell(setting.build("mean_diff", {layer: candidates.vectors["mean_diff", layer] for layer in LAYERS}), 0.2)
+    setting = Setting(
+        bench,
+        candidates,
+        surroundings(bench, candidates, Intervention()),
+        Intervention(multi_layer="weighted"),
+    )
+    cell = Cell(
+        setting.build("mean_diff", {layer: candidates.vectors["mean_diff", layer] for layer in LAYERS}), 0.2
+    )
     for null in random_cells(setting, cell):
         assert null.treatment.layers == cell.treatment.layers
         first, *others = [site.vector / site.vector.norm() for site in null.treatment.sites]
@@ -378,7 +501,13 @@ def test_shuffled_vectors_are_composed_and_dosed_like_the_vector():
     candidates = shared_candidates(bench)
     how = Intervention(multi_layer="incremental")
     setting = Setting(bench, candidates, surroundings(bench, candidates, how), how)
-    cell = Cell(setting.build("mean_diff", compose("incremental", {layer: candidates.vectors["mean_diff", layer] for layer in LAYERS})), 0.3)
+    cell = Cell(
+        setting.build(
+            "mean_diff",
+            compose("incremental", {layer: candidates.vectors["mean_diff", layer] for layer in LAYERS}),
+        ),
+        0.3,
+    )
     (rival,) = rival_cells(setting, cell, [])
     plain = {layer: candidates.shuffled("mean_diff", layer) for layer in LAYERS}
     assert rival.dose == 0.3

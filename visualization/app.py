@@ -8,17 +8,17 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
-from utils.errors import UserError
-from visualization.api import chat, dynamics, extraction, groups, overview, steering
-from visualization.artifacts import BusyError, NotThereError, Store
-from visualization.security import Guard
+from traitscope.utils.errors import UserError
+from traitscope.visualization.api import captured, fitting, live_chat, overview, splits, steering
+from traitscope.visualization.library import BusyError, Library, NotThereError
+from traitscope.visualization.security import Guard
 
 STATIC = Path(__file__).parent / "static"
-ROUTERS = (overview.router, extraction.router, steering.router, dynamics.router, groups.router, chat.router)
+ROUTERS = (overview.router, fitting.router, steering.router, captured.router, splits.router, live_chat.router)
 
 
-def build_app(store: Store, host: str = "127.0.0.1", names: Collection[str] = ()) -> FastAPI:
-    """Return the application over one store.
+def build_app(library: Library, host: str = "127.0.0.1", names: Collection[str] = ()) -> FastAPI:
+    """Return the application over one library.
 
     Args:
         host: The address it will be bound to.
@@ -27,23 +27,34 @@ def build_app(store: Store, host: str = "127.0.0.1", names: Collection[str] = ()
     Raises:
         UserError: plotly is not installed.
     """
-    app = FastAPI(title="traitscope", openapi_url="/api/openapi.json", docs_url=None, redoc_url=None, swagger_ui_oauth2_redirect_url=None)
+    app = FastAPI(
+        title="traitscope",
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
     for make in ROUTERS:
         app.include_router(
-            make(store), prefix="/api", responses={404: {"description": "There is nothing by that name."}, 409: {"description": "It cannot be had, and why."}}
+            make(library),
+            prefix="/api",
+            responses={
+                404: {"description": "There is nothing by that name."},
+                409: {"description": "It cannot be had, and why."},
+            },
         )
 
     statuses = {NotThereError: 404, BusyError: 429}
 
     @app.exception_handler(UserError)
     def explain(request: Request, error: UserError) -> JSONResponse:
-        return JSONResponse({"detail": store.relative(str(error))}, statuses.get(type(error), 409))
+        return JSONResponse({"detail": library.relative(str(error))}, statuses.get(type(error), 409))
 
-    library = plotly_file()
+    plotly_js = plotly_file()
 
     @app.get("/plotly.min.js", include_in_schema=False)
     def plotly() -> FileResponse:
-        return FileResponse(library, media_type="text/javascript")
+        return FileResponse(plotly_js, media_type="text/javascript")
 
     app.mount("/", StaticFiles(directory=STATIC, html=True), name="static")
     app.add_middleware(Guard, host=host, names=names)

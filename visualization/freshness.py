@@ -4,9 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from extraction.run_pipeline import NAMES
-from utils.paths import TraitPaths
-from utils.stage import NOT_DONE, read_manifest, why_outdated
+from traitscope.utils.files.paths import STAGES, TraitPaths
+from traitscope.utils.stage.stage import NOT_DONE, read_manifest, why_outdated
 
 
 class StageState(BaseModel):
@@ -20,13 +19,17 @@ class StageState(BaseModel):
 
 
 def stage_states(paths: TraitPaths) -> list[StageState]:
-    """Return every stage's state, in order. What a stale stage has left makes the stages that read it stale as well."""
+    """Return every stage's state, in order. What a stale stage has left makes the stages that read it
+    stale as well.
+    """
     states: list[StageState] = []
     stale: set[str] = set()
-    for name in NAMES:
+
+    for name in STAGES:
         state = _state(name, paths, stale)
         stale |= {name} if state.state == "stale" else set()
         states.append(state)
+
     return states
 
 
@@ -35,9 +38,11 @@ def _state(name: str, paths: TraitPaths, stale: set[str]) -> StageState:
     why = why_outdated(manifest, paths.root)
     if why == NOT_DONE:
         return StageState(stage=name, state="missing", why=why)
+
     done = read_manifest(manifest)
     if isinstance(done, str):
         return StageState(stage=name, state="stale", why=done)
+
     upstream = sorted({w for file in done["inputs"] if (w := paths.writer(paths.root / file)) in stale})
     why = why or (f"reads what {', '.join(upstream)} left, which is stale" if upstream else "")
     about: dict[str, Any] = {key: done.get(key) for key in ("finished", "seconds")}

@@ -1,4 +1,6 @@
-"""Where the model of live chat lives: one model, one reply at a time. The only module of the dashboard that imports torch; it is imported when asked for."""
+"""Where the model of live chat lives: one model, one reply at a time. The only module of the dashboard
+that imports torch; it is imported when asked for.
+"""
 
 import threading
 import time
@@ -6,14 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from inference.engine import ChatEngine, Step, Talk
-from utils.errors import UserError
-from utils.experiment import resolve_settings
-from utils.flags import option_flags, pick
-from utils.model import ModelOptions, load_lm
-from utils.paths import TraitPaths
-from utils.vectors import Card, best_cell, load_card, traits_with_vectors
-from visualization.artifacts import BusyError, Store
+from traitscope.inference.watch.engine import ChatEngine, Talk, Token
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.model.loading import ModelOptions, load_lm
+from traitscope.utils.records.choice import best_of
+from traitscope.utils.records.vectors import Vector, list_traits, read_vector
+from traitscope.utils.stage.experiment import resolve_settings
+from traitscope.utils.stage.flags import option_flags, pick
+from traitscope.visualization.library import BusyError, Library
 
 PLACES = 4  # one reply is written, the others wait
 PATIENCE = 20.0  # seconds that a reply waits for its turn
@@ -25,15 +28,15 @@ class Watched:
     """What can be watched and steered in an experiment."""
 
     model: ModelOptions
-    cards: list[Card]  # each trait's best vector
+    vectors: list[Vector]  # each trait's best vector
     problems: dict[str, str]  # trait → why it cannot be watched
 
 
 class Room:
     """A model that answers for one page at a time."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, library: Library) -> None:
+        self.library = library
         self._places, self._speaking = threading.BoundedSemaphore(PLACES), threading.Lock()
         self._engine: ChatEngine | None = None
 
@@ -43,22 +46,32 @@ class Room:
         Raises:
             UserError: the experiment has no model or no vectors.
         """
-        paths = self.store.experiment(experiment)
+        paths = self.library.experiment(experiment)
         flags = option_flags(ModelOptions)
         settings = resolve_settings(paths, flags, {})
         options = pick(ModelOptions, {name: value for name, value in settings.items() if name in flags})
-        cards, problems = [], {}
-        for trait in traits_with_vectors(paths):
-            try:
-                cards.append(self._card(TraitPaths(experiment, trait, self.store.root)))
-            except UserError as error:
-                problems[trait] = self.store.relative(str(error))
-        if not cards:
-            raise UserError(next(iter(problems.values()), f"{experiment} has no vectors; run extraction/run_pipeline.py --experiment {experiment}"))
-        return Watched(options, cards, problems)
+        vectors, problems = [], {}
 
-    def reply(self, experiment: str, messages: list[dict[str, str]], doses: dict[str, float], talk: Talk) -> Iterator[Step | str]:
-        """Yield a reply token by token, then why it ended: finished, length or time. Whoever stops iterating stops the model.
+        for trait in list_traits(paths):
+            try:
+                vectors.append(self._best(TraitPaths(experiment, trait, self.library.root)))
+            except UserError as error:
+                problems[trait] = self.library.relative(str(error))
+
+        if not vectors:
+            raise UserError(
+                next(
+                    iter(problems.values()),
+                    f"{experiment} has no vectors; run extraction/run_pipeline.py --experiment {experiment}",
+                )
+            )
+        return Watched(options, vectors, problems)
+
+    def reply(
+        self, experiment: str, messages: list[dict[str, str]], doses: dict[str, float], talk: Talk
+    ) -> Iterator[Token | str]:
+        """Yield a reply token by token, then why it ended: finished, length or time. Whoever stops
+        iterating stops the model.
 
         Raises:
             BusyError: others are being answered.
@@ -92,10 +105,15 @@ class Room:
     def _ready(self, watched: Watched) -> ChatEngine:
         lm = load_lm(watched.model)
         held = self._engine
-        if held is None or held.lm is not lm or [c.origin for c in held.cards.values()] != [c.origin for c in watched.cards]:
-            self._engine = held = ChatEngine(lm, watched.cards)
+        if (
+            held is None
+            or held.lm is not lm
+            or [v.origin for v in held.vectors.values()] != [v.origin for v in watched.vectors]
+        ):
+            self._engine = held = ChatEngine(lm, watched.vectors)
+
         return held
 
-    def _card(self, paths: TraitPaths) -> Card:
-        self.store.check_links(paths)
-        return load_card(paths, *best_cell(paths))
+    def _best(self, paths: TraitPaths) -> Vector:
+        self.library.check_links(paths)
+        return read_vector(paths, *best_of(paths))

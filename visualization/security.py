@@ -14,7 +14,8 @@ POLICY = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        "style-src-attr 'unsafe-inline'",  # plotly places its own labels by style attributes; no text of an experiment becomes markup
+        # plotly places its own labels by style attributes; no text of an experiment becomes markup
+        "style-src-attr 'unsafe-inline'",
         "img-src 'self' data: blob:",  # a plot becomes a PNG by way of an image of its SVG
         "connect-src 'self'",
         "base-uri 'none'",
@@ -36,7 +37,9 @@ MAX_BODY = 100_000  # bytes: a conversation
 
 
 class Guard:
-    """Refuses requests that another site makes, directly or under a name of its own that leads here (DNS rebinding)."""
+    """Refuses requests that another site makes, directly or under a name of its own that leads here (DNS
+    rebinding).
+    """
 
     def __init__(self, app: ASGIApp, host: str, names: Collection[str] = ()) -> None:
         self.app, self.host, self.names = app, host, frozenset(names)
@@ -49,30 +52,44 @@ class Guard:
             await _refuse(why, scope, receive, send)
             return
         if too_large(Headers(scope=scope)):
-            await PlainTextResponse(f"at most {MAX_BODY} bytes, and their number in Content-Length", 413)(scope, receive, _with_headers(send))
+            await PlainTextResponse(f"at most {MAX_BODY} bytes, and their number in Content-Length", 413)(
+                scope, receive, _with_headers(send)
+            )
             return
+
         await self.app(scope, receive, _with_headers(send))
 
     def refusal(self, headers: Headers) -> str:
         """Return why a request is refused, "" if it is not."""
         if len(headers.getlist("host")) != 1 or not self.knows(headers["host"]):
             return "this host name is not served; --allow-hosts adds names"
+
         origin = headers.get("origin")
-        if origin is not None and (urlsplit(origin).scheme not in ("http", "https") or urlsplit(origin).netloc.lower() != headers["host"].lower()):
+        if origin is not None and (
+            urlsplit(origin).scheme not in ("http", "https")
+            or urlsplit(origin).netloc.lower() != headers["host"].lower()
+        ):
             return "another site may not ask"
         if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
             return "another site may not ask"
+
         return ""
 
     def knows(self, host_header: str) -> bool:
-        """Tell whether a Host header names this server: this machine itself, the address it was bound to, or a name it was told."""
+        """Tell whether a Host header names this server: this machine itself, the address it was bound to,
+        or a name it was told.
+        """
         name = host_name(host_header)
         if name in {"localhost", self.host.lower(), *self.names}:
             return True
+
         address, bound = _address(name), _address(self.host)
         if address is None:
             return False
-        is_open = bound is not None and not bound.is_loopback  # a name can be pointed anywhere, an address cannot: it is safe to accept
+
+        is_open = (
+            bound is not None and not bound.is_loopback
+        )  # a name can be pointed anywhere, an address cannot: it is safe to accept
         return address.is_loopback or is_open
 
 
@@ -83,11 +100,17 @@ def too_large(headers: Headers) -> bool:
 
 
 def host_name(host_header: str) -> str:
-    """Return the name or address of a Host header, without port and brackets; "" for one that is malformed."""
+    """Return the name or address of a Host header, without port and brackets; "" for one that is
+    malformed.
+    """
     try:
         parts = urlsplit(f"//{host_header}")
         _ = parts.port  # raises where it is no number
-        return (parts.hostname or "").rstrip(".") if parts.netloc == host_header and "@" not in host_header else ""
+        return (
+            (parts.hostname or "").rstrip(".")
+            if parts.netloc == host_header and "@" not in host_header
+            else ""
+        )
     except ValueError:
         return ""
 

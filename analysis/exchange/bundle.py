@@ -1,4 +1,6 @@
-"""What travels: the vectors of one trait and method, and what is checked of a file before its vectors are believed."""
+"""What travels: the vectors of one trait and method, and what is checked of a file before its vectors are
+believed.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
+from traitscope.utils.errors import UserError
 
 SAID = 200  # characters kept of what a file says of itself
 
@@ -21,7 +23,9 @@ class Shape:
 
     @property
     def largest_file(self) -> int:
-        """Bytes that no honest file of vectors exceeds: every layer and the embeddings in float64, twice, and a megabyte of header."""
+        """Bytes that no honest file of vectors exceeds: every layer and the embeddings in float64, twice,
+        and a megabyte of header.
+        """
         return 16 * (self.n_layers + 1) * self.d_model + 2**20
 
 
@@ -51,9 +55,14 @@ def read_bounded(path: Path, shape: Shape) -> bytes:
     """
     if not path.is_file():
         raise UserError(f"{path} is no file")
+
     size = path.stat().st_size
     if size > shape.largest_file:
-        raise UserError(f"{path}: {size} bytes, and vectors of {shape.n_layers} layers of width {shape.d_model} take less: it is something else")
+        raise UserError(
+            f"{path}: {size} bytes, and vectors of {shape.n_layers} layers of width {shape.d_model} take "
+            "less: it is something else"
+        )
+
     return path.read_bytes()
 
 
@@ -61,23 +70,33 @@ def check_vectors(found: Mapping[int, Tensor], shape: Shape) -> dict[int, Tensor
     """Return {layer: [d_model]} in float32, ascending, of vectors that can be steered with.
 
     Raises:
-        UserError: there is none, or one is of another shape or type, at a layer that the model does not have, zero or not finite.
+        UserError: there is none, or one is of another shape or type, at a layer that the model does not have,
+            zero or not finite.
     """
     if not found:
         raise UserError("no vector in it")
+
     for layer, vector in found.items():
         if not 0 <= layer < shape.n_layers:
             raise UserError(f"a vector for layer {layer}; the model has layers 0 to {shape.n_layers - 1}")
         if tuple(vector.shape) != (shape.d_model,):
-            raise UserError(f"layer {layer} has shape {tuple(vector.shape)}; the model's vectors are ({shape.d_model},)")
+            raise UserError(
+                f"layer {layer} has shape {tuple(vector.shape)}; the model's vectors are ({shape.d_model},)"
+            )
         if not vector.is_floating_point() or vector.layout != torch.strided or vector.device.type != "cpu":
-            raise UserError(f"layer {layer} holds {vector.dtype} ({vector.layout}); vectors are ordinary floating-point tensors")
+            raise UserError(
+                f"layer {layer} holds {vector.dtype} ({vector.layout}); vectors are ordinary floating-point "
+                "tensors"
+            )
+
     checked = {layer: found[layer].detach().float().clone() for layer in sorted(found)}
+
     for layer, vector in checked.items():
         if not torch.isfinite(vector).all():
             raise UserError(f"layer {layer} holds NaN or infinite values")
         if not vector.any():
             raise UserError(f"layer {layer} is zero")
+
     return checked
 
 

@@ -1,20 +1,33 @@
-"""What an experiment knows of its vectors, gathered for the card. What it does not know is None, and the card says so."""
+"""What an experiment knows of its vectors, gathered for the card. What it does not know is None, and the
+card says so.
+"""
 
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 
-from analysis.exchange.bundle import Bundle, Shape
-from utils.artifacts import digest, load_tensor, read_json
-from utils.errors import UserError
-from utils.gguf import EMBEDDED
-from utils.layers import parse_layers
-from utils.paths import TraitPaths
+from traitscope.analysis.exchange.bundle import Bundle, Shape
+from traitscope.utils.files.artifacts import digest, read_json
+from traitscope.utils.files.paths import FIT, STEER, TraitPaths
+from traitscope.utils.model.gguf import EMBEDDED
+from traitscope.utils.records.activations import read_activations_about
+from traitscope.utils.records.choice import explain_absence
+from traitscope.utils.records.vectors import Separation, Vector, list_vectors, read_vector
+from traitscope.utils.records.verdict import read_verdict
+from traitscope.utils.stage.layers import parse_layers
 
-FIT, STEER = "4_fit_vectors", "5_steer_evaluate"
-REPORTED = ("verdict", "why", "effect", "odd_part", "coherence", "judge", "coherence_judge", "precision", "n_questions")  # of a stage 5's results
+REPORTED = (
+    "verdict",
+    "why",
+    "effect",
+    "odd_part",
+    "coherence",
+    "judge",
+    "coherence_judge",
+    "precision",
+    "n_questions",
+)
 
 
 def gather(paths: TraitPaths, method: str, layers: str, steered: TraitPaths) -> Bundle:
@@ -27,49 +40,50 @@ def gather(paths: TraitPaths, method: str, layers: str, steered: TraitPaths) -> 
     Raises:
         UserError: a vector is missing.
     """
-    shape = Shape(*read_json(paths.activations_metadata)["shape"][1:])
-    chosen = _existing(paths, method, shape.n_layers) if layers == "all" else parse_layers(layers, shape.n_layers)
-    vectors = {layer: _load(paths, method, layer, shape.d_model) for layer in chosen}
-    known = {layer: read_json(paths.vector_metadata(method, layer)) for layer in chosen}
-    first = known[chosen[0]]
-    model = first["made_by"].get("model") or {}
-    facts = {
+    shape = Shape(*read_activations_about(paths).shape[1:])
+    vectors = _read(paths, method, layers, shape.n_layers)
+    known = {layer: vector.about for layer, vector in vectors.items()}
+    first = next(iter(known.values()))
+    model = first.made_by.get("model") or {}
+
+    facts: dict[str, Any] = {
         "made_by": "traitscope",
         "trait": paths.trait,
         "method": method,
-        "layers": chosen,
+        "layers": list(vectors),
         "n_layers": shape.n_layers,
         "d_model": shape.d_model,
         "model_name": public_name(model.get("name")),
         "loads_as": loads_as(model.get("name")),
         "model_digest": (model.get("identity") or "").partition("#")[2] or None,
         "model_type": model_type(model.get("architecture")),
-        "model": {key: model.get(key) for key in ("revision", "architecture", "dtype", "quantization", "chat_template")},
-        "component": first.get("component"),
-        "position": first.get("position"),
-        "norms": {layer: m["norm"] for layer, m in known.items()},
-        "fitted_on": {layer: _counts(m["train"]) for layer, m in known.items()},
-        "held_out": {layer: m["val"] for layer, m in known.items()},
-        "origin": first.get("origin"),
+        "model": {
+            key: model.get(key)
+            for key in ("revision", "architecture", "dtype", "quantization", "chat_template")
+        },
+        "component": first.component,
+        "position": first.position,
+        "norms": {layer: about.norm for layer, about in known.items()},
+        "fitted_on": {layer: _counts(about.train) for layer, about in known.items()},
+        "held_out": {layer: about.val.model_dump() if about.val else None for layer, about in known.items()},
+        "origin": first.origin,
         "steering": _steering(paths, method, steered),
-        "git_commit": None if "origin" in first else _commit(paths),
+        "git_commit": None if first.origin else _commit(paths),
     }
-    return Bundle(vectors, shape, facts["model_type"] or "unknown", facts)
+    return Bundle(
+        {layer: v.tensor for layer, v in vectors.items()}, shape, facts["model_type"] or "unknown", facts
+    )
 
 
-def _existing(paths: TraitPaths, method: str, n_layers: int) -> list[int]:
-    found = [layer for layer in range(n_layers) if paths.vector(method, layer).exists()]
-    if not found:
-        there = sorted({file.name.rpartition("_layer")[0] for file in paths.vectors.glob("*_layer*.pt")})
-        advice = f"there are {', '.join(there)}" if there else f"run {FIT} first"
-        raise UserError(f"{paths.trait} has no vector of {method!r} in {paths.experiment}; {advice}")
-    return found
-
-
-def _load(paths: TraitPaths, method: str, layer: int, d_model: int) -> torch.Tensor:
-    if not paths.vector(method, layer).exists():
-        raise UserError(f"{paths.trait} has no vector of {method!r} at layer {layer} in {paths.experiment}; choose others with --layers, or fit it ({FIT})")
-    return load_tensor(paths.vector(method, layer), (d_model,))
+def _read(paths: TraitPaths, method: str, layers: str, n_layers: int) -> dict[int, Vector]:
+    there = [layer for name, layer in list_vectors(paths) if name == method]
+    chosen = sorted(there) if layers == "all" else parse_layers(layers, n_layers)
+    if not there:
+        raise explain_absence(paths, method)
+    for layer in chosen:
+        if layer not in there:
+            raise explain_absence(paths, method, layer)
+    return {layer: read_vector(paths, (method, layer)) for layer in chosen}
 
 
 def loads_as(name: str | None) -> str | None:
@@ -92,31 +106,35 @@ def model_type(architecture: str | None) -> str | None:
     return getattr(config, "model_type", None)
 
 
-def _counts(part: dict | None) -> dict | None:
-    return {"pos": part["n_pos"], "neg": part["n_neg"]} if part else None
+def _counts(part: Separation | None) -> dict | None:
+    return {"pos": part.n_pos, "neg": part.n_neg} if part else None
 
 
 def _commit(paths: TraitPaths) -> str | None:
-    return read_json(paths.manifest(FIT)).get("git_commit") if paths.manifest(FIT).exists() else None
+    return read_json(paths.manifest(FIT)).get("git_commit") if paths.has_completed(FIT) else None
 
 
 def _steering(paths: TraitPaths, method: str, steered: TraitPaths) -> dict[str, Any]:
     """What stage 5 found for these very vectors, or {"missing": why there is nothing to report}."""
-    if not steered.manifest(STEER).exists():
+    found = read_verdict(steered)
+    if found is None:
         return {"missing": f"{STEER} has not been run"}
-    results, manifest = read_json(steered.steering_results), read_json(steered.manifest(STEER))
-    chosen = results["chosen"]
-    if results["made_by"]["vectors"]["experiment"] != paths.experiment:
+    chosen = found.chosen
+    if found.vectors_from != paths.experiment:
         return {"missing": f"{STEER} steered with another experiment's vectors"}
-    if chosen["method"] != method:
-        return {"missing": f"{STEER} chose {chosen['method']} at layer {chosen['layer']}; its verdict is about that vector"}
-    files = [paths.vector(method, layer) for layer in _listed(chosen["layer"])]
-    if any(manifest["inputs"].get(paths.relative(file)) != digest(file) for file in files):
+    if chosen.method != method:
+        return {
+            "missing": f"{STEER} chose {chosen.method} at layer {chosen.layer}; its verdict is about that vector"
+        }
+    inputs = read_json(steered.manifest(STEER))["inputs"]
+    files = [paths.vector(method, layer) for layer in chosen.layers]
+    if any(inputs.get(paths.relative(file)) != digest(file) for file in files):
         return {"missing": f"{STEER} tested earlier vectors than these"}
-    model = results["made_by"]["model"]
-    reported = {key: results.get(key) for key in REPORTED}
-    return {"chosen": chosen, "model_name": public_name(model["name"]), "dtype": model["dtype"], "quantization": model["quantization"], **reported}
 
-
-def _listed(layer: int | list[int]) -> list[int]:
-    return layer if isinstance(layer, list) else [layer]
+    model, content = found.model, found.model_dump()
+    about = {
+        "model_name": public_name(model["name"]),
+        "dtype": model["dtype"],
+        "quantization": model["quantization"],
+    }
+    return {"chosen": content["chosen"], **about, **{key: content[key] for key in REPORTED}}

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.exchange import gguf_format, persona_format, repeng_format, safetensors_format
-from analysis.exchange.bundle import Bundle, Foreign, Found, Shape, check_vectors, read_bounded
-from utils.errors import UserError
+from traitscope.analysis.exchange import gguf_format, persona_format, repeng_format, safetensors_format
+from traitscope.analysis.exchange.bundle import Bundle, Foreign, Found, Shape, check_vectors, read_bounded
+from traitscope.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,10 @@ FORMATS = {
         "control_vector.gguf",
         gguf_format.write,
         gguf_format.read,
-        "A llama.cpp control vector: `direction.<k>` is added to the output of block k, counted from 0; block 0 cannot have one.",
+        (
+            "A llama.cpp control vector: `direction.<k>` is added to the output of block k, counted from 0; "
+            "block 0 cannot have one."
+        ),
         first_layer=1,
     ),
     "repeng": Format(
@@ -70,6 +73,7 @@ def read_vectors(path: Path, name: str, shape: Shape) -> Foreign:
     """
     form = require_format(name)
     data = read_bounded(path, shape)
+
     try:
         found = form.read(data, shape)
         return Foreign(check_vectors(found.vectors, shape), found.said, hashlib.sha256(data).hexdigest())

@@ -1,7 +1,8 @@
-"""gguf: llama.cpp's control vectors. Tensor `direction.<k>` (1-D float32) is added to the output of block k, 1 ≤ k < n_layers.
+"""gguf: llama.cpp's control vectors. Tensor `direction.<k>` (1-D float32) is added to the output of block
+k, 1 ≤ k < n_layers.
 
-Files are written with the gguf package and read by a reader of our own: the package's believes the counts that a file gives, and a
-hostile one keeps it busy for ever.
+Files are written with the gguf package and read by a reader of our own: the package's believes the counts
+that a file gives, and a hostile one keeps it busy for ever.
 """
 
 import math
@@ -16,14 +17,30 @@ import torch
 from gguf import GGUFWriter
 from torch import Tensor
 
-from analysis.exchange.bundle import SAID, Bundle, Found, Shape
-from utils.errors import UserError
+from traitscope.analysis.exchange.bundle import SAID, Bundle, Found, Shape
+from traitscope.utils.errors import UserError
 
 ARCHITECTURE = "controlvector"
 _NAME = re.compile(r"direction\.(\d{1,4})")
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}  # GGUF's value types, as struct writes them
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "B",
+    10: "Q",
+    11: "q",
+    12: "d",
+}  # GGUF's value types, as struct writes them
 _STRING, _ARRAY = 8, 9
-_DTYPES = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}  # GGML's tensor types that are not quantised
+_DTYPES = {
+    0: torch.float32,
+    1: torch.float16,
+    30: torch.bfloat16,
+}  # GGML's tensor types that are not quantised
 
 
 def write(bundle: Bundle) -> bytes:
@@ -52,20 +69,30 @@ def read(data: bytes, shape: Shape) -> Found:
     magic, version, n_tensors, n_values = cursor.take("4sIQQ")
     if magic != b"GGUF" or version not in (2, 3):
         raise UserError("not a GGUF file of version 2 or 3, little-endian")
+
     values = {}
+
     for _ in range(n_values):
         name = cursor.text()
         values[name] = cursor.value(cursor.take("I")[0])
+
     if values.get("general.architecture") != ARCHITECTURE:
-        raise UserError(f"a GGUF file of {str(values.get('general.architecture'))[:SAID]!r}, not a control vector")
+        raise UserError(
+            f"a GGUF file of {str(values.get('general.architecture'))[:SAID]!r}, not a control vector"
+        )
     tensors = [cursor.tensor() for _ in range(n_tensors)]
     start = _align(cursor.position, values.get("general.alignment", 32))
     vectors: dict[int, Tensor] = {}
+
     for tensor in tensors:
         match = _NAME.fullmatch(tensor.name)
         if not match or int(match[1]) in vectors:
-            raise UserError(f"a tensor named {tensor.name[:SAID]!r}; vectors are named direction.1, direction.2, …, each once")
+            raise UserError(
+                f"a tensor named {tensor.name[:SAID]!r}; vectors are named direction.1, direction.2, …, "
+                "each once"
+            )
         vectors[int(match[1])] = tensor.load(data, start)
+
     hint = values.get(f"{ARCHITECTURE}.model_hint")
     return Found(vectors, {"model_type": hint[:SAID]} if isinstance(hint, str) else {})
 
@@ -88,16 +115,28 @@ class _Entry:
     def load(self, data: bytes, start: int) -> Tensor:
         dtype = _DTYPES.get(self.kind)
         if dtype is None:
-            raise UserError(f"{self.name} is quantised (GGML type {self.kind}); vectors are float32 or 16-bit floats")
+            raise UserError(
+                f"{self.name} is quantised (GGML type {self.kind}); vectors are float32 or 16-bit floats"
+            )
+
         first, count = start + self.offset, math.prod(self.shape)
         if first + count * dtype.itemsize > len(data):
             raise UserError(f"{self.name} ends behind the end of the file")
-        return torch.frombuffer(bytearray(data[first : first + count * dtype.itemsize]), dtype=dtype).reshape(self.shape) if count else torch.zeros(0)
+
+        return (
+            torch.frombuffer(bytearray(data[first : first + count * dtype.itemsize]), dtype=dtype).reshape(
+                self.shape
+            )
+            if count
+            else torch.zeros(0)
+        )
 
 
 @dataclass
 class _Cursor:
-    """Reads a header from front to back, and never further than the bytes go: so no count in it can cost more than the file is long."""
+    """Reads a header from front to back, and never further than the bytes go: so no count in it can cost
+    more than the file is long.
+    """
 
     data: bytes
     position: int = field(default=0)
@@ -124,6 +163,7 @@ class _Cursor:
             return self._skip(item, count)
         if kind not in _SCALARS:
             raise UserError(f"a value of the unknown type {kind} in the header")
+
         return self.take(_SCALARS[kind])[0]
 
     def _skip(self, item: int, count: int) -> None:

@@ -1,4 +1,6 @@
-"""safetensors: one float32 tensor `layer_<l>` [d_model] for each layer, added to the output of block l; the card's facts in the header."""
+"""safetensors: one float32 tensor `layer_<l>` [d_model] for each layer, added to the output of block l;
+the card's facts in the header.
+"""
 
 import json
 import re
@@ -6,11 +8,19 @@ import re
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from analysis.exchange.bundle import SAID, Bundle, Found, Shape
-from utils.errors import UserError, first_line
+from traitscope.analysis.exchange.bundle import SAID, Bundle, Found, Shape
+from traitscope.utils.errors import UserError, first_line
 
 KEY = "traitscope"  # the header's entry that holds the facts
-SAYS = ("made_by", "model_name", "model_type", "trait", "method", "component", "position")  # those of them that an import keeps
+SAYS = (
+    "made_by",
+    "model_name",
+    "model_type",
+    "trait",
+    "method",
+    "component",
+    "position",
+)  # those of them that an import keeps
 _NAME = re.compile(r"layer_(\d{1,4})")
 
 
@@ -21,7 +31,8 @@ def write(bundle: Bundle) -> bytes:
 
 
 def read(data: bytes, shape: Shape) -> Found:
-    """Return the vectors. The library checks the header against the bytes that there are before it takes anything from them.
+    """Return the vectors. The library checks the header against the bytes that there are before it takes
+    anything from them.
 
     Raises:
         UserError: it is no safetensors file, or a tensor is not named layer_<l>.
@@ -30,13 +41,17 @@ def read(data: bytes, shape: Shape) -> Found:
         tensors = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"not a readable safetensors file ({first_line(error)})") from None
+
     names = {name: _NAME.fullmatch(name) for name in tensors}
+
     for name, match in names.items():
         if not match:
             raise UserError(f"a tensor named {name[:SAID]!r}; vectors are named layer_0, layer_1, …")
+
     found = {int(match[1]): tensors[name] for name, match in names.items() if match}
     if len(found) < len(tensors):
         raise UserError("two tensors for one layer")
+
     return Found(found, _said(data))
 
 

@@ -71,8 +71,16 @@ class Target:
 
 
 TARGETS = {
-    "transformers": Target("transformers, with traitscope's `steer`", "safetensors", OURS, "chat_template=True", "chat_template=False"),
-    "repeng": Target("repeng", "repeng", REPENG, REPENG_CHAT, 'inputs = tokenizer({plain}, return_tensors="pt")'),
+    "transformers": Target(
+        "transformers, with traitscope's `steer`",
+        "safetensors",
+        OURS,
+        "chat_template=True",
+        "chat_template=False",
+    ),
+    "repeng": Target(
+        "repeng", "repeng", REPENG, REPENG_CHAT, 'inputs = tokenizer({plain}, return_tensors="pt")'
+    ),
     "llama.cpp": Target(
         "llama.cpp, with llama-cpp-python",
         "gguf",
@@ -80,7 +88,10 @@ TARGETS = {
         'print(llm.create_chat_completion([{{"role": "user", "content": {question}}}], max_tokens=40, temperature=0)["choices"][0]["message"]["content"])',
         'print(llm({plain}, max_tokens=40, temperature=0)["choices"][0]["text"])',
         "model.gguf",
-        "`model.gguf` is the same model, converted. What it is quantised to changes its activations, and so what the vector does.",
+        (
+            "`model.gguf` is the same model, converted. What it is quantised to changes its activations, and so "
+            "what the vector does."
+        ),
     ),
     "vllm": Target(
         "vLLM, with the plugin vllm-lens",

@@ -7,14 +7,15 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from analysis.steering.arms import Arm, ArmResult, generate_arms, judge_arms
-from analysis.steering.setting import Protocol
-from utils.capture import Pooled, Reading, pool_activations, select_positions
-from utils.generation import Sampling, Work
-from utils.hooks import Push, steer
-from utils.judge import Judge
-from utils.judge.coherence import TokenText, token_nll
-from utils.model import LM, encode, encode_text
+from traitscope.analysis.steering.arms import Arm, ArmResult, generate_arms, judge_arms
+from traitscope.analysis.steering.setting import Protocol
+from traitscope.utils.judge import Judge
+from traitscope.utils.judge.coherence import TokenText, token_nll
+from traitscope.utils.model.capture import Pooled, Reading, pool_activations, select_positions
+from traitscope.utils.model.encode import encode, encode_text
+from traitscope.utils.model.generation import Sampling, Work
+from traitscope.utils.model.hooks import Push, steer
+from traitscope.utils.model.loading import LM
 
 NEUTRAL = (  # plain prose that no trait should touch
     "Water boils at a lower temperature on a mountain than at the coast, because the air presses on it less.",
@@ -26,14 +27,32 @@ NEUTRAL = (  # plain prose that no trait should touch
     "The train from the capital stops at four stations before it comes to the border.",
     "Paper is made from fibres that are pressed together while wet and then dried in thin sheets.",
 )
-REFUSAL = re.compile(r"\bI(?: am|['’]m) (?:sorry|unable|not able)|\bI (?:can(?:no|['’])t|cannot|won['’]t|will not)\b|as an AI", re.IGNORECASE)
+REFUSAL = re.compile(
+    r"\bI(?: am|['’]m) (?:sorry|unable|not able)|\bI (?:can(?:no|['’])t|cannot|won['’]t|will not)\b|as an AI",
+    re.IGNORECASE,
+)
 
 
 class ModelBench:
     """Where texts are written by a model and scored by judges."""
 
-    def __init__(self, lm: LM, judge: Judge, sampling: Sampling, protocol: Protocol, work: Work, max_unjudged: float = 0.05) -> None:
-        self.lm, self.judge, self.sampling, self.protocol, self.work, self.max_unjudged = lm, judge, sampling, protocol, work, max_unjudged
+    def __init__(
+        self,
+        lm: LM,
+        judge: Judge,
+        sampling: Sampling,
+        protocol: Protocol,
+        work: Work,
+        max_unjudged: float = 0.05,
+    ) -> None:
+        self.lm, self.judge, self.sampling, self.protocol, self.work, self.max_unjudged = (
+            lm,
+            judge,
+            sampling,
+            protocol,
+            work,
+            max_unjudged,
+        )
 
     def open(self, questions: Sequence[str]) -> ArmResult:
         """Return the unsteered answers to the dev questions; coherence and doses are calibrated on them."""
@@ -51,12 +70,17 @@ class ModelBench:
         return results
 
     def _generate(self, arms: Sequence[Arm], questions: Sequence[str]) -> list[ArmResult]:
-        return generate_arms(self.lm, arms, questions, self.sampling, positions=self.protocol.positions, work=self.work)
+        return generate_arms(
+            self.lm, arms, questions, self.sampling, positions=self.protocol.positions, work=self.work
+        )
 
     @cached_property
     def _pooled(self) -> Pooled:
         texts = [t for t in self._unsteered.texts if t.ids]
-        readings = [Reading(t.prompt_ids + t.ids, select_positions("response[:]", len(t.prompt_ids), len(t.ids))) for t in texts]
+        readings = [
+            Reading(t.prompt_ids + t.ids, select_positions("response[:]", len(t.prompt_ids), len(t.ids)))
+            for t in texts
+        ]
         return pool_activations(self.lm, readings, label="residual norms")
 
     def norms(self) -> list[float]:
@@ -65,22 +89,38 @@ class ModelBench:
 
     def gate(self, vector: Tensor, layer: int, quantile: float) -> float:
         """Return that quantile of the unsteered answers' mean projections on the gate vector's direction."""
-        return float(np.quantile((self._pooled.activations[:, layer] @ (vector.float() / vector.float().norm())).numpy(), quantile))
+        return float(
+            np.quantile(
+                (self._pooled.activations[:, layer] @ (vector.float() / vector.float().norm())).numpy(),
+                quantile,
+            )
+        )
 
     def extra(self, arms: Mapping[str, ArmResult | None]) -> dict:
-        """Return side effects per arm: words, refusals, and the perplexity of neutral prose under the same steering."""
+        """Return side effects per arm: words, refusals, and the perplexity of neutral prose under the
+        same steering.
+        """
         return {"side_effects": {name: side_effects(self.lm, arm) for name, arm in arms.items() if arm}}
 
 
 def side_effects(lm: LM, arm: ArmResult) -> dict:
-    """Return the mean length in words, the share of answers that read like a refusal, and the perplexity of neutral prose."""
+    """Return the mean length in words, the share of answers that read like a refusal, and the perplexity
+    of neutral prose.
+    """
     texts = arm.responses
-    figures = {"words": float(np.mean([len(t.split()) for t in texts])), "refusal_share": float(np.mean([bool(REFUSAL.search(t)) for t in texts]))}
-    return {name: round(value, 4) for name, value in figures.items()} | {"neutral_perplexity": neutral_perplexity(lm, arm.arm.pushes)}
+    figures = {
+        "words": float(np.mean([len(t.split()) for t in texts])),
+        "refusal_share": float(np.mean([bool(REFUSAL.search(t)) for t in texts])),
+    }
+    return {name: round(value, 4) for name, value in figures.items()} | {
+        "neutral_perplexity": neutral_perplexity(lm, arm.arm.pushes)
+    }
 
 
 def neutral_perplexity(lm: LM, pushes: tuple[Push, ...]) -> float:
-    """Return exp of the mean negative log-likelihood per token of neutral sentences, written as answers, under steering at every position."""
+    """Return exp of the mean negative log-likelihood per token of neutral sentences, written as answers,
+    under steering at every position.
+    """
     prompt = encode(lm, [{"role": "user", "content": "Tell me something about the world."}])
     texts = [TokenText(prompt, encode_text(lm, sentence)) for sentence in NEUTRAL]
     with steer(lm.model, [pushes]):

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
-from utils.errors import UserError
+from traitscope.utils.errors import UserError
 
 DEV_SHARE = 40  # percent
 
@@ -18,9 +18,15 @@ def split_questions(questions: Sequence[str], subset: int = 0) -> tuple[list[str
         UserError: a part has fewer than 3 questions.
     """
     unique = list(dict.fromkeys(questions))
-    is_dev = [int.from_bytes(hashlib.sha256(q.encode()).digest()[:4], "big") % 100 < DEV_SHARE for q in unique]
+    is_dev = [
+        int.from_bytes(hashlib.sha256(q.encode()).digest()[:4], "big") % 100 < DEV_SHARE for q in unique
+    ]
     dev = [q for q, chosen in zip(unique, is_dev, strict=True) if chosen]
     test = [q for q, chosen in zip(unique, is_dev, strict=True) if not chosen]
     if min(len(dev), len(test)) < 3:
-        raise UserError(f"steering.json has {len(unique)} questions, of which {len(dev)} fall to dev and {len(test)} to test; add some (20 are good)")
+        raise UserError(
+            f"steering.json has {len(unique)} questions, of which {len(dev)} fall to dev and {len(test)} to "
+            "test; add some (20 are good)"
+        )
+
     return dev[: subset or None], test[: subset or None]

@@ -1,49 +1,107 @@
-"""Judge stored steering texts again, with another judge, prompt or gate; nothing is generated and no model is loaded."""
+"""Judge stored steering texts again, with another judge, prompt or gate; nothing is generated and no
+model is loaded.
+"""
 
 from collections.abc import Sequence
 
-from analysis.steering.arms import Arm, ArmResult
-from analysis.steering.evaluate import score_point
-from analysis.steering.search import Cell
-from analysis.steering.treatments import Treatment
-from analysis.steering.verdict import Pair, Trial, reach_verdict
-from utils.errors import UserError
-from utils.judge import Answer, Judge, Score, explain_gaps
-from utils.judge.language import AskedCoherence, LanguageJudge
+from traitscope.analysis.steering.arms import Arm, ArmResult
+from traitscope.analysis.steering.conclusion import Evidence, Pair, reach_verdict
+from traitscope.analysis.steering.evaluate import score_point
+from traitscope.analysis.steering.search import Cell
+from traitscope.analysis.steering.treatments import Treatment
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import digest, write_json
+from traitscope.utils.files.paths import STEER, TraitPaths
+from traitscope.utils.judge import Answer, Judge, JudgeOptions, Score, explain_gaps, load_judge
+from traitscope.utils.judge.language import AskedCoherence, LanguageJudge
+from traitscope.utils.records.dataset import read_trait
+from traitscope.utils.records.verdict import (
+    PARTS,
+    GivenScore,
+    TriedCell,
+    Verdict,
+    WrittenText,
+    read_texts,
+    require_verdict,
+)
 
 
-def rescore(results: dict, texts: dict[str, list[dict]], judge: Judge, gate: float, max_unjudged: float) -> dict:
+def rescore_stored(paths: TraitPaths, judging: JudgeOptions, gate: float) -> dict:
+    """Judge a trait's stored texts again, write the verdict beside stage 5's, and return the closing
+    line's figures.
+
+    Raises:
+        UserError: stage 5 has not completed, or too many texts could not be judged.
+    """
+    if not paths.has_completed(STEER):
+        raise UserError(f"{paths.trait} has no completed {STEER} to judge again; run it first")
+    judge = load_judge(judging, read_trait(paths).rubric, paths.spending)
+    texts = {part: read_texts(paths, part) for part in PARTS}
+    results = rescore(require_verdict(paths), texts, judge, gate, judging.max_unjudged)
+
+    digests = {part: digest(paths.steering_responses(part)) for part in texts}
+    write_json(paths.rescored(judging.judge), {"trait": paths.trait, "texts_sha256": digests} | results)
+    used = judge.usage.as_line() if judge.usage else {}
+    said = {"verdict": results["verdict"], "before": results["verdict_before"], "why": results["why"]}
+    return {"texts": sum(map(len, texts.values())), **said, **used}
+
+
+def rescore(
+    results: Verdict, texts: dict[str, list[WrittenText]], judge: Judge, gate: float, max_unjudged: float
+) -> dict:
     """Return the verdict of another judge on the same cell and texts, and what changed on dev.
 
-    Coherence is judged again by a judge that reads; the embedded one needs the model, so then the stored coherence stays.
+    Coherence is judged again by a judge that reads; the embedded one needs the model, so then the stored
+    coherence stays.
 
     Args:
         results: What stage 5 stored.
-        texts: Its rows per part, "dev" and "test".
+        texts: Its texts per part, "dev" and "test".
     """
     arms = {part: _arms(rows) for part, rows in texts.items()}
     for found in arms.values():
         _judge(list(found.values()), judge, max_unjudged)
-    chosen = results["chosen"]
-    cell = Cell(Treatment(chosen["method"], (), chosen["operation"], results["wanted"]), chosen["dose"])
-    verdict = reach_verdict(cell, _trial(arms["test"], results), gate)
-    dev = [point | _dev_scores(point, arms["dev"], results["wanted"]) for point in results["dev"]]
-    return {"judge": judge.identity, "gate": gate, "chosen": chosen, "verdict_before": results["verdict"], **verdict, "dev": dev}
+
+    chosen = results.chosen
+    cell = Cell(Treatment(chosen.method, (), chosen.operation, results.wanted), chosen.dose)
+    verdict = reach_verdict(cell, _evidence(arms["test"], results), gate)
+    dev = [
+        point.model_dump(exclude_unset=True) | _dev_scores(point, arms["dev"], results.wanted)
+        for point in results.dev
+    ]
+    about = {
+        "judge": judge.identity,
+        "gate": gate,
+        "chosen": chosen.model_dump(exclude_unset=True),
+        "verdict_before": results.verdict,
+    }
+    return {**about, **verdict, "dev": dev}
 
 
-def _arms(rows: Sequence[dict]) -> dict[str, ArmResult]:
+def _arms(rows: Sequence[WrittenText]) -> dict[str, ArmResult]:
     """Put the rows of one file together again, arm by arm."""
-    by_arm: dict[str, list[dict]] = {}
+    by_arm: dict[str, list[WrittenText]] = {}
     for row in rows:
-        by_arm.setdefault(row["arm"], []).append(row)
+        by_arm.setdefault(row.arm, []).append(row)
     return {name: _arm(name, found) for name, found in by_arm.items()}
 
 
-def _arm(name: str, rows: Sequence[dict]) -> ArmResult:
-    arm = Arm(name, system_prompt=rows[0]["system_prompt"], grades_coherence=rows[0]["coherence"] is not None)
-    questions, prompt_ids, response_ids, responses = ([row[key] for row in rows] for key in ("question", "prompt_ids", "response_ids", "response"))
-    coherence = [Score(**row["coherence"]) for row in rows] if arm.grades_coherence else []
-    return ArmResult(arm, questions, prompt_ids, response_ids, responses, [Score(**row["trait"]) for row in rows], coherence)
+def _arm(name: str, rows: Sequence[WrittenText]) -> ArmResult:
+    arm = Arm(name, system_prompt=rows[0].system_prompt, grades_coherence=rows[0].coherence is not None)
+    coherence = [_score(row.coherence) for row in rows if row.coherence] if arm.grades_coherence else []
+    return ArmResult(
+        arm,
+        questions=[row.question for row in rows],
+        prompt_ids=[row.prompt_ids for row in rows],
+        response_ids=[row.response_ids for row in rows],
+        responses=[row.response for row in rows],
+        trait=[_score(row.trait) for row in rows],
+        coherence=coherence,
+    )
+
+
+def _score(given: GivenScore) -> Score:
+    return Score(**given.model_dump())
 
 
 def _judge(results: Sequence[ArmResult], judge: Judge, max_unjudged: float) -> None:
@@ -51,6 +109,7 @@ def _judge(results: Sequence[ArmResult], judge: Judge, max_unjudged: float) -> N
     scores = judge.score_responses([Answer(t.question, t.response) for t in texts])
     if gaps := explain_gaps(scores, max_unjudged):
         raise UserError(gaps)
+
     trait = iter(scores)
     for result in results:
         result.trait = [next(trait) for _ in result.questions]
@@ -64,16 +123,26 @@ def _judge(results: Sequence[ArmResult], judge: Judge, max_unjudged: float) -> N
             result.coherence = [next(fluency) for _ in result.questions]
 
 
-def _trial(arms: dict[str, ArmResult], results: dict) -> Trial:
+def _evidence(arms: dict[str, ArmResult], results: Verdict) -> Evidence:
     def pairs(kind: str) -> list[Pair]:
-        names = dict.fromkeys(name.removesuffix(" plus") for name in arms if name.startswith(kind) and name.endswith(" plus"))
+        names = dict.fromkeys(
+            name.removesuffix(" plus") for name in arms if name.startswith(kind) and name.endswith(" plus")
+        )
         return [(arms[f"{name} plus"], arms.get(f"{name} minus")) for name in names]
 
     strongest = next(iter(pairs("strongest")), None)
-    candidates = results["random"]["selected"]["of"] if results["random"] else 1.0
-    return Trial(arms["unsteered"], pairs("vector")[0], pairs("random"), pairs("shuffled labels"), arms["system prompt"], candidates, strongest)
+    candidates = results.random.selected["of"] if results.random and results.random.selected else 1.0
+    return Evidence(
+        arms["unsteered"],
+        pairs("vector")[0],
+        pairs("random"),
+        pairs("shuffled labels"),
+        arms["system prompt"],
+        candidates,
+        strongest,
+    )
 
 
-def _dev_scores(point: dict, arms: dict[str, ArmResult], sign: int) -> dict:
+def _dev_scores(point: TriedCell, arms: dict[str, ArmResult], sign: int) -> dict:
     """One point of the dose–response curve under the new judge."""
-    return score_point(arms[f"plus {point['cell']}"], arms.get(f"minus {point['cell']}"), arms["unsteered"], sign)
+    return score_point(arms[f"plus {point.cell}"], arms.get(f"minus {point.cell}"), arms["unsteered"], sign)

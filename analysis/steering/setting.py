@@ -1,4 +1,6 @@
-"""What an evaluation goes by: the protocol, the candidates, and the bench on which texts are made and measured."""
+"""What an evaluation goes by: the protocol, the candidates, and the bench on which texts are made and
+measured.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,26 +9,35 @@ from typing import Protocol as Interface
 import numpy as np
 from torch import Tensor
 
-from analysis.steering.arms import Arm, ArmResult
-from analysis.steering.treatments import Intervention, Surroundings, Treatment, build
-from utils.hooks import Positions
+from traitscope.analysis.steering.arms import Arm, ArmResult
+from traitscope.analysis.steering.treatments import Intervention, Surroundings, Treatment, build
+from traitscope.utils.model.hooks import Positions
+from traitscope.utils.stage.flags import flag
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How steering is evaluated.
+    """How steering is evaluated."""
 
-    Args:
-        random_pairs: ± pairs of random directions that the vector must beat; p cannot fall below 1 / (1 + pairs), so fewer than 19 prove nothing.
-        coherence_gate: Mean coherence below which a text counts as broken.
-        positions: all, or response (from the last prompt token on).
-        null_seed: Seed of the random directions and of the shuffled labels.
-    """
+    random_pairs: int = flag(
+        20,
+        (
+            "± pairs of random directions that the vector must beat; p cannot fall below 1 / (1 + pairs), so "
+            "fewer than 19 prove nothing."
+        ),
+    )
+    coherence_gate: float = flag(70.0, "Mean coherence below which a text counts as broken.")
+    positions: Positions = flag("all", "all, or response (from the last prompt token on).")
+    null_seed: int = flag(0, "Seed of the random directions and of the shuffled labels.")
 
-    random_pairs: int = 20
-    coherence_gate: float = 70.0
-    positions: Positions = "all"
-    null_seed: int = 0
+    heading = "Verdict"
+    is_setting = True  # a key of config.json
+
+    def warn(self) -> None:
+        """Say where no verdict can be reached."""
+        if self.random_pairs < 19:
+            pairs = f"{self.random_pairs} random pairs"
+            print(f"note: with {pairs} no verdict can be more than 'not proven'; 19 is the least")
 
 
 @dataclass(frozen=True)
@@ -34,12 +45,18 @@ class Candidates:
     """What may be steered with, and where its nulls come from."""
 
     vectors: dict[tuple[str, int], Tensor]  # (method, layer) → [d_model]
-    activations: Callable[[int], Tensor]  # layer → [n, d_model], whose covariance random directions are drawn from
+    activations: Callable[
+        [int], Tensor
+    ]  # layer → [n, d_model], whose covariance random directions are drawn from
     is_pos: np.ndarray  # [n], the side of each
-    shuffled: Callable[[str, int], Tensor]  # (method, layer) → the vector that the same method fits to shuffled labels
+    shuffled: Callable[
+        [str, int], Tensor
+    ]  # (method, layer) → the vector that the same method fits to shuffled labels
     sign: int  # −1 for a trait that the researcher wants less of
     system_prompt: Callable[[int], str]  # wanted change (+1, −1) → asks the model for it in words
-    gates: Mapping[tuple[str, int], Tensor] | None = None  # (method, layer) → the vector that conditional steering looks at
+    gates: Mapping[tuple[str, int], Tensor] | None = (
+        None  # (method, layer) → the vector that conditional steering looks at
+    )
 
 
 class Bench(Interface):
@@ -76,12 +93,23 @@ class Setting:
     def gate(self) -> float:
         return self.bench.protocol.coherence_gate
 
-    def build(self, method: str, vectors: Mapping[int, Tensor], shares: Mapping[int, float] | None = None, gate_of: str = "") -> Treatment:
+    def build(
+        self,
+        method: str,
+        vectors: Mapping[int, Tensor],
+        shares: Mapping[int, float] | None = None,
+        gate_of: str = "",
+    ) -> Treatment:
         """Return the treatment with these vectors, {layer: [d_model]}, and shares of the dose."""
         return build(self.intervention, self.around, method, vectors, shares, gate_of)
 
 
 def surroundings(bench: Bench, candidates: Candidates, intervention: Intervention) -> Surroundings:
     """Return what treatments need of the model and the data."""
-    gates = {key: (v, bench.gate(v, key[1], intervention.gate_quantile)) for key, v in (candidates.gates or {}).items()}
-    return Surroundings(bench.norms(), candidates.activations, candidates.is_pos, candidates.sign, gates or None)
+    gates = {
+        key: (v, bench.gate(v, key[1], intervention.gate_quantile))
+        for key, v in (candidates.gates or {}).items()
+    }
+    return Surroundings(
+        bench.norms(), candidates.activations, candidates.is_pos, candidates.sign, gates or None
+    )

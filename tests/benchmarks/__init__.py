@@ -1,1 +1,3 @@
-"""Benchmarks against the peers: each subject is a script of its own with a `measure() -> dict`; report.py runs them all."""
+"""Benchmarks against the peers: each subject is a script of its own with a `measure() -> dict`; report.py
+runs them all.
+"""

@@ -2,16 +2,17 @@
 
 import importlib
 import json
+import runpy
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a script
-    sys.path[:1] = [str(Path(__file__).resolve().parents[i]) for i in (2, 1)]
+if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
+    runpy.run_path(str(Path(__file__).resolve().parents[2] / "__init__.py"), run_name="checkout")
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
 from benchmarks.peak import peak_mb
 
@@ -30,7 +31,9 @@ def run_child(work: str, **arguments: Any) -> dict:
         What the function returned, with `seconds` (of the call, imports not counted), `peak_mb` (resident, of the whole process), `before_mb`
         (before the call) and on a GPU `gpu_peak_mb`; a `seconds` that the function returns wins.
     """
-    done = subprocess.run([sys.executable, __file__, work, json.dumps(arguments)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, __file__, work, json.dumps(arguments)], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise ChildError((done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"])[-1])
     return json.loads(done.stdout.splitlines()[-1])
@@ -41,12 +44,22 @@ def _main() -> None:
     function = getattr(importlib.import_module(module), name)
     before, start = peak_mb(), time.perf_counter()
     result = function(**json.loads(sys.argv[2])) or {}
-    print(json.dumps({"seconds": time.perf_counter() - start, "before_mb": before, "peak_mb": peak_mb()} | _gpu_peak() | result))
+    print(
+        json.dumps(
+            {"seconds": time.perf_counter() - start, "before_mb": before, "peak_mb": peak_mb()}
+            | _gpu_peak()
+            | result
+        )
+    )
 
 
 def _gpu_peak() -> dict[str, float]:
     torch = sys.modules.get("torch")
-    return {"gpu_peak_mb": torch.cuda.max_memory_allocated() / 2**20} if torch and torch.cuda.is_available() else {}
+    return (
+        {"gpu_peak_mb": torch.cuda.max_memory_allocated() / 2**20}
+        if torch and torch.cuda.is_available()
+        else {}
+    )
 
 
 if __name__ == "__main__":

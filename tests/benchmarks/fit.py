@@ -1,18 +1,21 @@
-"""All methods at all layers, against scikit-learn layer by layer. Run: .venv/bin/python tests/benchmarks/fit.py
+"""All methods at all layers, against scikit-learn layer by layer. Run: .venv/bin/python
+tests/benchmarks/fit.py
 
-Two questions: is the direction the one that scikit-learn finds when it is made to solve the same problem tightly, and what do time and memory
-cost when the activations lie on disk. scikit-learn's cost is so much a layer: where all layers would take too long it is timed on a few.
+Two questions: is the direction the one that scikit-learn finds when it is made to solve the same problem
+tightly, and what do time and memory cost when the activations lie on disk. scikit-learn's cost is so much a
+layer: where all layers would take too long it is timed on a few.
 """
 
+import runpy
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-if not __package__:  # run as a script
-    sys.path[:1] = [str(Path(__file__).resolve().parents[i]) for i in (2, 1)]
+if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
+    runpy.run_path(str(Path(__file__).resolve().parents[2] / "__init__.py"), run_name="checkout")
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
 import torch
 
@@ -22,13 +25,14 @@ from benchmarks.reference import NUDGE, cosines, fit_layer, keep_settled, probe_
 from benchmarks.rounds import Rounds, run_rounds, summarise, timed
 from benchmarks.tables import at_least, at_most
 from benchmarks.workload import TRAITS, BenchOptions, bench_main
-from extraction.methods import FitOptions, fit_directions, fit_functions
-from extraction.run_pipeline import load_stage
-from extraction.vetting import Thresholds
-from utils.artifacts import read_json
-from utils.capture import Reading, pool_activations
-from utils.model import ModelOptions, encode, load_lm
-from utils.paths import SIDES, TraitPaths
+from traitscope.extraction.fitting.methods import FitOptions, fit_directions, fit_functions
+from traitscope.extraction.run_pipeline import load_stage
+from traitscope.utils.files.artifacts import read_json
+from traitscope.utils.files.paths import SIDES, TraitPaths
+from traitscope.utils.model.capture import Reading, pool_activations
+from traitscope.utils.model.encode import encode
+from traitscope.utils.model.loading import ModelOptions, load_lm
+from traitscope.utils.records.scores import Thresholds
 
 METHODS = ("mean_diff", "probe", "ica", "gradient")
 IN_MEMORY = {"SmolLM2": (200, 30, 576), "Gemma 2B": (200, 26, 2304)}
@@ -46,11 +50,19 @@ def measure(options: BenchOptions) -> dict:
         targets += [at_least(f"{name}: lowest cosine, {m}", 0.9999, exact[f"cosine_{m}"]) for m in METHODS]
         targets.append(at_most(f"{name}: probe's loss excess", 1e-8, exact["probe_loss_excess"]))
         if name == "SmolLM2":
-            targets.append(at_most(f"{name}: four methods, s", 0.5, sorted(found.seconds[OURS])[len(found.seconds[OURS]) // 2]))
+            targets.append(
+                at_most(
+                    f"{name}: four methods, s",
+                    0.5,
+                    sorted(found.seconds[OURS])[len(found.seconds[OURS]) // 2],
+                )
+            )
     for name, shape in (QUICK if options.quick else ON_DISK).items():
         disk_rows, agreement = _on_disk(name, shape)
         rows += disk_rows
-        targets += [at_least(f"{name}, from disk: lowest cosine, {m}", 0.9999, c) for m, c in agreement.items()]
+        targets += [
+            at_least(f"{name}, from disk: lowest cosine, {m}", 0.9999, c) for m, c in agreement.items()
+        ]
     setting = {"methods": len(METHODS), "threads": torch.get_num_threads(), "probe_c": FitOptions().probe_c}
     return {"subject": "Fit", "setting": setting, "rows": rows, "targets": targets, "notes": [NOTE]}
 
@@ -82,19 +94,28 @@ def _in_memory(name: str, shape: tuple[int, int, int], rounds: int) -> tuple[Rou
 
     sampled = timed(theirs)
     ways = {OURS: timed(ours), DEFAULT: lambda: sampled() * shape[1] / len(timed_on)}
-    found = run_rounds(ways | {f"{OURS}, {m}": timed(lambda m=m: ours((m,))) for m in METHODS}, 1 if is_wide else rounds)
+    found = run_rounds(
+        ways | {f"{OURS}, {m}": timed(lambda m=m: ours((m,))) for m in METHODS}, 1 if is_wide else rounds
+    )
     label = f"{name} {list(shape)}"
-    tight = keep_settled(case, {layer: fit_layer(case, layer, METHODS if layer in few else ("ica",)) for layer in range(shape[1])})
+    tight = keep_settled(
+        case,
+        {layer: fit_layer(case, layer, METHODS if layer in few else ("ica",)) for layer in range(shape[1])},
+    )
     loose = {layer: fit_layer(case, layer, ("probe",), tight=False) for layer in few}
     weights = functions["probe"](case.pos, case.neg)
     exact = {"way": f"{label}, exactness"} | {f"cosine_{m}": c for m, c in cosines(ours(), tight).items()}
     exact["settled_layers"] = f"{sum('ica' in found for found in tight.values())} of {shape[1]}"
-    exact["probe_loss_excess"], exact["scikit-learn_default_excess"] = probe_excess(case, weights, tight, loose)
+    exact["probe_loss_excess"], exact["scikit-learn_default_excess"] = probe_excess(
+        case, weights, tight, loose
+    )
     return found, [row | {"way": f"{label}, {row['way']}"} for row in summarise(found, DEFAULT)], exact
 
 
 def capture_case(n: int) -> Case:
-    """Return real activations: the scenarios of a shipped trait, n / 2 of each side, pooled over all their tokens but the first."""
+    """Return real activations: the scenarios of a shipped trait, n / 2 of each side, pooled over all
+    their tokens but the first.
+    """
     lm, sides = load_lm(ModelOptions(model="embedded", device="cpu")), []
     for name in ("positive.txt", "negative.txt"):
         lines = (TRAITS / "epistemic/optimism" / name).read_text().split("\n")[: n // 2]
@@ -116,7 +137,9 @@ def _on_disk(name: str, shape: tuple[int, int, int]) -> tuple[list[dict], dict[s
             row = {"way": f"{name} {list(shape)} from disk, {method}"}
             try:
                 done = run_child("benchmarks.fit:fit_stage", root=root, method=method)
-                checked = run_child("benchmarks.fit:check_vectors", root=root, method=method, layers=spread(shape[1], 2))
+                checked = run_child(
+                    "benchmarks.fit:check_vectors", root=root, method=method, layers=spread(shape[1], 2)
+                )
             except ChildError as error:
                 rows.append(row | {"not_run": str(error)})
                 continue
@@ -137,16 +160,26 @@ def fit_stage(root: str, method: str) -> dict:
     """Run stage 4 for one method, as the pipeline does."""
     stage = load_stage("4_fit_vectors")
     start = time.perf_counter()
-    stage.run(TraitPaths("bench", TRAIT, Path(root)), fit=FitOptions(), thresholds=Thresholds(), methods=(method,), no_vet=True)
+    stage.run(
+        TraitPaths("bench", TRAIT, Path(root)),
+        fit=FitOptions(),
+        thresholds=Thresholds(),
+        methods=(method,),
+        no_vet=True,
+    )
     return {"seconds": time.perf_counter() - start}
 
 
 def check_vectors(root: str, method: str, layers: list[int]) -> dict:
-    """Return the lowest cosine of the saved vectors to scikit-learn's of the same training rows, and its seconds a layer."""
+    """Return the lowest cosine of the saved vectors to scikit-learn's of the same training rows, and its
+    seconds a layer.
+    """
     paths = TraitPaths("bench", TRAIT, Path(root))
     acts = torch.load(paths.activations, mmap=True, weights_only=True)
     rows = read_json(paths.activations_metadata)["rows"]
-    pos, neg = ([i for i, row in enumerate(rows) if row["side"] == side and row["split"] == "train"] for side in SIDES)
+    pos, neg = (
+        [i for i, row in enumerate(rows) if row["side"] == side and row["split"] == "train"] for side in SIDES
+    )
     case = Case(acts[:, layers][pos], acts[:, layers][neg])
     saved = torch.stack([torch.load(paths.vector(method, layer), weights_only=True) for layer in layers])
     start = time.perf_counter()

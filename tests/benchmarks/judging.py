@@ -1,24 +1,31 @@
-"""How fast scores come from a server that takes its time, against asking one by one. Run: .venv/bin/python tests/benchmarks/judging.py"""
+"""How fast scores come from a server that takes its time, against asking one by one. Run:
+.venv/bin/python tests/benchmarks/judging.py
+"""
 
 import os
+import runpy
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-if not __package__:  # run as a script
-    sys.path[:1] = [str(Path(__file__).resolve().parents[i]) for i in (2, 1)]
+if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
+    runpy.run_path(str(Path(__file__).resolve().parents[2] / "__init__.py"), run_name="checkout")
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
 from judge_server import KEYS, URLS, JudgeServer
 
 from benchmarks.tables import at_least
 from benchmarks.workload import BenchOptions, bench_main
-from utils.judge import Answer, Example, JudgeOptions, Rubric, load_judge
+from traitscope.utils.judge import Answer, Example, JudgeOptions, Rubric, load_judge
 
 CONCURRENCY, ALONE = 100, 5
-RUBRIC = Rubric("x/warmth", "Warm weather.", tuple(Example(side, i, f"{side} {i}") for side in ("pos", "neg") for i in range(4)))
+RUBRIC = Rubric(
+    "x/warmth",
+    "Warm weather.",
+    tuple(Example(side, i, f"{side} {i}") for side in ("pos", "neg") for i in range(4)),
+)
 
 
 def measure(options: BenchOptions) -> dict:
@@ -28,9 +35,16 @@ def measure(options: BenchOptions) -> dict:
     for provider in ("openai", "anthropic", "gemini"):
         together = score(provider, n, latency, CONCURRENCY)
         alone = score(provider, ALONE, latency, 1) / ALONE * n
-        rows.append({"way": provider, "seconds": together, "one_by_one": alone, "times_as_fast": alone / together})
+        rows.append(
+            {"way": provider, "seconds": together, "one_by_one": alone, "times_as_fast": alone / together}
+        )
         targets.append(at_least(f"{provider}: one by one / traitscope", 65, alone / together))
-    setting = {"scores": n, "server_latency": f"{latency:g} s", "at_once": CONCURRENCY, "floor": f"{latency * n / min(n, CONCURRENCY):g} s"}
+    setting = {
+        "scores": n,
+        "server_latency": f"{latency:g} s",
+        "at_once": CONCURRENCY,
+        "floor": f"{latency * n / min(n, CONCURRENCY):g} s",
+    }
     notes = [f"One by one: from {ALONE} scores. The server is local and does nothing but wait."]
     return {"subject": "Judging", "setting": setting, "rows": rows, "targets": targets, "notes": notes}
 
@@ -39,7 +53,9 @@ def score(provider: str, n: int, latency: float, concurrency: int) -> float:
     """Return the seconds for n scores, each of another text, with an empty cache."""
     with JudgeServer() as server, tempfile.TemporaryDirectory() as cache:
         os.environ |= {"TRAITSCOPE_CACHE": cache} | dict.fromkeys(KEYS.values(), server.key)
-        os.environ |= {name: server.url + ("/v1" if known == "openai" else "") for known, name in URLS.items()}
+        os.environ |= {
+            name: server.url + ("/v1" if known == "openai" else "") for known, name in URLS.items()
+        }
         judge = load_judge(JudgeOptions(provider, judge_concurrency=concurrency), RUBRIC)
         server.latency = latency
         start = time.monotonic()

@@ -2,13 +2,15 @@
 
 from torch import nn
 
-from utils.cpu import prefers_onednn, speed_up_linear_layers
+from traitscope.utils.model.cpu import prefers_onednn, speed_up_linear_layers
 
 SHIPPED, OURS = "as shipped", "our kernels"
 
 
 def kernel_choices() -> tuple[str, ...]:
-    """Return the choices that differ on this machine: one where traitscope leaves torch's own kernels alone."""
+    """Return the choices that differ on this machine: one where traitscope leaves torch's own kernels
+    alone.
+    """
     return (OURS, SHIPPED) if prefers_onednn() else (SHIPPED,)
 
 

@@ -1,16 +1,18 @@
-"""Peak memory of capture and sweep, and how it grows with texts, length, layers and rows. Run: .venv/bin/python tests/benchmarks/memory.py
+"""Peak memory of capture and sweep, and how it grows with texts, length, layers and rows. Run:
+.venv/bin/python tests/benchmarks/memory.py
 
 Every case is a process of its own; its peak is the kernel's own record, and on a GPU the allocator's.
 """
 
+import runpy
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-if not __package__:  # run as a script
-    sys.path[:1] = [str(Path(__file__).resolve().parents[i]) for i in (2, 1)]
+if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
+    runpy.run_path(str(Path(__file__).resolve().parents[2] / "__init__.py"), run_name="checkout")
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
 from benchmarks.capture import run_bare
 from benchmarks.children import ChildError, run_child
@@ -18,11 +20,21 @@ from benchmarks.kernels import SHIPPED
 from benchmarks.peers.client import NAMES, Peer, PeerError
 from benchmarks.steering_sweep import make_grid
 from benchmarks.tables import at_most
-from benchmarks.workload import LONGEST, BenchOptions, bench_main, build_model, llama, load_model, make_texts, model_folder, token_budget
-from utils.batching import plan_batches
-from utils.capture import pool_activations
-from utils.generation import generate
-from utils.model import LM
+from benchmarks.workload import (
+    LONGEST,
+    BenchOptions,
+    bench_main,
+    build_model,
+    llama,
+    load_model,
+    make_texts,
+    model_folder,
+    token_budget,
+)
+from traitscope.utils.model.batching import plan_batches
+from traitscope.utils.model.capture import pool_activations
+from traitscope.utils.model.generation import generate
+from traitscope.utils.model.loading import LM
 
 TWICE = 2 * LONGEST
 
@@ -48,7 +60,12 @@ def measure(options: BenchOptions) -> dict:
     rows += [_layers(options, n, depth) for depth in ((2,) if options.quick else (15, 30, 60))]
     rows += [_peer_row(title, n) for title in NAMES] if options.has_peers and not options.quick else []
     found = {row["way"]: row.get("peak_MB") for row in rows}
-    setting = {"model": options.shape, "device": options.device, "longest_text": f"{LONGEST} tokens", "rows_a_call_of_the_sweep": 100}
+    setting = {
+        "model": options.shape,
+        "device": options.device,
+        "longest_text": f"{LONGEST} tokens",
+        "rows_a_call_of_the_sweep": 100,
+    }
     return {"subject": "Memory", "setting": setting, "rows": rows, "targets": _targets(found, n), "notes": []}
 
 
@@ -75,7 +92,10 @@ def _peer_row(title: str, n: int) -> dict:
     try:
         with Peer(title, job) as peer:
             way = peer.ways[-1]
-            return {"way": f"{title}, {way}, {n} texts", "peak_MB": peer.ask({"do": way, "kernels": SHIPPED})["peak_mb"]}
+            return {
+                "way": f"{title}, {way}, {n} texts",
+                "peak_MB": peer.ask({"do": way, "kernels": SHIPPED})["peak_mb"],
+            }
     except PeerError as error:
         return {"way": title, "not_run": str(error)}
 
@@ -85,8 +105,17 @@ def _targets(found: dict, n: int) -> list[dict]:
         return found[name] / found[base] if found[name] and found[base] else None
 
     return [
-        *(at_most(f"peak of capture / bare forward, {m} texts", 1.05, ratio(f"capture, {m} texts", f"bare forward, {m} texts")) for m in (n, 4 * n)),
-        at_most(f"peak at {4 * n} texts / at {n}", 1.05, ratio(f"capture, {4 * n} texts", f"capture, {n} texts")),
+        *(
+            at_most(
+                f"peak of capture / bare forward, {m} texts",
+                1.05,
+                ratio(f"capture, {m} texts", f"bare forward, {m} texts"),
+            )
+            for m in (n, 4 * n)
+        ),
+        at_most(
+            f"peak at {4 * n} texts / at {n}", 1.05, ratio(f"capture, {4 * n} texts", f"capture, {n} texts")
+        ),
     ]
 
 

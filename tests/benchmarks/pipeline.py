@@ -1,12 +1,14 @@
-"""Seconds per trait by stage, cold and up to date, and how cost grows with traits and scenarios. Run: .venv/bin/python tests/benchmarks/pipeline.py
+"""Seconds per trait by stage, cold and up to date, and how cost grows with traits and scenarios. Run:
+.venv/bin/python tests/benchmarks/pipeline.py
 
-Seconds by stage are the embedded model's. Growth is measured on a tiny random model, where arithmetic is next to nothing and what should
-not grow would show.
+Seconds by stage are the embedded model's. Growth is measured on a tiny random model, where arithmetic is next
+to nothing and what should not grow would show.
 """
 
 import io
 import os
 import re
+import runpy
 import sys
 import tempfile
 import time
@@ -14,25 +16,27 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a script
-    sys.path[:1] = [str(Path(__file__).resolve().parents[i]) for i in (2, 1)]
+if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
+    runpy.run_path(str(Path(__file__).resolve().parents[2] / "__init__.py"), run_name="checkout")
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
 import numpy as np
 
 from benchmarks.children import run_child
 from benchmarks.tables import at_least, at_most
 from benchmarks.workload import SHAPES, TRAITS, BenchOptions, bench_main, build_model
-from extraction import run_pipeline
-from utils.artifacts import read_json
-from utils.cli import parse_arguments
-from utils.flags import option_flags, pick
-from utils.paths import TraitPaths
-from utils.stage import why_run
+from traitscope.extraction import run_pipeline
+from traitscope.utils.files.artifacts import read_json
+from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.stage.command import parse_arguments
+from traitscope.utils.stage.flags import option_flags, pick
+from traitscope.utils.stage.stage import why_run
 
 FULL = "--judge embedded --subset 16"
-SMALL = "--judge embedded --max-new-tokens 4 --no-steering --pos-threshold 0 --neg-threshold 100 --min-usable 2"
+SMALL = (
+    "--judge embedded --max-new-tokens 4 --no-steering --pos-threshold 0 --neg-threshold 100 --min-usable 2"
+)
 
 
 def measure(options: BenchOptions) -> dict:
@@ -40,12 +44,26 @@ def measure(options: BenchOptions) -> dict:
     names = [p.parent.relative_to(TRAITS).as_posix() for p in sorted(TRAITS.glob("*/*/positive.txt"))]
     traits = ["epistemic/optimism"] if options.quick else ["behavioral/formality", "epistemic/optimism"]
     rows = _by_stage(traits, "--max-new-tokens 4 --no-steering --min-usable 2" if options.quick else "")
-    by_traits = _growth("traits", (1, 2) if options.quick else (1, 2, 4, 8), lambda k: _run_tiny(names[0], k, 6 if options.quick else 50))
-    by_scenarios = _growth("scenarios", (6, 12) if options.quick else (50, 100, 200, 400, 800), lambda k: _run_tiny(names[0], 1, k))
+    by_traits = _growth(
+        "traits",
+        (1, 2) if options.quick else (1, 2, 4, 8),
+        lambda k: _run_tiny(names[0], k, 6 if options.quick else 50),
+    )
+    by_scenarios = _growth(
+        "scenarios",
+        (6, 12) if options.quick else (50, 100, 200, 400, 800),
+        lambda k: _run_tiny(names[0], 1, k),
+    )
     check = max(row["up_to_date_ms"] for row in rows)
     loads = max(row["loads"] for row in by_traits["rows"])
-    targets = [at_most("up-to-date check of all stages, ms a trait", 50, check), at_most("loads of the model, whatever the traits", 1, float(loads))]
-    targets += [at_least(f"linear in {name}: R²", 0.99, found["r2"]) for name, found in (("traits", by_traits), ("scenarios", by_scenarios))]
+    targets = [
+        at_most("up-to-date check of all stages, ms a trait", 50, check),
+        at_most("loads of the model, whatever the traits", 1, float(loads)),
+    ]
+    targets += [
+        at_least(f"linear in {name}: R²", 0.99, found["r2"])
+        for name, found in (("traits", by_traits), ("scenarios", by_scenarios))
+    ]
     setting = {"model": "embedded (by stage), tiny random (growth)", "device": "cpu", "flags": FULL}
     return {
         "subject": "Pipeline",
@@ -71,15 +89,33 @@ def _by_stage(traits: list[str], flags: str) -> list[dict]:
         warm = run_child("benchmarks.pipeline:run", root=root, arguments=arguments)
         rows = []
         for trait in traits:
-            manifests = {name: read_json(file) for name in run_pipeline.NAMES if (file := TraitPaths("demo", trait, Path(root)).manifest(name)).exists()}
-            stages = {f"stage_{name[0]}_s": float(manifest["seconds"]) for name, manifest in manifests.items()}
-            rows.append({"way": trait, **stages, "sum_s": sum(stages.values()), "up_to_date_ms": warm["check_ms"][trait]})
-        whole = {"way": f"the process, {len(traits)} traits", "cold_s": cold["seconds"], "up_to_date_s": warm["seconds"]}
+            manifests = {
+                name: read_json(file)
+                for name in run_pipeline.NAMES
+                if (file := TraitPaths("demo", trait, Path(root)).manifest(name)).exists()
+            }
+            stages = {
+                f"stage_{name[0]}_s": float(manifest["seconds"]) for name, manifest in manifests.items()
+            }
+            rows.append(
+                {
+                    "way": trait,
+                    **stages,
+                    "sum_s": sum(stages.values()),
+                    "up_to_date_ms": warm["check_ms"][trait],
+                }
+            )
+        whole = {
+            "way": f"the process, {len(traits)} traits",
+            "cold_s": cold["seconds"],
+            "up_to_date_s": warm["seconds"],
+        }
         return [*rows, whole | {"up_to_date_ms": max(warm["check_ms"].values()), "loads": cold["loads"]}]
 
 
 def copy_trait(root: Path, trait: str, scenarios: int = 0, copy: int = 0) -> None:
-    """Put a shipped trait under another root; with `scenarios`, so many pairs, its lines repeated with a number where they do not suffice.
+    """Put a shipped trait under another root; with `scenarios`, so many pairs, its lines repeated with a
+    number where they do not suffice.
 
     A further copy has another name, and a number before every line: what is judged once is not judged again.
     """
@@ -88,13 +124,17 @@ def copy_trait(root: Path, trait: str, scenarios: int = 0, copy: int = 0) -> Non
     for file in ("positive.txt", "negative.txt"):
         lines = [line for line in (TRAITS / trait / file).read_text().split("\n") if line]
         numbered = [(i // len(lines) + copy, lines[i % len(lines)]) for i in range(scenarios or len(lines))]
-        (target / file).write_text("\n".join(f"{number}. {line}" if number else line for number, line in numbered))
+        (target / file).write_text(
+            "\n".join(f"{number}. {line}" if number else line for number, line in numbered)
+        )
     for file in ("definition.txt", "steering.json"):
         (target / file).write_bytes((TRAITS / trait / file).read_bytes())
 
 
 def run(root: str, arguments: list[str]) -> dict:
-    """Run the pipeline in this process; return how often a model was loaded, and what the check of every trait takes when all is done."""
+    """Run the pipeline in this process; return how often a model was loaded, and what the check of every
+    trait takes when all is done.
+    """
     os.environ["TRAITSCOPE_ROOT"] = root
     printed = io.StringIO()
     given = parse_arguments(arguments, run_pipeline.all_flags())
@@ -107,7 +147,9 @@ def run(root: str, arguments: list[str]) -> dict:
 
 
 def _check(given: dict[str, Any], root: Path) -> dict[str, float]:
-    """Return {trait: milliseconds} that `why_run` takes for all stages of an up-to-date trait; the quickest of three."""
+    """Return {trait: milliseconds} that `why_run` takes for all stages of an up-to-date trait; the
+    quickest of three.
+    """
     options = pick(run_pipeline.PipelineOptions, given)
     own = option_flags(run_pipeline.PipelineOptions)
     steps = run_pipeline.plan_steps(options, {k: v for k, v in given.items() if k not in own})
@@ -143,9 +185,18 @@ def _growth(what: str, sizes: tuple[int, ...], run_size: Any) -> dict:
     slope, start = np.polyfit(sizes, seconds, 1)
     residuals = seconds - (start + slope * np.array(sizes))
     spread = float(((seconds - seconds.mean()) ** 2).sum())
-    rows = [{"way": f"{k} {what}", **f, "of_the_line_s": float(start + slope * k)} for k, f in zip(sizes, found, strict=True)]
+    rows = [
+        {"way": f"{k} {what}", **f, "of_the_line_s": float(start + slope * k)}
+        for k, f in zip(sizes, found, strict=True)
+    ]
     r2 = 1 - float((residuals**2).sum()) / spread
-    line = {"way": f"line in {what}", "start_s": float(start), "each_s": float(slope), "largest_residual_s": float(np.abs(residuals).max()), "R2": r2}
+    line = {
+        "way": f"line in {what}",
+        "start_s": float(start),
+        "each_s": float(slope),
+        "largest_residual_s": float(np.abs(residuals).max()),
+        "R2": r2,
+    }
     return {"rows": rows, "line": line, "r2": r2}
 
 

@@ -15,11 +15,14 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from benchmarks.planted import Case
-from extraction.methods import FitOptions
+from traitscope.extraction.fitting.methods import FitOptions
 
 OPTIONS = FitOptions()
-WIDEST = 4096  # d_model above which LinearDiscriminantAnalysis would take minutes a layer: its covariance is solved by Cholesky instead
-NUDGE = 1e-12  # relative: well above the rounding of float64, well below that of the float32 in which activations come
+# d_model above which LinearDiscriminantAnalysis would take minutes a layer: its covariance is solved by
+# Cholesky instead
+WIDEST = 4096
+# relative: well above the rounding of float64, well below that of the float32 in which activations come
+NUDGE = 1e-12
 Directions = dict[int, dict[str, np.ndarray]]  # layer → method → direction [d_model]
 
 
@@ -56,12 +59,21 @@ def _logistic(case: Case, layer: int, tight: bool) -> np.ndarray:
 def _discriminant(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if x.shape[1] <= WIDEST:
         return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=OPTIONS.shrinkage).fit(x, y).coef_[0]
-    within = sum(np.mean(y == side) * shrunk_covariance(empirical_covariance(x[y == side]), OPTIONS.shrinkage) for side in (0, 1))
+    within = sum(
+        np.mean(y == side) * shrunk_covariance(empirical_covariance(x[y == side]), OPTIONS.shrinkage)
+        for side in (0, 1)
+    )
     return solve(within, x[y == 1].mean(0) - x[y == 0].mean(0), assume_a="pos", overwrite_a=True)
 
 
 def _ica(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    model = FastICA(min(OPTIONS.ica_components, len(x) - 1), whiten="unit-variance", random_state=OPTIONS.fit_seed, max_iter=500, tol=1e-3)
+    model = FastICA(
+        min(OPTIONS.ica_components, len(x) - 1),
+        whiten="unit-variance",
+        random_state=OPTIONS.fit_seed,
+        max_iter=500,
+        tol=1e-3,
+    )
     sources = model.fit_transform(x)
     up, down = sources[y == 1], sources[y == 0]
     effect = (up.mean(0) - down.mean(0)) / np.sqrt((up.var(0) + down.var(0)) / 2)
@@ -69,8 +81,13 @@ def _ica(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def keep_settled(case: Case, theirs: Directions) -> Directions:
-    """Return the directions without those of ica that are others for an input nudged by far less than its own rounding: no two computations agree."""
-    return {layer: {m: v for m, v in found.items() if m != "ica" or _is_settled(case, layer, v)} for layer, found in theirs.items()}
+    """Return the directions without those of ica that are others for an input nudged by far less than its
+    own rounding: no two computations agree.
+    """
+    return {
+        layer: {m: v for m, v in found.items() if m != "ica" or _is_settled(case, layer, v)}
+        for layer, found in theirs.items()
+    }
 
 
 def _is_settled(case: Case, layer: int, direction: np.ndarray) -> bool:
@@ -82,10 +99,16 @@ def _is_settled(case: Case, layer: int, direction: np.ndarray) -> bool:
 
 
 def cosines(ours: dict[str, Tensor], theirs: Directions) -> dict[str, float | None]:
-    """Return each method's lowest |cosine| over the layers that scikit-learn fitted, None without any; ours is {method: [n_layers, d_model]}."""
+    """Return each method's lowest |cosine| over the layers that scikit-learn fitted, None without any;
+    ours is {method: [n_layers, d_model]}.
+    """
     found = {}
     for method, vectors in ours.items():
-        pairs = [(vectors[layer].double().numpy(), directions[method]) for layer, directions in theirs.items() if method in directions]
+        pairs = [
+            (vectors[layer].double().numpy(), directions[method])
+            for layer, directions in theirs.items()
+            if method in directions
+        ]
         found[method] = min((_cosine(a, b) for a, b in pairs), default=None)
     return found
 
@@ -95,10 +118,14 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def probe_excess(case: Case, ours: Tensor, tight: Directions, loose: Directions) -> tuple[float, float]:
-    """Return the largest relative excess of the probe's objective over the best known solution: of ours [n_layers, d_model], and of the loose ones."""
+    """Return the largest relative excess of the probe's objective over the best known solution: of ours
+    [n_layers, d_model], and of the loose ones.
+    """
     worst = [0.0, 0.0]
     for layer in loose:
-        losses = [_loss(case, layer, w) for w in (ours[layer].numpy(), loose[layer]["probe"], tight[layer]["probe"])]
+        losses = [
+            _loss(case, layer, w) for w in (ours[layer].numpy(), loose[layer]["probe"], tight[layer]["probe"])
+        ]
         worst = [max(known, loss / min(losses) - 1) for known, loss in zip(worst, losses, strict=False)]
     return worst[0], worst[1]
 

@@ -1,10 +1,13 @@
-"""Run the benchmarks and write docs/performance.md and tests/benchmarks/results.json. Run: .venv/bin/python tests/benchmarks/report.py
+"""Run the benchmarks and write docs/performance.md and tests/benchmarks/results.json. Run:
+.venv/bin/python tests/benchmarks/report.py
 
-Every subject is a process of its own, so that one that fails costs only its own table; a subject that is not run keeps the results it had.
+Every subject is a process of its own, so that one that fails costs only its own table; a subject that is not
+run keeps the results it had.
 """
 
 import platform
 import re
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -14,10 +17,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a script
-    sys.path[:1] = [str(Path(__file__).resolve().parents[i]) for i in (2, 1)]
+if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
+    runpy.run_path(str(Path(__file__).resolve().parents[2] / "__init__.py"), run_name="checkout")
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import utils  # noqa: F401  # before torch: it sets the threads that torch starts with
 
 import psutil
 import torch
@@ -25,10 +28,10 @@ import torch
 from benchmarks.kernels import kernel_choices
 from benchmarks.peers.client import ENVIRONMENTS
 from benchmarks.tables import render_subject
-from utils.artifacts import read_json, write_json, write_text
-from utils.cli import run_cli
-from utils.errors import UserError
-from utils.flags import option_flags, pick
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import read_json, write_json, write_text
+from traitscope.utils.stage.command import run_cli
+from traitscope.utils.stage.flags import flag, option_flags, pick
 
 HERE = Path(__file__).resolve().parent
 SUBJECTS = ("capture", "capture_chats", "steering_sweep", "fit", "judging", "pipeline", "memory")
@@ -36,22 +39,27 @@ ON_GPU = ("capture", "capture_chats", "steering_sweep", "memory")
 GPU_SHAPES = ("gemma-2-2b", "llama-3.1-8b")
 RESULTS, PAGE = HERE / "results.json", HERE.parents[1] / "docs" / "performance.md"
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy")
-PEERS = {"repeng": "repeng", "steering_vectors": "steering-vectors", "nnsight": "nnsight", "transformer_lens": "transformer-lens"}
+PEERS = {
+    "repeng": "repeng",
+    "steering_vectors": "steering-vectors",
+    "nnsight": "nnsight",
+    "transformer_lens": "transformer-lens",
+}
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Run the benchmarks, and write the tables.
+    """Run the benchmarks, and write the tables."""
 
-    Args:
-        only: Subjects to run: capture, capture_chats, steering_sweep, fit, judging, pipeline, memory; none writes the tables anew.
-        quick: Small sizes, to see that everything works; nothing is written.
-        gpu: Run capture, sweep and memory on the GPU, with Gemma-2-2B- and Llama-3.1-8B-shaped models, instead of everything on the CPU.
-    """
-
-    only: tuple[str, ...] = SUBJECTS
-    quick: bool = False
-    gpu: bool = False
+    only: tuple[str, ...] = flag(
+        SUBJECTS,
+        "Subjects to run: capture, capture_chats, steering_sweep, fit, judging, pipeline, memory; none writes the tables anew.",
+    )
+    quick: bool = flag(False, "Small sizes, to see that everything works; nothing is written.")
+    gpu: bool = flag(
+        False,
+        "Run capture, sweep and memory on the GPU, with Gemma-2-2B- and Llama-3.1-8B-shaped models, instead of everything on the CPU.",
+    )
 
 
 def main(**given: Any) -> None:
@@ -81,7 +89,10 @@ def _runs(options: ReportOptions) -> dict[str, list[str]]:
     if not options.gpu:
         return {name: [f"{name}.py", *quick] for name in SUBJECTS if name in options.only}
     pairs = [(name, shape) for name in ON_GPU if name in options.only for shape in GPU_SHAPES]
-    return {f"{name}, {shape}": [f"{name}.py", "--device", "cuda", "--shape", shape, *quick] for name, shape in pairs}
+    return {
+        f"{name}, {shape}": [f"{name}.py", "--device", "cuda", "--shape", shape, *quick]
+        for name, shape in pairs
+    }
 
 
 def _run(command: list[str]) -> dict:
@@ -98,13 +109,19 @@ def _run(command: list[str]) -> dict:
         if done.returncode == 0:
             return read_json(file)
     reason = (done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"])[-1]
-    return {"subject": command[0].removesuffix(".py"), "setting": {}, "rows": [{"way": "all", "not_run": reason}]}
+    return {
+        "subject": command[0].removesuffix(".py"),
+        "setting": {},
+        "rows": [{"way": "all", "not_run": reason}],
+    }
 
 
 def describe_machine() -> dict:
     """Return what decides speed here: no host name, no path."""
     cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text(errors="replace")) if cpuinfo.exists() else None
+    model = (
+        re.search(r"model name\s*: (.*)", cpuinfo.read_text(errors="replace")) if cpuinfo.exists() else None
+    )
     return {
         "CPU": model[1] if model else platform.processor() or platform.machine(),
         "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
@@ -133,7 +150,12 @@ def insert(page: str, results: dict) -> str:
     command = "not run: `.venv/bin/python tests/benchmarks/report.py --gpu` on a machine with one writes these tables\n"
     tables["gpu"] = "\n".join(_table(content, key) for key, content in gpu.items()) or command
     for name, table in tables.items():
-        page, n = re.subn(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, n=name, t=table: f"<!-- {n} -->\n{t}<!-- /{n} -->", page, flags=re.DOTALL)
+        page, n = re.subn(
+            rf"<!-- {name} -->.*?<!-- /{name} -->",
+            lambda _, n=name, t=table: f"<!-- {n} -->\n{t}<!-- /{n} -->",
+            page,
+            flags=re.DOTALL,
+        )
         assert n == 1, f"the page has no place for {name}"
     return page
 
@@ -143,7 +165,9 @@ def _table(content: dict | None, name: str) -> str:
         return f"not run: {name}\n"
     machine = content["machine"]
     packages = ", ".join(f"{package} {v}" for package, v in machine["packages"].items())
-    about = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in machine.items() if key != "packages")
+    about = ", ".join(
+        f"{key.replace('_', ' ')} {value}" for key, value in machine.items() if key != "packages"
+    )
     return f"{render_subject(content)}\n{content['measured']}: {about}; {packages}.\n"
 
 

@@ -1,7 +1,8 @@
 """Fair timing: named ways of doing the same work, in rounds of rotating order, compared round by round.
 
-Absolute times on a shared machine mean little: what else runs there comes and goes within seconds. The ways of one round meet the same
-machine, so that a ratio within a round means something, and its median over rounds more.
+Absolute times on a shared machine mean little: what else runs there comes and goes within seconds. The ways
+of one round meet the same machine, so that a ratio within a round means something, and its median over rounds
+more.
 """
 
 import statistics
@@ -34,7 +35,9 @@ def timed(work: Callable[[], Any]) -> Way:
 
 
 def run_rounds(ways: Mapping[str, Way], rounds: int) -> Rounds:
-    """Run every way once a round; each round begins with another way. A way that raises is left out and named, with its reason."""
+    """Run every way once a round; each round begins with another way. A way that raises is left out and
+    named, with its reason.
+    """
     names = list(ways)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     not_run: dict[str, str] = {}
@@ -45,14 +48,27 @@ def run_rounds(ways: Mapping[str, Way], rounds: int) -> Rounds:
                 continue
             try:
                 seconds[name].append(ways[name]())
-                print(f"round {turn + 1} of {rounds}, {name}: {seconds[name][-1]:.3g} s", file=sys.stderr, flush=True)
-            except (RuntimeError, OSError, ValueError, TypeError, AttributeError) as error:  # a peer's failure is a row of the table
-                not_run[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200] if str(error).strip() else ''}"
+                print(
+                    f"round {turn + 1} of {rounds}, {name}: {seconds[name][-1]:.3g} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            except (
+                RuntimeError,
+                OSError,
+                ValueError,
+                TypeError,
+                AttributeError,
+            ) as error:  # a peer's failure is a row of the table
+                not_run[name] = (
+                    f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200] if str(error).strip() else ''}"
+                )
     return Rounds({name: found for name, found in seconds.items() if name not in not_run}, not_run)
 
 
 def summarise(rounds: Rounds, base: str, per: float = 1.0) -> list[dict]:
-    """Return a row per way: median, lowest and highest seconds, and the same of its ratio to the base, taken round by round.
+    """Return a row per way: median, lowest and highest seconds, and the same of its ratio to the base,
+    taken round by round.
 
     Args:
         base: The way that is 1.
@@ -62,7 +78,12 @@ def summarise(rounds: Rounds, base: str, per: float = 1.0) -> list[dict]:
     rows: list[dict] = []
     for name, found in rounds.seconds.items():
         ratios = [mine / theirs for mine, theirs in zip(found, reference, strict=True)]
-        rows.append({"way": name} | _spread("seconds", [s / per for s in found]) | _spread("ratio", ratios) | {"rounds": len(found)})
+        rows.append(
+            {"way": name}
+            | _spread("seconds", [s / per for s in found])
+            | _spread("ratio", ratios)
+            | {"rounds": len(found)}
+        )
     return rows + [{"way": name, "not_run": reason} for name, reason in rounds.not_run.items()]
 
 

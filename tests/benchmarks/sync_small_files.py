@@ -1,17 +1,21 @@
-"""Seconds to push and pull many small files, against `rclone serve s3` on loopback: python tests/benchmarks/sync_small_files.py [FILES] [BYTES]."""
+"""Seconds to push and pull many small files, against `rclone serve s3` on loopback: python
+tests/benchmarks/sync_small_files.py [FILES] [BYTES].
+"""
 
 import os
+import runpy
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "tests")]
+runpy.run_path(str(ROOT / "__init__.py"), run_name="checkout")
 
 from store_server import EXPERIMENT, S3, files_of
 
-from utils.sync.main import main
+from traitscope.utils.sync.main import main
 
 
 def timed(direction: str, root: Path) -> None:
@@ -30,7 +34,10 @@ def run(folder: Path, count: int, size: int) -> None:
     server.start()
     os.environ.update(server.environment)
     here, there = (folder / name / "experiments" / EXPERIMENT for name in "ab")
-    files = [here / f"extraction/category/trait_{n // 500}/vectors/probe_layer{n % 500}_metadata.json" for n in range(count)]
+    files = [
+        here / f"extraction/category/trait_{n // 500}/vectors/probe_layer{n % 500}_metadata.json"
+        for n in range(count)
+    ]
     try:
         for n, file in enumerate(files):
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,9 @@ def _groups(rows: list[dict]) -> list[list[dict]]:
     groups: list[list[dict]] = []
     for row in rows:
         columns = [name for name in row if not name.endswith(("_low", "_high"))]
-        if groups and ("not_run" in row or columns == [n for n in groups[-1][0] if not n.endswith(("_low", "_high"))]):
+        if groups and (
+            "not_run" in row or columns == [n for n in groups[-1][0] if not n.endswith(("_low", "_high"))]
+        ):
             groups[-1].append(row)
         else:
             groups.append([row])
@@ -33,14 +35,22 @@ def render_rows(rows: list[dict]) -> str:
     columns = [name for name in rows[0] if not name.endswith(("_low", "_high"))]
     lines = [_line(name.replace("_", " ") for name in columns), _line("---" for _ in columns)]
     for row in rows:
-        cells = [row["way"], f"not run: {row['not_run']}"] if "not_run" in row else [_cell(row, name) for name in columns]
+        cells = (
+            [row["way"], f"not run: {row['not_run']}"]
+            if "not_run" in row
+            else [_cell(row, name) for name in columns]
+        )
         lines.append(_line([*cells, *[""] * (len(columns) - len(cells))]))
     return "\n".join(lines)
 
 
 def _cell(row: dict, name: str) -> str:
     value = _figure(row[name], name)
-    return f"{value} ({_figure(row[f'{name}_low'])}–{_figure(row[f'{name}_high'])})" if f"{name}_low" in row else value
+    return (
+        f"{value} ({_figure(row[f'{name}_low'])}–{_figure(row[f'{name}_high'])})"
+        if f"{name}_low" in row
+        else value
+    )
 
 
 def _figure(value: object, name: str = "") -> str:
@@ -51,7 +61,15 @@ def _figure(value: object, name: str = "") -> str:
     if value == 0:
         return "0"
     if abs(value) >= 0.001:
-        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
+        return (
+            f"{value:.0f}"
+            if abs(value) >= 100
+            else f"{value:.1f}"
+            if abs(value) >= 10
+            else f"{value:.2f}"
+            if abs(value) >= 1
+            else f"{value:.3f}"
+        )
     return f"{value:.1e}"
 
 
@@ -60,18 +78,30 @@ def render_targets(targets: list[dict]) -> str:
     lines = [_line(["target", "wanted", "found", ""]), _line(["---"] * 4)]
     for target in targets:
         verdict = "not run" if target["found"] is None else "met" if target["met"] else "**missed**"
-        lines.append(_line([target["target"], target["wanted"], _figure(target["found"], target["target"]), verdict]))
+        lines.append(
+            _line([target["target"], target["wanted"], _figure(target["found"], target["target"]), verdict])
+        )
     return "\n".join(lines)
 
 
 def at_most(name: str, limit: float, found: float | None) -> dict:
     """Return a target that is met by staying at or below a limit."""
-    return {"target": name, "wanted": f"≤ {limit:g}", "found": found, "met": found is not None and found <= limit}
+    return {
+        "target": name,
+        "wanted": f"≤ {limit:g}",
+        "found": found,
+        "met": found is not None and found <= limit,
+    }
 
 
 def at_least(name: str, limit: float, found: float | None) -> dict:
     """Return a target that is met by reaching a limit."""
-    return {"target": name, "wanted": f"≥ {limit:g}", "found": found, "met": found is not None and found >= limit}
+    return {
+        "target": name,
+        "wanted": f"≥ {limit:g}",
+        "found": found,
+        "met": found is not None and found >= limit,
+    }
 
 
 def _line(cells: object) -> str:

@@ -11,12 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, LlamaConfig
 
 from benchmarks.tables import render_subject
-from utils.artifacts import write_json
-from utils.capture import Reading
-from utils.cli import run_cli
-from utils.flags import option_flags, pick
-from utils.gguf import converted, embedded_gguf
-from utils.model import LM, ModelOptions, choose_device, choose_dtype, encode, load_lm, wrap
+from traitscope.utils.files.artifacts import write_json
+from traitscope.utils.model.capture import Reading
+from traitscope.utils.model.encode import encode
+from traitscope.utils.model.gguf import converted, embedded_gguf
+from traitscope.utils.model.loading import LM, ModelOptions, choose_device, choose_dtype, load_lm, wrap
+from traitscope.utils.stage.command import run_cli
+from traitscope.utils.stage.flags import flag, option_flags, pick
 
 SHORTEST, LONGEST = 21, 158  # tokens of a text, prompt and response
 TRAITS = Path(__file__).resolve().parents[2] / "datasets" / "traits"
@@ -25,7 +26,14 @@ TRAITS = Path(__file__).resolve().parents[2] / "datasets" / "traits"
 def llama(width: int, depth: int) -> LlamaConfig:
     """Return a small Llama with the embedded model's vocabulary."""
     heads = {"num_attention_heads": width // 16, "num_key_value_heads": width // 32}
-    return LlamaConfig(vocab_size=49152, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=depth, max_position_embeddings=8192, **heads)
+    return LlamaConfig(
+        vocab_size=49152,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=depth,
+        max_position_embeddings=8192,
+        **heads,
+    )
 
 
 SHAPES: dict[str, Any] = {  # built from config with random weights: speed does not need trained ones
@@ -43,21 +51,16 @@ SHAPES: dict[str, Any] = {  # built from config with random weights: speed does 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is measured, and on what.
+    """What is measured, and on what."""
 
-    Args:
-        quick: A size that shows the script works; its figures mean little.
-        rounds: Interleaved rounds; 0 takes the subject's own number.
-        device: cpu or cuda.
-        shape: embedded (the real model), or a model of that shape with random weights; peers take part with the embedded one on a CPU.
-        json: File that the results are written to.
-    """
-
-    quick: bool = False
-    rounds: int = 0
-    device: Literal["cpu", "cuda"] = "cpu"
-    shape: Literal["embedded", "gemma-2-2b", "llama-3.1-8b", "tiny"] = "embedded"
-    json: str = ""
+    quick: bool = flag(False, "A size that shows the script works; its figures mean little.")
+    rounds: int = flag(0, "Interleaved rounds; 0 takes the subject's own number.")
+    device: Literal["cpu", "cuda"] = flag("cpu", "cpu or cuda.")
+    shape: Literal["embedded", "gemma-2-2b", "llama-3.1-8b", "tiny"] = flag(
+        "embedded",
+        "embedded (the real model), or a model of that shape with random weights; peers take part with the embedded one on a CPU.",
+    )
+    json: str = flag("", "File that the results are written to.")
 
     @property
     def has_peers(self) -> bool:
@@ -112,7 +115,11 @@ def build_model(config: Any, device: str, dtype: str = "auto") -> LM:
     torch.manual_seed(0)
     with where:
         model = AutoModelForCausalLM.from_config(config, dtype=choose_dtype(dtype, where))
-    return wrap(model, AutoTokenizer.from_pretrained(model_folder()), ModelOptions(model=f"random {config.model_type}"))
+    return wrap(
+        model,
+        AutoTokenizer.from_pretrained(model_folder()),
+        ModelOptions(model=f"random {config.model_type}"),
+    )
 
 
 def token_budget(lm: LM) -> int:
@@ -122,11 +129,18 @@ def token_budget(lm: LM) -> int:
 
 def prose() -> str:
     """Return plain English text from the library's scenarios, as much as anybody needs."""
-    return " ".join(line for file in sorted(TRAITS.glob("epistemic/*/positive.txt")) for line in file.read_text().split("\n") if line)
+    return " ".join(
+        line
+        for file in sorted(TRAITS.glob("epistemic/*/positive.txt"))
+        for line in file.read_text().split("\n")
+        if line
+    )
 
 
 def make_texts(n: int, longest: int = LONGEST, seed: int = 0) -> list[Text]:
-    """Return n texts of mixed lengths, evenly from SHORTEST to `longest` tokens, in random order; two fifths are the prompt."""
+    """Return n texts of mixed lengths, evenly from SHORTEST to `longest` tokens, in random order; two
+    fifths are the prompt.
+    """
     tokenizer = AutoTokenizer.from_pretrained(model_folder())
     lengths = [round(SHORTEST + (longest - SHORTEST) * i / max(n - 1, 1)) for i in range(n)]
     random.Random(seed).shuffle(lengths)
@@ -136,17 +150,28 @@ def make_texts(n: int, longest: int = LONGEST, seed: int = 0) -> list[Text]:
         start = 29 * i % (len(words) - longest)
         coded = tokenizer(" ".join(words[start : start + longest]), return_offsets_mapping=True)
         source = tokenizer.decode(coded.input_ids)
-        while source[coded.offset_mapping[length][0]] != " ":  # cut between words, so that the text has these tokens and no others
+        while (
+            source[coded.offset_mapping[length][0]] != " "
+        ):  # cut between words, so that the text has these tokens and no others
             length -= 1
-        texts.append(Text(coded.input_ids[:length], 2 * length // 5, source[: coded.offset_mapping[length][0]]))
+        texts.append(
+            Text(coded.input_ids[:length], 2 * length // 5, source[: coded.offset_mapping[length][0]])
+        )
     assert all(tokenizer(t.text).input_ids == t.ids for t in texts)
     return texts
 
 
 def make_chats(n: int, seed: int = 0) -> list[Text]:
-    """Return n chats, scenarios of a shipped trait with responses of mixed lengths, 16 to 64 tokens; the template's system message comes first."""
+    """Return n chats, scenarios of a shipped trait with responses of mixed lengths, 16 to 64 tokens; the
+    template's system message comes first.
+    """
     tokenizer = AutoTokenizer.from_pretrained(model_folder())
-    scenarios = [line for side in ("positive", "negative") for line in (TRAITS / f"epistemic/optimism/{side}.txt").read_text().split("\n") if line]
+    scenarios = [
+        line
+        for side in ("positive", "negative")
+        for line in (TRAITS / f"epistemic/optimism/{side}.txt").read_text().split("\n")
+        if line
+    ]
     lengths = [round(16 + 48 * i / max(n - 1, 1)) for i in range(n)]
     rng = random.Random(seed)
     rng.shuffle(lengths)

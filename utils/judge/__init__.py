@@ -1,28 +1,33 @@
 """Judges: one interface, one score type, one registry.
 
-A judge is made for one rubric (what the trait is, and contrasting text that shows it) and answers two questions: how strongly does
-each contrasting example show its trait (`score_examples`), and how strongly does each response (`score_responses`).
+A judge is made for one rubric (what the trait is, and contrasting text that shows it) and answers two
+questions: how strongly does each contrasting example show its trait (`score_examples`), and how strongly does
+each response (`score_responses`).
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from utils.errors import UserError
+from traitscope.utils.errors import UserError
+from traitscope.utils.stage.flags import flag
 
 if TYPE_CHECKING:
-    from utils.judge.coherence import TokenText
-    from utils.judge.language import Grader
-    from utils.judge.ledger import Ledger
-    from utils.model import LM
+    from traitscope.utils.judge.coherence import TokenText
+    from traitscope.utils.judge.language import Grader
+    from traitscope.utils.judge.ledger import Ledger
+    from traitscope.utils.model.loading import LM
 
 STATES = ("scored", "refused", "unparsable", "low_mass", "error")
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a judge said of one text. Where it could not say, `value` is None and `state` says why; None is never 0."""
+    """What a judge said of one text. Where it could not say, `value` is None and `state` says why; None
+    is never 0.
+    """
 
     value: float | None  # 0–100
     state: str = "scored"
@@ -49,7 +54,9 @@ class Example:
     """One contrasting text of a trait's dataset."""
 
     side: str  # "pos" or "neg"
-    group: int  # examples of one group share a topic, and are never split between fitting and testing
+    family: (
+        int  # examples of one family belong together, and are never split between fitting and testing a judge
+    )
     text: str
 
 
@@ -69,7 +76,9 @@ class Answer:
 
     prompt: str
     response: str
-    group: int | None = None  # the group of the rubric's examples that the prompt belongs to; None for a prompt of its own
+    family: int | None = (
+        None  # the family of the rubric's examples that the prompt belongs to; None for a prompt of its own
+    )
 
 
 class Coherence(Protocol):
@@ -91,26 +100,32 @@ class Judge(Protocol):
         """What it used so far; None for a judge that costs nothing."""
 
     def score_examples(self) -> list[Score]:
-        """Score every example of the rubric, in order: 100 is unmistakably the trait, whatever the example's side."""
+        """Score every example of the rubric, in order: 100 is unmistakably the trait, whatever the
+        example's side.
+        """
 
     def score_responses(self, answers: Sequence[Answer]) -> list[Score]:
         """Score responses, in order."""
 
     def coherence(self, lm: "LM", own: "Sequence[TokenText]") -> Coherence:
-        """Return a judge of coherence for texts of `lm`, calibrated on its own unsteered texts where it needs that."""
+        """Return a judge of coherence for texts of `lm`, calibrated on its own unsteered texts where it
+        needs that.
+        """
 
 
 def identify_judge(name: str) -> str:
-    """Return what a manifest remembers of a judge: provider and model, the server, and the version of the prompts."""
-    from utils.judge.prompts import prompt_ids
-    from utils.judge.providers import PROVIDERS, server_of
+    """Return what a manifest remembers of a judge: provider and model, the server, and the version of the
+    prompts.
+    """
+    from traitscope.utils.judge.prompts import prompt_ids
+    from traitscope.utils.judge.providers import PROVIDERS, server_of
 
     provider, _, model = (choose_judge() if name == "auto" else name).partition(":")
     if provider == "embedded":
         return provider
     prompts = ", prompts " + "-".join(text.split(":")[1][:4] for text in prompt_ids().values())
     if provider not in PROVIDERS:
-        from utils.model import identify_model
+        from traitscope.utils.model.loading import identify_model
 
         return f"{provider}:{identify_model(model.partition('@')[0])}{prompts}"
     server = f" at {server_of(provider)}" if server_of(provider) else ""
@@ -119,50 +134,76 @@ def identify_judge(name: str) -> str:
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """Who judges.
+    """Who judges."""
 
-    Args:
-        judge: auto (the first of openai, anthropic, gemini whose key is set, else embedded), PROVIDER or PROVIDER:MODEL, local:MODEL[@device], or embedded.
-        judge_draws: Answers averaged where a model is read as text; they are drawn at the model's own temperature.
-        max_unjudged: Share of texts that the judge may leave without a score before the stage ends in error.
-        max_cost: Dollars that a run may spend on judging; 0 is no limit.
-        judge_concurrency: Questions asked at once.
-        judge_rpm: Requests a minute at most; 0 is no limit.
-        judge_tpm: Tokens a minute at most; 0 is no limit.
-        judge_timeout: Seconds to wait for one answer.
-        judge_price: Dollars per million tokens, in and out, of a model whose price is not known: 0.4,1.6.
-    """
+    judge: str = flag(
+        "auto",
+        (
+            "auto (the first of openai, anthropic, gemini whose key is set, else embedded), PROVIDER or "
+            "PROVIDER:MODEL, local:MODEL[@device], or embedded."
+        ),
+        identify=identify_judge,
+    )
+    judge_draws: int = flag(
+        1, "Answers averaged where a model is read as text; they are drawn at the model's own temperature."
+    )
+    max_unjudged: float = flag(
+        0.05,
+        "Share of texts that the judge may leave without a score before the stage ends in error.",
+        cosmetic=True,
+    )
+    max_cost: float = flag(
+        0.0,
+        "Dollars that a run may spend on judging, all its processes together; 0 is no limit.",
+        cosmetic=True,
+    )
+    judge_concurrency: int = flag(50, "Questions asked at once.", cosmetic=True)
+    judge_rpm: int = flag(0, "Requests a minute at most; 0 is no limit.", cosmetic=True)
+    judge_tpm: int = flag(0, "Tokens a minute at most; 0 is no limit.", cosmetic=True)
+    judge_timeout: float = flag(60.0, "Seconds to wait for one answer.", cosmetic=True)
+    judge_price: tuple[float, ...] = flag(
+        (),
+        "Dollars per million tokens, in and out, of a model whose price is not known: 0.4,1.6.",
+        cosmetic=True,
+    )
 
-    judge: str = "auto"
-    judge_draws: int = 1
-    max_unjudged: float = 0.05
-    max_cost: float = 0.0
-    judge_concurrency: int = 50
-    judge_rpm: int = 0
-    judge_tpm: int = 0
-    judge_timeout: float = 60.0
-    judge_price: tuple[float, ...] = ()
-
-    cosmetic: ClassVar[tuple[str, ...]] = ("max_unjudged", "max_cost", "judge_concurrency", "judge_rpm", "judge_tpm", "judge_timeout", "judge_price")
-    identify: ClassVar[dict[str, Any]] = {"judge": identify_judge}
+    heading = "Judge"
+    is_setting = True  # a key of config.json
 
     def check(self) -> None:
         """Raise UserError for a value that means nothing."""
         if min(self.judge_draws, self.judge_concurrency) < 1 or self.judge_timeout <= 0:
-            raise UserError("--judge-draws and --judge-concurrency start at 1, and --judge-timeout is above 0")
-        if min(self.max_cost, self.judge_rpm, self.judge_tpm, *self.judge_price, 0) < 0 or not 0 <= self.max_unjudged <= 1 or len(self.judge_price) > 2:
-            raise UserError("--max-cost, --judge-rpm and --judge-tpm are 0 or more, --max-unjudged is from 0 to 1, --judge-price is one or two prices")
+            raise UserError(
+                "--judge-draws and --judge-concurrency start at 1, and --judge-timeout is above 0"
+            )
+        if (
+            min(self.max_cost, self.judge_rpm, self.judge_tpm, *self.judge_price, 0) < 0
+            or not 0 <= self.max_unjudged <= 1
+            or len(self.judge_price) > 2
+        ):
+            raise UserError(
+                "--max-cost, --judge-rpm and --judge-tpm are 0 or more, --max-unjudged is from 0 to 1, "
+                "--judge-price is one or two prices"
+            )
 
 
 def choose_judge() -> str:
-    """Return the judge that "auto" stands for: the first provider whose key is in the environment, else embedded."""
-    from utils.judge.providers import PROVIDERS, key_of_provider
+    """Return the judge that "auto" stands for: the first provider whose key is in the environment, else
+    embedded.
+    """
+    from traitscope.utils.judge.providers import PROVIDERS, key_of_provider
 
-    return next((f"{name}:{PROVIDERS[name].default_model}" for name in PROVIDERS if key_of_provider(name)), "embedded")
+    return next(
+        (f"{name}:{PROVIDERS[name].default_model}" for name in PROVIDERS if key_of_provider(name)), "embedded"
+    )
 
 
-def load_judge(options: JudgeOptions, rubric: Rubric) -> Judge:
-    """Return the judge that `options` names, ready for this rubric. A service is asked one trivial question when it is first met.
+def load_judge(options: JudgeOptions, rubric: Rubric, spending: Path | None = None) -> Judge:
+    """Return the judge that `options` names, ready for this rubric. A service is asked one trivial
+    question when it is first met.
+
+    Args:
+        spending: Where the processes that judge for one experiment share what --max-cost allows.
 
     Raises:
         UserError: no such judge, no key or a refused one, no network, or it cannot be fitted on this rubric.
@@ -170,18 +211,22 @@ def load_judge(options: JudgeOptions, rubric: Rubric) -> Judge:
     options.check()
     name = choose_judge() if options.judge == "auto" else options.judge
     if name == "embedded":
-        from utils.judge.embedded import EmbeddedJudge  # sentence-transformers takes four seconds to import
+        from traitscope.utils.judge.embedded import (
+            EmbeddedJudge,  # sentence-transformers takes four seconds to import
+        )
 
         _say_once("judge: embedded")
         return EmbeddedJudge(rubric)
-    from utils.judge.language import LanguageJudge
+    from traitscope.utils.judge.language import LanguageJudge
 
-    grader = _load_grader(name, options)
-    _say_once(f"judge: {grader.identity['mode']}" + (f" ({why})" if (why := grader.identity.get("why")) else ""))
+    grader = _load_grader(name, options, spending)
+    _say_once(
+        f"judge: {grader.identity['mode']}" + (f" ({why})" if (why := grader.identity.get("why")) else "")
+    )
     return LanguageJudge(grader, rubric)
 
 
-def prepare_judge(options: JudgeOptions) -> None:
+def prepare_judge(options: JudgeOptions, spending: Path | None = None) -> None:
     """Meet a judge behind an API before anything is loaded, so that a wrong key costs no time.
 
     Raises:
@@ -190,24 +235,27 @@ def prepare_judge(options: JudgeOptions) -> None:
     options.check()
     name = choose_judge() if options.judge == "auto" else options.judge
     if name != "embedded" and not name.startswith("local"):
-        meet = getattr(_load_grader(name, options), "meet", None)
+        meet = getattr(_load_grader(name, options, spending), "meet", None)
         if meet:
             meet()
 
 
-def _load_grader(name: str, options: JudgeOptions) -> "Grader":
-    from utils.judge.providers import PROVIDERS
+def _load_grader(name: str, options: JudgeOptions, spending: Path | None) -> "Grader":
+    from traitscope.utils.judge.providers import PROVIDERS
 
     kind, _, model = name.partition(":")
     if kind in PROVIDERS:
-        from utils.judge.remote import RemoteGrader
+        from traitscope.utils.judge.remote import RemoteGrader
 
-        return RemoteGrader(kind, model or PROVIDERS[kind].default_model, options)
+        return RemoteGrader(kind, model or PROVIDERS[kind].default_model, options, spending)
     if kind == "local":
-        from utils.judge.local import LocalGrader
+        from traitscope.utils.judge.local import LocalGrader
 
         return LocalGrader(model, options)
-    raise UserError(f"unknown judge {name!r}; choose auto, embedded, local:MODEL[@device], {', '.join(f'{p}[:MODEL]' for p in PROVIDERS)}")
+    raise UserError(
+        f"unknown judge {name!r}; choose auto, embedded, local:MODEL[@device], "
+        f"{', '.join(f'{p}[:MODEL]' for p in PROVIDERS)}"
+    )
 
 
 @cache
@@ -221,16 +269,22 @@ def count_states(scores: Sequence[Score]) -> dict[str, int]:
 
 
 def explain_gaps(scores: Sequence[Score], max_unjudged: float) -> str:
-    """Return, in words, that too large a share of the texts could not be judged, "" if not. Empty texts are not the judge's failure.
+    """Return, in words, that too large a share of the texts could not be judged, "" if not. Empty texts
+    are not the judge's failure.
 
     Raises:
         UserError: the scores were measured in different modes, and cannot be compared.
     """
     if len(modes := {s.mode for s in scores if s.value is not None}) > 1:
-        raise UserError(f"scores of different modes cannot be compared: {', '.join(sorted(modes))}; run again with --force")
+        raise UserError(
+            f"scores of different modes cannot be compared: {', '.join(sorted(modes))}; run again with "
+            "--force"
+        )
+
     lost = [s for s in scores if s.value is None and not s.is_empty]
     if not lost or len(lost) <= max_unjudged * len(scores):
         return ""
+
     counts = ", ".join(f"{n} {state}" for state, n in count_states(lost).items())
     return (
         f"{len(lost)} of {len(scores)} texts could not be judged ({counts}; first: {lost[0].detail or lost[0].state}), more than "

@@ -1,4 +1,6 @@
-"""One way to ask a service many things: many at once, within its limits and our budget, and again where an answer was lost."""
+"""One way to ask a service many things: many at once, within its limits and our budget, and again where
+an answer was lost.
+"""
 
 import asyncio
 import random
@@ -8,13 +10,17 @@ from dataclasses import dataclass
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from utils.judge.faults import Fault, read_fault
-from utils.judge.ledger import Ledger, Purse
-from utils.judge.prompts import Messages
-from utils.judge.providers import Ask, BadReplyError, Reply, Want
+from traitscope.utils.judge.budget import Budget
+from traitscope.utils.judge.faults import Fault, read_fault
+from traitscope.utils.judge.ledger import Ledger
+from traitscope.utils.judge.prompts import Messages
+from traitscope.utils.judge.providers import Ask, BadReplyError, Reply, Want
 
 ATTEMPTS = 8
-FIRST_WAIT, LAST_WAIT = 0.5, 30.0  # seconds; doubled after every try, with a random share so that not all come back at once
+FIRST_WAIT, LAST_WAIT = (
+    0.5,
+    30.0,
+)  # seconds; doubled after every try, with a random share so that not all come back at once
 NO_LOGPROBS = "the answer holds no log-probabilities"
 PATIENCE = 1800.0  # seconds that a question waits for a service that says we are too fast
 HOPELESS = 20  # questions given up in a row, with none answered in between: the service is down
@@ -47,20 +53,31 @@ class Pace:
 class Asker:
     """Asks within limits. Lives inside one event loop, with the client whose `ask` it uses.
 
-    A service that says we are too fast closes the door to all for the time it names, and halves how many are let through at once; every
-    answer opens it a little again.
+    A service that says we are too fast closes the door to all for the time it names, and halves how many are
+    let through at once; every answer opens it a little again.
     """
 
-    def __init__(self, ask: Ask, traffic: Traffic, purse: Purse, ledger: Ledger, attempts: int = ATTEMPTS) -> None:
-        self.ask, self.traffic, self.purse, self.ledger, self.attempts = ask, traffic, purse, ledger, attempts
+    def __init__(
+        self, ask: Ask, traffic: Traffic, budget: Budget, ledger: Ledger, attempts: int = ATTEMPTS
+    ) -> None:
+        self.ask, self.traffic, self.budget, self.ledger, self.attempts = (
+            ask,
+            traffic,
+            budget,
+            ledger,
+            attempts,
+        )
         self.slots = asyncio.Semaphore(traffic.concurrency)
         self.requests, self.tokens = Pace(traffic.requests_per_minute), Pace(traffic.tokens_per_minute)
+
         self.allowed = float(traffic.concurrency)
         self.closed_until = 0.0
         self.in_flight = self.waiting = self.given_up = 0
         self.stopped: Fault | None = None  # nothing more is asked
 
-    async def ask_all(self, asked: Mapping[str, tuple[Messages, Want]], on_reply: Callable[[str, Reply | Fault], None]) -> None:
+    async def ask_all(
+        self, asked: Mapping[str, tuple[Messages, Want]], on_reply: Callable[[str, Reply | Fault], None]
+    ) -> None:
         """Ask every question, calling `on_reply` with its key the moment it is settled."""
 
         async def settle(key: str, messages: Messages, want: Want) -> None:
@@ -75,12 +92,17 @@ class Asker:
         """Ask one question until it is answered, or it is clear that it will not be."""
         if self.stopped:
             return Fault("transient", f"not asked: {self.stopped}")
-        retrying = AsyncRetrying(stop=self._is_enough, wait=_wait, retry=retry_if_exception(self._is_worth_retrying), reraise=True)
+
+        retrying = AsyncRetrying(
+            stop=self._is_enough, wait=_wait, retry=retry_if_exception(self._is_worth_retrying), reraise=True
+        )
+
         try:
             reply: Reply = await retrying(self._send, messages, want)
         except Fault as fault:
             self._note(fault)
             return fault
+
         self.given_up = 0
         return reply
 
@@ -104,9 +126,10 @@ class Asker:
 
     async def _send(self, messages: Messages, want: Want) -> Reply:
         n_bytes = sum(len(m["content"].encode()) for m in messages)
-        at_most = self.purse.most(n_bytes, want.max_tokens)
+        at_most = self.budget.most(n_bytes, want.max_tokens)
         await self._set_aside(at_most)
         spent = 0.0
+
         try:
             await self._await_turn(n_bytes / 4)
             self.in_flight += 1
@@ -120,8 +143,7 @@ class Asker:
                 self.in_flight -= 1
             return reply
         finally:
-            Purse.set_aside -= at_most
-            Purse.spent += spent
+            self.budget.settle(at_most, spent)
 
     async def _exchange(self, messages: Messages, want: Want) -> tuple[Reply, float]:
         """Send and receive once; return the answer and what it cost."""
@@ -137,35 +159,40 @@ class Asker:
                 raise
             self._count(fault)
             raise fault from None
+
         self.allowed = min(self.traffic.concurrency, self.allowed + 1 / self.allowed)
         return reply, cost
 
     async def _set_aside(self, at_most: float) -> None:
-        """Reserve money before anything else is waited for: two questions must not both take the last cent."""
-        while not self.purse.fits(at_most):
-            if Purse.set_aside < 1e-12:
-                raise Fault("fatal", f"--max-cost ${self.purse.limit:g} would be exceeded (${Purse.spent:.4f} spent in this run)")
+        """Reserve money before anything else is waited for: two questions must not both take the last
+        cent.
+        """
+        while not self.budget.set_aside(at_most):
+            if not self.budget.is_waiting:
+                spent = f"${self.budget.spent:.4f} spent in this run"
+                raise Fault("fatal", f"--max-cost ${self.budget.limit:g} would be exceeded ({spent})")
             await asyncio.sleep(0.02)  # what is on its way costs less than was set aside for it
-        Purse.set_aside += at_most
 
     async def _await_turn(self, tokens: float) -> None:
         loop = asyncio.get_running_loop()
         while self.in_flight + self.waiting >= self.allowed or loop.time() < self.closed_until:
             await asyncio.sleep(max(self.closed_until - loop.time(), 0.01) + random.uniform(0, 0.02))
         self.waiting += 1
+
         try:
             await self.requests.wait()
             await self.tokens.wait(tokens)
         finally:
             self.waiting -= 1
+
         if self.stopped:
             raise Fault("transient", f"not asked: {self.stopped}")
 
     def _book(self, reply: Reply) -> float:
         self.ledger.tokens_in += reply.tokens_in
         self.ledger.tokens_out += reply.tokens_out
-        cost = self.purse.cost(reply.tokens_in, reply.tokens_out)
-        self.ledger.cost = None if self.purse.price is None else (self.ledger.cost or 0.0) + cost
+        cost = self.budget.cost(reply.tokens_in, reply.tokens_out)
+        self.ledger.cost = None if self.budget.price is None else (self.ledger.cost or 0.0) + cost
         return cost
 
     def _count(self, fault: Fault) -> None:

@@ -9,10 +9,11 @@ from itertools import pairwise
 import torch
 from scipy.special import expit
 
-from utils.batching import halve_on_oom
-from utils.judge import Score
-from utils.model import LM, encode_text
-from utils.passes import Beginning, plan_passes
+from traitscope.utils.judge import Score
+from traitscope.utils.model.batching import halve_on_oom
+from traitscope.utils.model.encode import encode_text
+from traitscope.utils.model.loading import LM
+from traitscope.utils.model.passes import Beginning, plan_passes
 
 MODE = "embedded:likelihood-repetition"
 
@@ -28,11 +29,13 @@ class TokenText:
 
 
 class LikelihoodCoherence:
-    """How far a text is from what this model writes unsteered, on a scale from its own text (0) to its own words shuffled (1).
+    """How far a text is from what this model writes unsteered, on a scale from its own text (0) to its
+    own words shuffled (1).
 
-    coherence = 100 · σ(8 · (0.4 − x)) · σ(20 · (b − 0.45)), with x = (nll − own) / (shuffled − own) from the mean negative
-    log-likelihood per token given the prompt, and b the share of distinct token bigrams. It grades fluency and loops, against this very
-    model: another author's good prose is unlikely text to it and scores low.
+    coherence = 100 · σ(8 · (0.4 − x)) · σ(20 · (b − 0.45)), with x = (nll − own) / (shuffled − own) from the
+    mean negative log-likelihood per token given the prompt, and b the share of distinct token bigrams. It
+    grades fluency and loops, against this very model: another author's good prose is unlikely text to it and
+    scores low.
     """
 
     def __init__(self, lm: LM, own: Sequence[TokenText]) -> None:
@@ -40,17 +43,35 @@ class LikelihoodCoherence:
         self.lm = lm
         readable = [t for t in own if len(t.ids) > 1]
         assert readable, "coherence is calibrated on unsteered texts; there are none"
-        shuffled = [TokenText(t.prompt_ids, encode_text(lm, shuffle_words(lm.tokenizer.decode(t.ids)))) for t in readable]
-        self.own, self.shuffled = (float(torch.tensor(token_nll(lm, texts)).mean()) for texts in (readable, shuffled))
-        self.identity = {"judge": "embedded", "mode": MODE, "own_nll": self.own, "shuffled_nll": self.shuffled}
+
+        shuffled = [
+            TokenText(t.prompt_ids, encode_text(lm, shuffle_words(lm.tokenizer.decode(t.ids))))
+            for t in readable
+        ]
+        self.own, self.shuffled = (
+            float(torch.tensor(token_nll(lm, texts)).mean()) for texts in (readable, shuffled)
+        )
+        self.identity = {
+            "judge": "embedded",
+            "mode": MODE,
+            "own_nll": self.own,
+            "shuffled_nll": self.shuffled,
+        }
 
     def score(self, texts: Sequence[TokenText]) -> list[Score]:
         """Score texts, in order; an empty one holds nothing together and scores 0."""
         readable = [i for i, t in enumerate(texts) if t.ids]
         scores = [Score(0.0, mode=MODE)] * len(texts)
+
         for i, nll in zip(readable, token_nll(self.lm, [texts[i] for i in readable]), strict=True):
             distance = (nll - self.own) / max(self.shuffled - self.own, 1e-6)
-            scores[i] = Score(float(100 * expit(8 * (0.4 - distance)) * expit(20 * (distinct_bigrams(texts[i].ids) - 0.45))), mode=MODE)
+            scores[i] = Score(
+                float(
+                    100 * expit(8 * (0.4 - distance)) * expit(20 * (distinct_bigrams(texts[i].ids) - 0.45))
+                ),
+                mode=MODE,
+            )
+
         return scores
 
 
@@ -62,18 +83,26 @@ def shuffle_words(text: str) -> str:
 
 
 def distinct_bigrams(ids: Sequence[Hashable]) -> float:
-    """Return the share of distinct bigrams of tokens or words, 1 for a text without repetition (or too short to have one)."""
+    """Return the share of distinct bigrams of tokens or words, 1 for a text without repetition (or too
+    short to have one).
+    """
     bigrams = list(pairwise(ids))
     return len(set(bigrams)) / len(bigrams) if bigrams else 1.0
 
 
 def token_nll(lm: LM, texts: Sequence[TokenText], batch_tokens: int = 1024) -> list[float]:
-    """Return each text's mean negative log-likelihood per token (nats) under the unsteered model, given its prompt."""
+    """Return each text's mean negative log-likelihood per token (nats) under the unsteered model, given
+    its prompt.
+    """
     values: dict[int, float] = {}
-    plan = plan_passes(lm, [[*t.prompt_ids, *t.ids] for t in texts], [len(t.prompt_ids) - 1 for t in texts], batch_tokens)
+    plan = plan_passes(
+        lm, [[*t.prompt_ids, *t.ids] for t in texts], [len(t.prompt_ids) - 1 for t in texts], batch_tokens
+    )
+
     for batch, beginning in plan:
         answers = halve_on_oom(partial(_batch_nll, lm, beginning), [texts[i] for i in batch])
         values.update(zip(batch, answers, strict=True))
+
     return [values[i] for i in range(len(texts))]
 
 
@@ -83,12 +112,15 @@ def _batch_nll(lm: LM, beginning: Beginning, texts: Sequence[TokenText]) -> list
     arguments = beginning.arguments([[*t.prompt_ids, *t.ids] for t in texts], lm.device)
     ids = arguments["input_ids"]
     first = min(len(t.prompt_ids) for t in texts) - skipped - 1
-    # the vocabulary projection only where it is read, and by the model's own forward: some models cap or scale their logits
+    # the vocabulary projection only where it is read, and by the model's own forward: some models cap or
+    # scale their logits
     kept = torch.arange(first, ids.shape[1], device=lm.device)
     logits = lm.model(**arguments, logits_to_keep=kept).logits
     values = []
+
     for row, text in enumerate(texts):
         start, stop = len(text.prompt_ids) - skipped, len(text.prompt_ids) + len(text.ids) - skipped
         predicted = logits[row, start - 1 - first : stop - 1 - first].float()
         values.append(float(torch.nn.functional.cross_entropy(predicted, ids[row, start:stop])))
+
     return values

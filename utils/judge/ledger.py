@@ -1,11 +1,11 @@
-"""What judging cost: calls, cache hits, tokens, money, and the limit that a run must not pass."""
+"""What judging cost: calls, cache hits, tokens, money."""
 
 import re
 from dataclasses import dataclass, field
 
-from utils.errors import UserError
-
-PRICES_DATE = "2026-11"  # US dollars per million tokens (in, out), list prices as collected then; batch and cache discounts are not counted
+# US dollars per million tokens (in, out), list prices as collected then; batch and cache discounts are not
+# counted
+PRICES_DATE = "2026-11"
 PRICES = {
     "gpt-4.1": (2.00, 8.00),
     "gpt-4.1-mini": (0.40, 1.60),
@@ -23,13 +23,13 @@ PRICES = {
     "gemini-2.5-flash": (0.30, 2.50),
     "gemini-2.5-pro": (1.25, 10.00),
 }
-BYTES_PER_TOKEN = 1  # no tokenizer makes more tokens than a text has bytes: what may be spent is never underestimated
 
 Price = tuple[float, float]
 
 
 def price_of(model: str, stated: tuple[float, ...] = ()) -> Price | None:
-    """Return a model's (in, out) price per million tokens, dated snapshots included ("gpt-4.1-mini-2025-04-14"); None when unknown.
+    """Return a model's (in, out) price per million tokens, dated snapshots included
+    ("gpt-4.1-mini-2025-04-14"); None when unknown.
 
     Args:
         stated: What --judge-price says; it wins.
@@ -53,32 +53,25 @@ class Ledger:
 
     def as_json(self) -> dict:
         """Return what results and manifests store."""
-        counts = {"calls": self.calls, "cached": self.cached, "repeated": self.repeated, "tokens_in": self.tokens_in, "tokens_out": self.tokens_out}
-        return counts | {"cost_usd": None if self.cost is None else round(self.cost, 6), "prices_of": PRICES_DATE, "failed_calls": self.failures}
+        counts = {
+            "calls": self.calls,
+            "cached": self.cached,
+            "repeated": self.repeated,
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+        }
+        return counts | {
+            "cost_usd": None if self.cost is None else round(self.cost, 6),
+            "prices_of": PRICES_DATE,
+            "failed_calls": self.failures,
+        }
 
     def as_line(self) -> dict:
         """Return what a stage's closing line says."""
         money = "price unknown" if self.cost is None else f"${self.cost:.4f}"
-        return {"judge calls": self.calls, "cached": self.cached, "judge tokens": self.tokens_in + self.tokens_out, "cost": money}
-
-
-class Purse:
-    """Money that this process may spend on judges. What a call may cost at most is set aside before it is sent."""
-
-    spent = 0.0  # by every judge of this process
-    set_aside = 0.0
-
-    def __init__(self, limit: float, price: Price | None) -> None:
-        if limit and price is None:
-            raise UserError("--max-cost needs the judge's price: pass --judge-price with dollars per million tokens, in and out (0.4,1.6)")
-        self.limit, self.price = limit, price
-
-    def cost(self, tokens_in: int, tokens_out: int) -> float:
-        return (tokens_in * self.price[0] + tokens_out * self.price[1]) / 1e6 if self.price else 0.0
-
-    def most(self, n_bytes: int, tokens_out: int) -> float:
-        """Return what a call of so many bytes can cost at most."""
-        return self.cost(n_bytes // BYTES_PER_TOKEN + 64, tokens_out)  # 64: what the service puts around messages
-
-    def fits(self, amount: float) -> bool:
-        return not self.limit or Purse.spent + Purse.set_aside + amount <= self.limit
+        return {
+            "judge calls": self.calls,
+            "cached": self.cached,
+            "judge tokens": self.tokens_in + self.tokens_out,
+            "cost": money,
+        }

@@ -1,4 +1,6 @@
-"""The services that can judge. A provider is one function: it opens the official client and yields how to ask it one question."""
+"""The services that can judge. A provider is one function: it opens the official client and yields how to
+ask it one question.
+"""
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -7,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from utils.errors import UserError
+from traitscope.utils.errors import UserError
 
 TOP = 20  # candidate first tokens asked for
 TEXT_TOKENS = 2048  # room for a model that thinks before it answers; it is asked for one number
@@ -69,13 +71,20 @@ async def openai(model: str, timeout: float) -> AsyncIterator[Ask]:
     """Ask OpenAI, or any server that speaks its protocol (OPENAI_BASE_URL)."""
     from openai import AsyncOpenAI
 
-    async with AsyncOpenAI(api_key=key_of_provider("openai") or "none", base_url=stated_server("openai"), timeout=timeout, max_retries=0) as client:
+    async with AsyncOpenAI(
+        api_key=key_of_provider("openai") or "none",
+        base_url=stated_server("openai"),
+        timeout=timeout,
+        max_retries=0,
+    ) as client:
 
         async def ask(messages: Sequence[dict[str, str]], want: Want) -> Reply:
-            # reasoning models take no temperature and refuse max_tokens; many servers of others know nothing else
+            # reasoning models take no temperature and refuse max_tokens; many servers of others know nothing
+            # else
             is_plain = bool(os.environ.get("OPENAI_BASE_URL")) and want.temperature is not None
             options: dict[str, Any] = {"max_tokens" if is_plain else "max_completion_tokens": want.max_tokens}
             turns: Any = list(messages)
+
             if want.mode == "logprobs":
                 options |= {"logprobs": True, "top_logprobs": TOP}
             if want.temperature is not None:
@@ -93,7 +102,9 @@ def _read_openai(answer: Any) -> Reply:
     candidates = _known((c.token, c.logprob) for c in listed[0].top_logprobs) if listed else None
     refused = bool(getattr(choice.message, "refusal", None)) or choice.finish_reason == "content_filter"
     tokens = (_count(usage.prompt_tokens), _count(usage.completion_tokens)) if usage else (0, 0)
-    return Reply(_words(choice.message.content), candidates, refused, choice.finish_reason == "length", *tokens)
+    return Reply(
+        _words(choice.message.content), candidates, refused, choice.finish_reason == "length", *tokens
+    )
 
 
 def _known(candidates: Iterable[tuple[str | None, float | None]]) -> tuple[tuple[str, float], ...]:
@@ -120,13 +131,20 @@ async def anthropic(model: str, timeout: float) -> AsyncIterator[Ask]:
     """Ask Anthropic: text only, the service gives no log-probabilities."""
     from anthropic import AsyncAnthropic
 
-    async with AsyncAnthropic(api_key=key_of_provider("anthropic"), base_url=stated_server("anthropic"), timeout=timeout, max_retries=0) as client:
+    async with AsyncAnthropic(
+        api_key=key_of_provider("anthropic"),
+        base_url=stated_server("anthropic"),
+        timeout=timeout,
+        max_retries=0,
+    ) as client:
 
         async def ask(messages: Sequence[dict[str, str]], want: Want) -> Reply:
             system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
             options: dict[str, Any] = {"system": system} if system else {}
             turns: Any = [m for m in messages if m["role"] != "system"]
-            answer = await client.messages.create(model=model, messages=turns, max_tokens=want.max_tokens, **options)
+            answer = await client.messages.create(
+                model=model, messages=turns, max_tokens=want.max_tokens, **options
+            )
             with reading():
                 return _read_anthropic(answer)
 
@@ -155,9 +173,16 @@ async def gemini(model: str, timeout: float) -> AsyncIterator[Ask]:
             config.system_instruction = system
         if want.mode == "logprobs":
             config.response_logprobs, config.logprobs = True, TOP
-        turns = [types.Content(role="user", parts=[types.Part(text=m["content"])]) for m in messages if m["role"] != "system"]
+        turns = [
+            types.Content(role="user", parts=[types.Part(text=m["content"])])
+            for m in messages
+            if m["role"] != "system"
+        ]
+
         with reading():  # this client reads some of the answer itself
-            return _read_gemini(await client.aio.models.generate_content(model=model, contents=turns, config=config))
+            return _read_gemini(
+                await client.aio.models.generate_content(model=model, contents=turns, config=config)
+            )
 
     try:
         yield ask
@@ -173,9 +198,14 @@ def _read_gemini(answer: Any) -> Reply:
         if answer.prompt_feedback and answer.prompt_feedback.block_reason:
             return Reply("", is_refused=True, tokens_in=tokens_in)
         raise BadReplyError("the answer holds no candidates")
+
     first = answer.candidates[0]
     reason = first.finish_reason.name if first.finish_reason else ""
-    text = "".join(part.text or "" for part in (first.content.parts or []) if not part.thought) if first.content else ""
+    text = (
+        "".join(part.text or "" for part in (first.content.parts or []) if not part.thought)
+        if first.content
+        else ""
+    )
     listed = first.logprobs_result.top_candidates if first.logprobs_result else None
     candidates = _known((c.token, c.log_probability) for c in listed[0].candidates or []) if listed else None
     refused = reason in ("SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECITATION")
@@ -185,14 +215,20 @@ def _read_gemini(answer: Any) -> Reply:
 _EITHER = (Want("logprobs", 0.0), Want("text", 0.0), Want("text"))
 PROVIDERS = {
     "openai": Provider(openai, "gpt-4.1-mini", ("OPENAI_API_KEY",), "OPENAI_BASE_URL", _EITHER),
-    "anthropic": Provider(anthropic, "claude-haiku-4-5", ("ANTHROPIC_API_KEY",), "ANTHROPIC_BASE_URL", (Want("text"),)),
-    "gemini": Provider(gemini, "gemini-2.5-flash", ("GOOGLE_API_KEY", "GEMINI_API_KEY"), "GOOGLE_GEMINI_BASE_URL", _EITHER),
+    "anthropic": Provider(
+        anthropic, "claude-haiku-4-5", ("ANTHROPIC_API_KEY",), "ANTHROPIC_BASE_URL", (Want("text"),)
+    ),
+    "gemini": Provider(
+        gemini, "gemini-2.5-flash", ("GOOGLE_API_KEY", "GEMINI_API_KEY"), "GOOGLE_GEMINI_BASE_URL", _EITHER
+    ),
 }
 
 
 def key_of_provider(name: str) -> str:
     """Return the key found in the environment, "" without one."""
-    return next((key for variable in PROVIDERS[name].keys if (key := os.environ.get(variable, "").strip())), "")
+    return next(
+        (key for variable in PROVIDERS[name].keys if (key := os.environ.get(variable, "").strip())), ""
+    )
 
 
 def stated_server(name: str) -> str | None:
@@ -201,16 +237,23 @@ def stated_server(name: str) -> str | None:
 
 
 def server_of(name: str) -> str:
-    """Return the base URL set in the environment, without what may be secret in it; "" for the provider's own."""
+    """Return the base URL set in the environment, without what may be secret in it; "" for the provider's
+    own.
+    """
     stated = stated_server(name) or ""
     try:
         url = urlsplit(stated)
         is_wrong = bool(stated) and (url.scheme not in ("http", "https") or not url.hostname or url.port == 0)
     except ValueError:
         is_wrong = True
+
     if is_wrong:
         raise UserError(f"{PROVIDERS[name].server} is no web address; write it like http://localhost:8000/v1")
-    return f"{url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}{url.path.rstrip('/')}" if url.hostname else ""
+    return (
+        f"{url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}{url.path.rstrip('/')}"
+        if url.hostname
+        else ""
+    )
 
 
 def redact(text: str) -> str:

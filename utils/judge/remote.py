@@ -1,26 +1,35 @@
-"""Judges behind an API: which way a model can be asked, and its answers from the cache or from the service."""
+"""Judges behind an API: which way a model can be asked, and its answers from the cache or from the
+service.
+"""
 
 import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.errors import UserError
-from utils.journal import key_of
-from utils.judge import JudgeOptions, Score
-from utils.judge.asking import NO_LOGPROBS, Asker, Traffic
-from utils.judge.cache import AnswerCache
-from utils.judge.faults import Fault
-from utils.judge.ledger import Ledger, Purse, price_of
-from utils.judge.parsing import parse_text, weigh_tokens
-from utils.judge.prompts import Messages, Question
-from utils.judge.providers import PROVIDERS, Reply, Want, key_of_provider, server_of
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.journal import key_of
+from traitscope.utils.judge import JudgeOptions, Score
+from traitscope.utils.judge.answers import AnswerCache
+from traitscope.utils.judge.asking import NO_LOGPROBS, Asker, Traffic
+from traitscope.utils.judge.budget import Budget
+from traitscope.utils.judge.faults import Fault
+from traitscope.utils.judge.ledger import Ledger, price_of
+from traitscope.utils.judge.parsing import parse_text, weigh_tokens
+from traitscope.utils.judge.prompts import Messages, Question
+from traitscope.utils.judge.providers import PROVIDERS, Reply, Want, key_of_provider, server_of
 
 FRESH = 600.0  # seconds for which a service that answered is taken to be there
 # a model whose tokens are whole numbers begins its answer with "60", one whose tokens are digits with "6"
-PROBE: Messages = ({"role": "user", "content": "How many minutes does an hour have? Answer with the number and nothing else."},)
+PROBE: Messages = (
+    {
+        "role": "user",
+        "content": "How many minutes does an hour have? Answer with the number and nothing else.",
+    },
+)
 
 
 class RemoteGrader:
@@ -30,20 +39,35 @@ class RemoteGrader:
         UserError: no key, a refused one, no network, an unknown model; before anything else is asked.
     """
 
-    def __init__(self, provider: str, model: str, options: JudgeOptions) -> None:
+    def __init__(
+        self, provider: str, model: str, options: JudgeOptions, spending: Path | None = None
+    ) -> None:
         self.spec = PROVIDERS[provider]
         self.name, self.server = f"{provider}:{model}", server_of(provider)
         self.model, self.options = model, options
         if not key_of_provider(provider) and not (provider == "openai" and self.server):
-            raise UserError(f"the judge {self.name} needs {' or '.join(self.spec.keys)}, in the environment or in .env; or pass --judge embedded")
+            raise UserError(
+                f"the judge {self.name} needs {' or '.join(self.spec.keys)}, in the environment or in .env; "
+                "or pass --judge embedded"
+            )
+
         price = price_of(model, options.judge_price) if not self.server or options.judge_price else None
-        self.ledger, self.purse = Ledger(cost=0.0 if price else None), Purse(options.max_cost, price)
-        self.traffic = Traffic(options.judge_concurrency, options.judge_rpm, options.judge_tpm, options.judge_timeout)
+        self.ledger, self.budget = (
+            Ledger(cost=0.0 if price else None),
+            Budget(options.max_cost, price, spending),
+        )
+        self.traffic = Traffic(
+            options.judge_concurrency, options.judge_rpm, options.judge_tpm, options.judge_timeout
+        )
         self.cache = AnswerCache()
         self._fingerprint = key_of(key_of_provider(provider))[:8]
         known = self.cache.get([self._way_key]).get(self._way_key) or {}
         self._seen = float(known.get("seen", 0.0)) if known else time.time()
-        way = (Want(known["mode"], known["temperature"]), str(known["why"])) if known else asyncio.run(self._find_way())
+        way = (
+            (Want(known["mode"], known["temperature"]), str(known["why"]))
+            if known
+            else asyncio.run(self._find_way())
+        )
         self.want, self.why = way
 
     def mode_of(self, *, wants_text: bool) -> str:
@@ -54,10 +78,17 @@ class RemoteGrader:
     @property
     def identity(self) -> dict:
         server = {"server": self.server} if self.server else {}
-        return {"judge": self.name, "mode": self.mode_of(wants_text=False), "why": self.why, "temperature": self.want.temperature, **server}
+        return {
+            "judge": self.name,
+            "mode": self.mode_of(wants_text=False),
+            "why": self.why,
+            "temperature": self.want.temperature,
+            **server,
+        }
 
     def meet(self) -> None:
-        """Make sure that the service still answers as it did: a key may have been revoked, a server replaced. Not twice in ten minutes.
+        """Make sure that the service still answers as it did: a key may have been revoked, a server
+        replaced. Not twice in ten minutes.
 
         Raises:
             UserError: it cannot be asked.
@@ -73,14 +104,17 @@ class RemoteGrader:
         """Ask one trivial question in each way, the best first, until the model answers it usably."""
         why = ""
         async with self.spec.connect(self.model, self.traffic.timeout) as ask:
-            asker = Asker(ask, self.traffic, self.purse, self.ledger, attempts=5)
+            asker = Asker(ask, self.traffic, self.budget, self.ledger, attempts=5)
             for want in self.spec.wants:
                 problem = await self._try_way(asker, want)
                 if not problem:
                     self._seen = time.time()
-                    self.cache.put(self._way_key, asdict(want) | {"why": why, "seen": self._seen}, replace=True)
+                    self.cache.put(
+                        self._way_key, asdict(want) | {"why": why, "seen": self._seen}, replace=True
+                    )
                     return want, why
                 why = why or problem
+
         raise UserError(f"the judge {self.name} cannot be asked: {why}")
 
     async def _try_way(self, asker: Asker, want: Want) -> str:
@@ -89,26 +123,44 @@ class RemoteGrader:
         if isinstance(reply, Reply):
             return problem_with_tokens(reply) if want.mode == "logprobs" else ""
         if reply.kind == "fatal" or (reply.kind == "transient" and NO_LOGPROBS not in str(reply)):
-            raise UserError(f"the judge {self.name}{f' at {self.server}' if self.server else ''} cannot be asked: {reply}")
+            raise UserError(
+                f"the judge {self.name}{f' at {self.server}' if self.server else ''} cannot be asked: {reply}"
+            )
+
         return str(reply)
 
     def grade(self, questions: Sequence[Question], label: str = "judge") -> list[Score]:
-        """Score questions, in order. Those asked before, by any experiment, come from the cache; identical ones are asked once.
+        """Score questions, in order. Those asked before, by any experiment, come from the cache;
+        identical ones are asked once.
 
         Raises:
             UserError: the service refuses us, or the money is spent; what was answered is kept.
         """
         wants = [self._want(question) for question in questions]
-        keys = [[self._key(q, w, draw) for draw in range(self._draws(w))] for q, w in zip(questions, wants, strict=True)]
-        asked = {key: (q.messages, w) for q, w, row in zip(questions, wants, keys, strict=True) for key in row}
+        keys = [
+            [self._key(q, w, draw) for draw in range(self._draws(w))]
+            for q, w in zip(questions, wants, strict=True)
+        ]
+        asked = {
+            key: (q.messages, w) for q, w, row in zip(questions, wants, keys, strict=True) for key in row
+        }
         known = {key: _reply(value) for key, value in self.cache.get(list(asked)).items()}
         self.ledger.cached += len(known)
         self.ledger.repeated += sum(map(len, keys)) - len(asked)
-        answers = {**known, **asyncio.run(self._ask_rest({k: v for k, v in asked.items() if k not in known}, label))}
-        return [self._score(q, w, [answers[key] for key in row]) for q, w, row in zip(questions, wants, keys, strict=True)]
+        answers = {
+            **known,
+            **asyncio.run(self._ask_rest({k: v for k, v in asked.items() if k not in known}, label)),
+        }
+
+        return [
+            self._score(q, w, [answers[key] for key in row])
+            for q, w, row in zip(questions, wants, keys, strict=True)
+        ]
 
     def _want(self, question: Question) -> Want:
-        """A prompt that asks for JSON is read as text; several draws are drawn at the model's own temperature."""
+        """A prompt that asks for JSON is read as text; several draws are drawn at the model's own
+        temperature.
+        """
         want = replace(self.want, mode="text") if question.wants_text else self.want
         return replace(want, temperature=None) if self._draws(want) > 1 else want
 
@@ -116,9 +168,13 @@ class RemoteGrader:
         return self.options.judge_draws if want.mode == "text" else 1
 
     def _key(self, question: Question, want: Want, draw: int) -> str:
-        return key_of(self.name, self.server, want.mode, want.temperature, draw, question.prompt, question.messages)
+        return key_of(
+            self.name, self.server, want.mode, want.temperature, draw, question.prompt, question.messages
+        )
 
-    async def _ask_rest(self, asked: dict[str, tuple[Messages, Want]], label: str) -> dict[str, Reply | Fault]:
+    async def _ask_rest(
+        self, asked: dict[str, tuple[Messages, Want]], label: str
+    ) -> dict[str, Reply | Fault]:
         answers: dict[str, Reply | Fault] = {}
         if not asked:
             return answers
@@ -131,7 +187,7 @@ class RemoteGrader:
 
         with tqdm(total=len(asked), desc=label, unit="score", disable=None, leave=False) as bar:
             async with self.spec.connect(self.model, self.traffic.timeout) as ask:
-                asker = Asker(ask, self.traffic, self.purse, self.ledger)
+                asker = Asker(ask, self.traffic, self.budget, self.ledger)
                 try:
                     await asker.ask_all(asked, keep)
                 except ExceptionGroup as group:  # the cache cannot be written, say
@@ -139,7 +195,8 @@ class RemoteGrader:
         if asker.stopped:
             done = sum(isinstance(a, Reply) for a in answers.values())
             raise UserError(
-                f"the judge {self.name} was stopped: {asker.stopped}; {done} of {len(asked)} new answers are kept, and the same command asks only for the rest"
+                f"the judge {self.name} was stopped: {asker.stopped}; {done} of {len(asked)} new answers "
+                "are kept, and the same command asks only for the rest"
             )
         return answers
 
@@ -151,8 +208,11 @@ class RemoteGrader:
         if len(values) * 2 >= len(answers):
             lost = f"{len(values)} of {len(answers)} draws" if len(values) < len(answers) else ""
             return Score(sum(values) / len(values), "scored", mode, question.prompt, lost)
+
         _, state, detail = next(r for r in read if r[0] is None)
-        return Score(None, state, mode, question.prompt, detail.encode("utf-8", "replace").decode())  # half a character cannot be stored
+        return Score(
+            None, state, mode, question.prompt, detail.encode("utf-8", "replace").decode()
+        )  # half a character cannot be stored
 
 
 def problem_with_tokens(reply: Reply) -> str:
@@ -160,7 +220,12 @@ def problem_with_tokens(reply: Reply) -> str:
     token = max(reply.candidates or [("", 0.0)], key=lambda c: c[1])[0].strip()
     if token == "60":
         return ""
-    return "its tokens are digits, not whole numbers" if token.isdigit() else f"its answers begin with {token[:20]!r}, not with a number"
+
+    return (
+        "its tokens are digits, not whole numbers"
+        if token.isdigit()
+        else f"its answers begin with {token[:20]!r}, not with a number"
+    )
 
 
 def _reply(stored: dict) -> Reply:
@@ -177,8 +242,10 @@ def _read(answer: Reply | Fault, want: Want) -> tuple[float | None, str, str]:
     if want.mode == "text":
         value, state = parse_text(answer.text, answer.is_cut)
         return value, state, "" if value is not None else answer.text[:80]
+
     value, mass = weigh_tokens(answer.candidates or ())
     if value is not None:
         return value, "scored", ""
+
     state = "refused" if parse_text(answer.text)[1] == "refused" else "low_mass"
     return None, state, f"probability {mass:.2f} on numbers; it began with {answer.text[:40]!r}"

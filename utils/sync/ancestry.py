@@ -1,4 +1,6 @@
-"""Who descends from whom: a file here, the same file in the store, and what both were when the two sides last agreed."""
+"""Who descends from whom: a file here, the same file in the store, and what both were when the two sides
+last agreed.
+"""
 
 import json
 import uuid
@@ -6,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
-from utils.errors import UserError
-from utils.sync.files import check_path
-from utils.sync.store import Stored
+from traitscope.utils.errors import UserError
+from traitscope.utils.sync.store import Stored
+from traitscope.utils.sync.travel import check_path
 
 Change = Literal["same", "mine", "theirs", "conflict", "deleted here", "deleted there"]
 
@@ -28,32 +30,48 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Record:
-    """What the store holds of an experiment: the files of its last finished push. Objects that no record names do not exist."""
+class StoreRecord:
+    """What the store holds of an experiment: the files of its last finished push. Objects that no record
+    names do not exist.
+    """
 
     files: dict[str, Entry] = field(default_factory=dict)
-    store: str = field(default_factory=lambda: uuid.uuid4().hex)  # who remembers agreeing with another store remembers nothing of this one
+    store: str = field(
+        default_factory=lambda: uuid.uuid4().hex
+    )  # who remembers agreeing with another store remembers nothing of this one
     push: str = ""  # the push that wrote it
     incoming: str = ""  # where files wait that are still to be put in place; "" when all are
     gone: tuple[str, ...] = ()  # files still to be deleted
 
     def text(self) -> str:
         """Return the record as JSON."""
-        files = {path: {k: v for k, v in asdict(entry).items() if v} | {"size": entry.size} for path, entry in sorted(self.files.items())}
-        about = {"format": 1, "store": self.store, "push": self.push, "incoming": self.incoming, "gone": self.gone}
+        files = {
+            path: {k: v for k, v in asdict(entry).items() if v} | {"size": entry.size}
+            for path, entry in sorted(self.files.items())
+        }
+        about = {
+            "format": 1,
+            "store": self.store,
+            "push": self.push,
+            "incoming": self.incoming,
+            "gone": self.gone,
+        }
         return json.dumps(about | {"files": files}, ensure_ascii=False, indent=1)
 
-    def updated(self, new: Mapping[str, Entry], gone: set[str]) -> "Record":
+    def updated(self, new: Mapping[str, Entry], gone: set[str]) -> "StoreRecord":
         """Return the record after a push: a changed file remembers what it was."""
         files = {path: entry for path, entry in self.files.items() if path not in gone}
         for path, entry in new.items():
             old = self.files.get(path)
             changed = old is not None and old.md5 != entry.md5
-            files[path] = replace(entry, was=() if old is None else (*old.was, old.md5) if changed else old.was)
+            files[path] = replace(
+                entry, was=() if old is None else (*old.was, old.md5) if changed else old.was
+            )
+
         return replace(self, files=files, push=uuid.uuid4().hex)
 
 
-def read_record(text: str, experiment: str) -> Record:
+def read_record(text: str, experiment: str) -> StoreRecord:
     """Return a record from its JSON.
 
     Raises:
@@ -67,9 +85,11 @@ def read_record(text: str, experiment: str) -> Record:
         ids = {name: content[name] for name in ("store", "push", "incoming")}
         if not all(isinstance(value, str) and (value.isalnum() or not value) for value in ids.values()):
             raise ValueError
-        return Record(files, **ids, gone=tuple(check_path(path) for path in content["gone"]))
+        return StoreRecord(files, **ids, gone=tuple(check_path(path) for path in content["gone"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"the store's record of {experiment} is not one that this version reads; update traitscope") from None
+        raise UserError(
+            f"the store's record of {experiment} is not one that this version reads; update traitscope"
+        ) from None
 
 
 def _read_entry(content: dict) -> Entry:
@@ -79,15 +99,21 @@ def _read_entry(content: dict) -> Entry:
     return Entry(md5, size, bool(content.get("left_out")), tuple(map(str, was)))
 
 
-def compare(local: Mapping[str, Stored], agreed: Mapping[str, str], files: Mapping[str, Entry]) -> dict[str, Change]:
+def compare(
+    local: Mapping[str, Stored], agreed: Mapping[str, str], files: Mapping[str, Entry]
+) -> dict[str, Change]:
     """Return what happened to every file since both sides last agreed.
 
     Args:
         local: The files here.
-        agreed: {path: MD5} when the sides last agreed; empty at the first contact, or where that was forgotten.
+        agreed: {path: MD5} when the sides last agreed; empty at the first contact, or where that was
+            forgotten.
         files: The files of the store's record.
     """
-    return {path: _compare(local.get(path), agreed.get(path), files.get(path)) for path in sorted(local.keys() | files.keys())}
+    return {
+        path: _compare(local.get(path), agreed.get(path), files.get(path))
+        for path in sorted(local.keys() | files.keys())
+    }
 
 
 def _compare(mine: Stored | None, agreed: str | None, theirs: Entry | None) -> Change:
@@ -102,4 +128,5 @@ def _compare(mine: Stored | None, agreed: str | None, theirs: Entry | None) -> C
         return "mine"
     if mine.md5 == agreed or (agreed is None and mine.md5 in theirs.was):
         return "theirs"
+
     return "conflict"

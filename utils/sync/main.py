@@ -1,5 +1,6 @@
 """The command line of utils/r2_push.sh and utils/r2_pull.sh."""
 
+import runpy
 import shlex
 import sys
 import time
@@ -8,67 +9,78 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-if not __package__:  # run as a script
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
+if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
+    runpy.run_path(str(Path(__file__).resolve().parents[2] / "__init__.py"), run_name="checkout")
 
-from utils.artifacts import read_json, write_json
-from utils.cli import run_cli
-from utils.errors import UserError
-from utils.flags import Flag, option_flags, pick
-from utils.paths import ExperimentPaths, found_experiments, root_dir
-from utils.sync.files import is_large
-from utils.sync.meeting import PENDING, Meeting, meet, only_sync, settle, stop_at_conflicts
-from utils.sync.pull import PullPlan, plan_pull, pull
-from utils.sync.push import PushPlan, plan_push, push
-from utils.sync.store import Store, open_store
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import read_json, write_json
+from traitscope.utils.files.paths import ExperimentPaths, found_experiments, root_dir
+from traitscope.utils.stage.command import Command, command
+from traitscope.utils.stage.flags import flag
+from traitscope.utils.sync.meeting import PENDING, Meeting, meet, only_sync, settle, stop_at_conflicts
+from traitscope.utils.sync.pull import PullPlan, plan_pull, pull
+from traitscope.utils.sync.push import PushPlan, plan_push, push
+from traitscope.utils.sync.store import Store, open_store
+from traitscope.utils.sync.travel import is_large
 
 DOCS = {
-    "push": "Push experiments/ to the S3-compatible store that .env names: what is new or changed here, by checksum.",
-    "pull": "Pull experiments/ from the S3-compatible store that .env names: what is new or changed there, by checksum.",
+    "push": (
+        "Push experiments/ to the S3-compatible store that .env names: what is new or changed here, by "
+        "checksum."
+    ),
+    "pull": (
+        "Pull experiments/ from the S3-compatible store that .env names: what is new or changed there, by "
+        "checksum."
+    ),
 }
 
 
 @dataclass(frozen=True)
 class SyncOptions:
-    """Bring results from one side to the other.
+    """Bring results from one side to the other."""
 
-    Args:
-        only: Experiments, separated by commas; by default all.
-        dry_run: List what would happen, and change nothing.
-        include_activations: Take the large tensors along (activations/*.pt), which are left out otherwise.
-        delete: Delete, too, what was deleted on this side since both agreed (a push) or on the other (a pull); first with --dry-run, which lists it.
-        verify: Compare both sides by checksum at the end (rclone check).
-    """
-
-    only: tuple[str, ...] = ()
-    dry_run: bool = False
-    include_activations: bool = False
-    delete: bool = False
-    verify: bool = False
-
-
-def all_flags() -> dict[str, Flag]:
-    """Return the flags of both scripts."""
-    return option_flags(SyncOptions)
+    only: tuple[str, ...] = flag((), "Experiments, separated by commas; by default all.")
+    dry_run: bool = flag(False, "List what would happen, and change nothing.")
+    include_activations: bool = flag(
+        False, "Take the large tensors along (activations/*.pt), which are left out otherwise."
+    )
+    delete: bool = flag(
+        False,
+        (
+            "Delete, too, what was deleted on this side since both agreed (a push) or on the other (a pull); "
+            "first with --dry-run, which lists it."
+        ),
+    )
+    verify: bool = flag(False, "Compare both sides by checksum at the end (rclone check).")
 
 
-def main(direction: str, **given: Any) -> None:
+def synchronise(direction: str, options: SyncOptions) -> None:
     """Push or pull.
 
     Raises:
-        UserError: the store, a conflict, or what else the user must mend; nothing of this experiment has been replaced then.
+        UserError: the store, a conflict, or what else the user must mend; nothing of this experiment has been
+            replaced then.
     """
     if direction not in DOCS:
         raise UserError("run utils/r2_push.sh or utils/r2_pull.sh")
-    options = pick(SyncOptions, given)
+
     store = open_store()
+
     with ExitStack() as locks:
-        meetings = [_meet(store, ExperimentPaths(name), options, locks) for name in _names(store, direction, options.only)]
+        meetings = [
+            _meet(store, ExperimentPaths(name), options, locks)
+            for name in _names(store, direction, options.only)
+        ]
         stop_at_conflicts(meetings)
-        plan = partial(plan_push if direction == "push" else plan_pull, include_activations=options.include_activations, delete=options.delete)
-        work = [(meeting, plan(meeting)) for meeting in meetings if direction == "push" or not meeting.is_empty]
+        plan = partial(
+            plan_push if direction == "push" else plan_pull,
+            include_activations=options.include_activations,
+            delete=options.delete,
+        )
+        work = [
+            (meeting, plan(meeting)) for meeting in meetings if direction == "push" or not meeting.is_empty
+        ]
         if not options.dry_run:
             for meeting, planned in work:
                 require_listed(meeting, direction, planned.delete)
@@ -76,11 +88,15 @@ def main(direction: str, **given: Any) -> None:
             (_show if options.dry_run else _carry_out)(store, direction, meeting, planned)
             if options.verify:
                 _verify(store, direction, ExperimentPaths(meeting.name))
+
     if not meetings:
         print(f"[r2_{direction}] no experiments to {direction}")
     if len(work) < len(meetings):
         unfinished = ", ".join(meeting.name for meeting in meetings if meeting.is_empty)
-        raise UserError(f"the store holds no finished push of {unfinished}; run utils/r2_push.sh again where it comes from")
+        raise UserError(
+            f"the store holds no finished push of {unfinished}; run utils/r2_push.sh again where it comes "
+            "from"
+        )
 
 
 def _names(store: Store, direction: str, only: tuple[str, ...]) -> list[str]:
@@ -110,14 +126,24 @@ def _carry_out(store: Store, direction: str, meeting: Meeting, plan: PushPlan | 
         push(store, meeting, plan)
     else:
         pull(store, meeting, plan)
+
     _listing(meeting, direction).unlink(missing_ok=True)
-    print(f"[r2_{direction}] {meeting.name}: {summarise(meeting, plan)}, {time.monotonic() - start:.0f} s", flush=True)
+    print(
+        f"[r2_{direction}] {meeting.name}: {summarise(meeting, plan)}, {time.monotonic() - start:.0f} s",
+        flush=True,
+    )
 
 
 def _show(store: Store, direction: str, meeting: Meeting, plan: PushPlan | PullPlan) -> None:
-    for verb, names in ((direction, plan.moves), ("delete", plan.delete), ("leave out", plan.left_out), ("hold back", plan.held)):
+    for verb, names in (
+        (direction, plan.moves),
+        ("delete", plan.delete),
+        ("leave out", plan.left_out),
+        ("hold back", plan.held),
+    ):
         for path in names:
             print(f"{verb} {meeting.name}/{path}")
+
     if plan.delete:
         write_json(_listing(meeting, direction), _listed(meeting, plan.delete))
     print(f"[r2_{direction} --dry-run] {meeting.name}: {summarise(meeting, plan)}", flush=True)
@@ -125,7 +151,11 @@ def _show(store: Store, direction: str, meeting: Meeting, plan: PushPlan | PullP
 
 def summarise(meeting: Meeting, plan: PushPlan | PullPlan) -> str:
     """Return what a plan comes to, in a line."""
-    sizes, newer = (meeting.local, "newer in the store") if isinstance(plan, PushPlan) else (meeting.record.files, "newer here")
+    sizes, newer = (
+        (meeting.local, "newer in the store")
+        if isinstance(plan, PushPlan)
+        else (meeting.record.files, "newer here")
+    )
     remarks = (
         (plan.delete, "deleted"),
         (plan.left_out, "left out (--include-activations)"),
@@ -134,7 +164,12 @@ def summarise(meeting: Meeting, plan: PushPlan | PullPlan) -> str:
         (plan.kept, "deleted in the store and kept here"),
     )
     said = [f"{len(names)} {what}" for names, what in remarks if names]
-    moved = f"{len(plan.moves)} files, {describe_bytes(sum(sizes[path].size for path in plan.moves))}" if plan.moves else "up to date"
+    moved = (
+        f"{len(plan.moves)} files, {describe_bytes(sum(sizes[path].size for path in plan.moves))}"
+        if plan.moves
+        else "up to date"
+    )
+
     return "; ".join([moved, *said])
 
 
@@ -166,9 +201,16 @@ def _verify(store: Store, direction: str, paths: ExperimentPaths) -> None:
     common = [p for p in meeting.having("same") if not meeting.record.files[p].left_out]
     unequal = store.differing(paths.dir, f"experiments/{paths.experiment}", common) if common else []
     if unequal:
-        raise UserError(f"{paths.experiment}: {len(unequal)} of {len(common)} files differ between here and the store: {', '.join(unequal[:10])}")
+        raise UserError(
+            f"{paths.experiment}: {len(unequal)} of {len(common)} files differ between here and the store: {', '.join(unequal[:10])}"
+        )
+
     rest = sum(not is_large(p) for p, change in meeting.changes.items() if change != "same")
-    print(f"[r2_{direction} --verify] {paths.experiment}: {len(common)} files equal on both sides" + (f", {rest} not on both" if rest else ""), flush=True)
+    print(
+        f"[r2_{direction} --verify] {paths.experiment}: {len(common)} files equal on both sides"
+        + (f", {rest} not on both" if rest else ""),
+        flush=True,
+    )
 
 
 def describe_bytes(count: float) -> str:
@@ -180,7 +222,16 @@ def describe_bytes(count: float) -> str:
     return f"{count:.3g} GB"
 
 
+def direction_command(direction: str) -> Command:
+    """Return the command of one of the two scripts."""
+
+    def run(options: SyncOptions) -> None:
+        synchronise(direction, options)
+
+    return Command(run, doc=DOCS.get(direction, ""))
+
+
 if __name__ == "__main__":
-    _direction = (sys.argv[1:2] or [""])[0]
-    sys.argv[:2] = [f"utils/r2_{_direction}.sh"]
-    run_cli(partial(main, _direction), all_flags(), DOCS.get(_direction, ""))
+    _direction = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    sys.argv[0] = f"utils/r2_{_direction}.sh"
+    command(direction_command(_direction))

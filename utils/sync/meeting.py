@@ -7,12 +7,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from utils.artifacts import read_json, write_json
-from utils.errors import UserError
-from utils.paths import ExperimentPaths
-from utils.sync.ancestry import Change, Entry, Record, compare, read_record
-from utils.sync.files import is_manifest, scan, stage_places, travels
-from utils.sync.store import Store, Stored
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import read_json, write_json
+from traitscope.utils.files.paths import ExperimentPaths
+from traitscope.utils.sync.ancestry import Change, Entry, StoreRecord, compare, read_record
+from traitscope.utils.sync.store import Store, Stored
+from traitscope.utils.sync.travel import is_manifest, scan, stage_places, travels
 
 RECORD, INCOMING = ".sync/record.json", ".sync/incoming"
 PENDING = f"{INCOMING}/pending.json"  # goes with all that waits
@@ -25,7 +25,7 @@ class Meeting:
     paths: ExperimentPaths
     local: dict[str, Stored]
     objects: dict[str, Stored]  # everything the store lists under the experiment
-    record: Record  # what of it counts
+    record: StoreRecord  # what of it counts
     agreed: dict[str, str]  # {path: MD5} when the sides last agreed
     changes: dict[str, Change]
 
@@ -36,7 +36,9 @@ class Meeting:
     @property
     def places(self) -> dict[str, str]:
         """What each stage writes, and the manifest that vouches for it."""
-        return stage_places(path for path in self.changes if is_manifest(path) and path.startswith("extraction/"))
+        return stage_places(
+            path for path in self.changes if is_manifest(path) and path.startswith("extraction/")
+        )
 
     @property
     def is_empty(self) -> bool:
@@ -71,25 +73,43 @@ def meet(store: Store, paths: ExperimentPaths) -> Meeting:
     return Meeting(paths, local, objects, record, agreed, compare(local, agreed, record.files))
 
 
-def _find_record(store: Store, paths: ExperimentPaths, objects: Mapping[str, Stored]) -> Record:
-    """Return what counts in the store: what a push has promised, else finished, else what someone put there without us."""
+def _find_record(store: Store, paths: ExperimentPaths, objects: Mapping[str, Stored]) -> StoreRecord:
+    """Return what counts in the store: what a push has promised, else finished, else what someone put
+    there without us.
+    """
     for name in (PENDING, RECORD):
         if name in objects:
             return read_record(store.read(f"{folder_of(paths)}/{name}"), paths.experiment)
     found = {path: Entry(o.md5, o.size) for path, o in objects.items() if travels(path)}
-    return Record(found, store=store.identity) if found else Record()
+    return StoreRecord(found, store=store.identity) if found else StoreRecord()
 
 
-def settle(store: Store, paths: ExperimentPaths, record: Record, objects: Mapping[str, Stored]) -> None:
-    """Put in place what a push has promised (its pending record), ours just now or one that was killed before it could.
+def settle(store: Store, paths: ExperimentPaths, record: StoreRecord, objects: Mapping[str, Stored]) -> None:
+    """Put in place what a push has promised (its pending record), ours just now or one that was killed
+    before it could.
 
     All it needs lies in the store, so whoever comes next can do it, as often as it takes.
     """
     folder = folder_of(paths)
     waiting = f"{INCOMING}/{record.incoming}"
-    staged = {p.removeprefix(f"{waiting}/"): found.size for p, found in objects.items() if p.startswith(f"{waiting}/")}
-    due = {path: size for path, size in staged.items() if path in record.files and not record.files[path].describes(objects.get(path))}
-    copy_in_order(store, store.remote(f"{folder}/{waiting}"), store.remote(folder), due, f"{paths.experiment}: putting in place")
+    staged = {
+        p.removeprefix(f"{waiting}/"): found.size
+        for p, found in objects.items()
+        if p.startswith(f"{waiting}/")
+    }
+    due = {
+        path: size
+        for path, size in staged.items()
+        if path in record.files and not record.files[path].describes(objects.get(path))
+    }
+
+    copy_in_order(
+        store,
+        store.remote(f"{folder}/{waiting}"),
+        store.remote(folder),
+        due,
+        f"{paths.experiment}: putting in place",
+    )
     if doomed := [path for path in record.gone if path in objects]:
         store.delete(folder, doomed)
     store.write(f"{folder}/{RECORD}", replace(record, incoming="", gone=()).text())
@@ -119,17 +139,22 @@ def stop_at_conflicts(meetings: list[Meeting]) -> None:
         )
 
 
-def read_agreed(paths: ExperimentPaths, record: Record) -> dict[str, str]:
+def read_agreed(paths: ExperimentPaths, record: StoreRecord) -> dict[str, str]:
     """Return {path: MD5} as of the last agreement with this store; empty where it was never made, or is lost.
 
-    What a push has sent and was killed before it could remember is agreed too, once the record has it, or has had it.
+    What a push has sent and was killed before it could remember is agreed too, once the record has it, or has
+    had it.
     """
     sent = _remembered(_memory(paths, record, "sent"))
-    arrived = {p: md5 for p, md5 in sent.items() if p in record.files and md5 in (record.files[p].md5, *record.files[p].was)}
+    arrived = {
+        p: md5
+        for p, md5 in sent.items()
+        if p in record.files and md5 in (record.files[p].md5, *record.files[p].was)
+    }
     return _remembered(_memory(paths, record, "agreed")) | arrived
 
 
-def keep_agreed(meeting: Meeting, moved: Mapping[str, str], gone: set[str], record: Record) -> None:
+def keep_agreed(meeting: Meeting, moved: Mapping[str, str], gone: set[str], record: StoreRecord) -> None:
     """Remember what both sides have now.
 
     Args:
@@ -140,6 +165,7 @@ def keep_agreed(meeting: Meeting, moved: Mapping[str, str], gone: set[str], reco
     same = {path: meeting.local[path].md5 for path in meeting.having("same")}
     known = (meeting.local.keys() | record.files.keys()) - gone
     agreed = {path: md5 for path, md5 in (meeting.agreed | same | dict(moved)).items() if path in known}
+
     file = _memory(meeting.paths, record, "agreed")
     if agreed != _remembered(file):
         write_json(file, agreed)
@@ -147,12 +173,14 @@ def keep_agreed(meeting: Meeting, moved: Mapping[str, str], gone: set[str], reco
 
 
 def keep_sent(meeting: Meeting, moved: Mapping[str, str]) -> None:
-    """Remember what a push is about to promise: whoever finishes it in our place, we shall know our own files again."""
+    """Remember what a push is about to promise: whoever finishes it in our place, we shall know our own
+    files again.
+    """
     keep_agreed(meeting, {}, set(), meeting.record)
     write_json(_memory(meeting.paths, meeting.record, "sent"), dict(moved))
 
 
-def _memory(paths: ExperimentPaths, record: Record, what: str) -> Path:
+def _memory(paths: ExperimentPaths, record: StoreRecord, what: str) -> Path:
     return paths.sync / f"{what}_{record.store[:12]}.json"
 
 
@@ -172,4 +200,6 @@ def only_sync(paths: ExperimentPaths) -> Iterator[None]:
         with FileLock(paths.sync / ".lock", timeout=0):
             yield
     except Timeout:
-        raise UserError(f"another push or pull of {paths.experiment} is running; wait for it, or stop it") from None
+        raise UserError(
+            f"another push or pull of {paths.experiment} is running; wait for it, or stop it"
+        ) from None

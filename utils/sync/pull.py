@@ -7,13 +7,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from utils.artifacts import left_out_note, write_json
-from utils.errors import UserError
-from utils.paths import TraitPaths
-from utils.stage import only_one
-from utils.sync.files import is_large, is_manifest, manifest_of, stored
-from utils.sync.meeting import Meeting, folder_of, keep_agreed
-from utils.sync.store import Store
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import left_out_note, write_json
+from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.stage.stage import only_one
+from traitscope.utils.sync.meeting import Meeting, folder_of, keep_agreed
+from traitscope.utils.sync.store import Store
+from traitscope.utils.sync.travel import is_large, is_manifest, manifest_of, stored
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,32 @@ def plan_pull(meeting: Meeting, *, include_activations: bool, delete: bool) -> P
     places = meeting.places
     disturbed = {manifest_of(path, places) for path in meeting.having("mine")}
     held = [path for path in theirs if path not in meeting.local and path in disturbed]
-    left_out = [path for path in theirs if meeting.record.files[path].left_out or (is_large(path) and not include_activations)]
+    left_out = [
+        path
+        for path in theirs
+        if meeting.record.files[path].left_out or (is_large(path) and not include_activations)
+    ]
     stays = {*held, *left_out}
     moves = [path for path in theirs if path not in stays]
     lost = [path for path in moves if not meeting.is_there(path)]
     if lost:
-        raise UserError(f"{meeting.name}: {len(lost)} files in the store are not what was pushed, such as {lost[0]}; push again from a machine that has them")
+        raise UserError(
+            f"{meeting.name}: {len(lost)} files in the store are not what was pushed, such as {lost[0]}; "
+            "push again from a machine that has them"
+        )
+
     gone = meeting.having("deleted there")
-    return PullPlan(moves, left_out, held, gone if delete else [], meeting.having("mine"), [] if delete else gone)
+    return PullPlan(
+        moves, left_out, held, gone if delete else [], meeting.having("mine"), [] if delete else gone
+    )
 
 
 def pull(store: Store, meeting: Meeting, plan: PullPlan) -> None:
     """Fetch, check, put in place: killed at any moment, every manifest here still tells the truth.
 
     Raises:
-        UserError: a file changed meanwhile, here or in the store, or a stage that wrote it is running; nothing has been replaced then.
+        UserError: a file changed meanwhile, here or in the store, or a stage that wrote it is running;
+            nothing has been replaced then.
     """
     incoming = meeting.paths.sync / "incoming"
     files = meeting.record.files
@@ -61,7 +72,11 @@ def pull(store: Store, meeting: Meeting, plan: PullPlan) -> None:
         store.copy(store.remote(folder_of(meeting.paths)), str(incoming), absent, f"{meeting.name}: pulling")
     wrong = [path for path in absent if not _is_fetched(meeting, incoming, path)]
     if wrong:
-        raise UserError(f"{meeting.name}: {len(wrong)} files changed in the store meanwhile, such as {wrong[0]}; run the same command again")
+        raise UserError(
+            f"{meeting.name}: {len(wrong)} files changed in the store meanwhile, such as {wrong[0]}; run "
+            "the same command again"
+        )
+
     with _stages_stopped(meeting, [*plan.moves, *plan.delete]):
         _put_in_place(meeting, plan, incoming)
     note_left_out(meeting, plan)
@@ -89,25 +104,40 @@ def _stages_stopped(meeting: Meeting, names: list[str]) -> Iterator[None]:
 def _put_in_place(meeting: Meeting, plan: PullPlan, incoming: Path) -> None:
     """Take away the manifests that are replaced, then put the files, then the manifests."""
     here = meeting.paths.dir
-    changed = [p for p in (*plan.moves, *plan.delete) if (stored(here / p) if (here / p).is_file() else None) != meeting.local.get(p)]
+    changed = [
+        p
+        for p in (*plan.moves, *plan.delete)
+        if (stored(here / p) if (here / p).is_file() else None) != meeting.local.get(p)
+    ]
     if changed:
-        raise UserError(f"{meeting.name}: {len(changed)} files changed here meanwhile, such as {changed[0]}; nothing was replaced. Run the same command again")
+        raise UserError(
+            f"{meeting.name}: {len(changed)} files changed here meanwhile, such as {changed[0]}; nothing "
+            "was replaced. Run the same command again"
+        )
+
     for path in filter(is_manifest, (*plan.moves, *plan.delete)):
         (here / path).unlink(missing_ok=True)
+
     for path in sorted(plan.moves, key=is_manifest):
         (here / path).parent.mkdir(parents=True, exist_ok=True)
         (incoming / path).replace(here / path)
+
     for path in plan.delete:
         (here / path).unlink(missing_ok=True)
 
 
 def note_left_out(meeting: Meeting, plan: PullPlan) -> None:
-    """Write beside every tensor that is known and not here how to get it; take back notes of those that have come."""
+    """Write beside every tensor that is known and not here how to get it; take back notes of those that
+    have come.
+    """
     notes: dict[Path, dict[str, str]] = {}
     for path in filter(is_large, meeting.record.files):
         file = meeting.paths.dir / path
         lacks = path in plan.left_out
-        notes.setdefault(left_out_note(file), {}).update({file.name: _how_to_get(meeting, path)} if lacks else {})
+        notes.setdefault(left_out_note(file), {}).update(
+            {file.name: _how_to_get(meeting, path)} if lacks else {}
+        )
+
     for note, content in notes.items():
         if content:
             write_json(note, content)
@@ -118,5 +148,8 @@ def note_left_out(meeting: Meeting, plan: PullPlan) -> None:
 def _how_to_get(meeting: Meeting, path: str) -> str:
     fetch = f"utils/r2_pull.sh --only {shlex.quote(meeting.name)} --include-activations"
     if meeting.record.files[path].left_out:
-        return f"left out of the push; run utils/r2_push.sh --include-activations where it was made, then {fetch}"
+        return (
+            "left out of the push; run utils/r2_push.sh --include-activations where it was made, then "
+            f"{fetch}"
+        )
     return f"left out of the pull; get it with {fetch}"

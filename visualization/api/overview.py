@@ -5,37 +5,18 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from extraction.summary import summarise
-from extraction.vetting import Thresholds
-from utils.errors import UserError, first_line
-from utils.experiment import resolve_settings
-from utils.flags import option_flags, pick
-from utils.paths import ExperimentPaths, TraitPaths
-from utils.stage import read_manifest
-from visualization.artifacts import MALFORMED, NotThereError, Store
-from visualization.freshness import StageState, stage_states
-
-
-class Interval(BaseModel):
-    """A mean with its 95 % bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
-class Separation(BaseModel):
-    """How well a vector separates the two sides, with 95 % intervals."""
-
-    auroc: float
-    auroc_low: float
-    auroc_high: float
-    cohens_d: float
-    cohens_d_low: float | None = None
-    cohens_d_high: float | None = None
-    n_pos: int
-    n_neg: int
+from traitscope.extraction.report.summary import summarise
+from traitscope.utils.errors import UserError, first_line
+from traitscope.utils.files.paths import ExperimentPaths, TraitPaths
+from traitscope.utils.records.scores import Thresholds
+from traitscope.utils.records.shaped import read_shaped
+from traitscope.utils.records.vectors import Separation
+from traitscope.utils.records.verdict import AnswersBeside, Interval, Layers
+from traitscope.utils.stage.experiment import resolve_settings
+from traitscope.utils.stage.flags import option_flags, pick
+from traitscope.utils.stage.stage import read_manifest
+from traitscope.visualization.freshness import StageState, stage_states
+from traitscope.visualization.library import MALFORMED, Library, NotThereError
 
 
 class HeldOut(Separation):
@@ -44,15 +25,6 @@ class HeldOut(Separation):
     method: str
     layer: int
     best_of: int
-
-
-class Example(BaseModel):
-    """One question's answers: the question with the median signal."""
-
-    question: str
-    unsteered: str
-    plus: str
-    minus: str | None = None
 
 
 class TraitSummary(BaseModel):
@@ -64,7 +36,7 @@ class TraitSummary(BaseModel):
     vectors: int
     held_out: HeldOut | None
     method: str | None
-    layer: int | list[int] | None
+    layer: Layers | None
     dose: float | None
     effect: Interval | None
     odd_part: Interval | None
@@ -74,10 +46,10 @@ class TraitSummary(BaseModel):
     coherence_after: float | None
     verdict: str | None
     why: str | None
-    example: Example | None
+    example: AnswersBeside | None
 
 
-class TraitCard(BaseModel):
+class TraitStatus(BaseModel):
     """A trait of an experiment: how its stages stand and what they found, or why that cannot be read."""
 
     trait: str
@@ -96,11 +68,11 @@ class ExperimentItem(BaseModel):
     updated: str | None  # ISO 8601, when its last stage finished
 
 
-class ExperimentCard(ExperimentItem):
+class ExperimentPage(ExperimentItem):
     """An experiment with its traits."""
 
     config: dict[str, Any]
-    cards: list[TraitCard]
+    cards: list[TraitStatus]
 
 
 class Config(BaseModel):
@@ -111,29 +83,36 @@ class Config(BaseModel):
     judge: str | None = None
 
 
-def router(store: Store) -> APIRouter:
+def router(library: Library) -> APIRouter:
     """Return the routes of the overview."""
     routes = APIRouter(tags=["overview"])
 
     @routes.get("/experiments")
     def list_experiments() -> list[ExperimentItem]:
         """Every experiment."""
-        return [_item(store, store.experiment(name)) for name in store.experiments()]
+        return [_item(library, library.experiment(name)) for name in library.experiments()]
 
     @routes.get("/experiments/{experiment}")
-    def show_experiment(experiment: str) -> ExperimentCard:
+    def show_experiment(experiment: str) -> ExperimentPage:
         """One experiment: its settings, and per trait the figures and the freshness of every stage."""
-        paths = store.experiment(experiment)
-        cards = [_card(store, TraitPaths(experiment, trait, store.root), thresholds_of(paths)) for trait in paths.traits]
-        return ExperimentCard(**_item(store, paths).model_dump(), config=_config(store, paths).model_dump(exclude_unset=True), cards=cards)
+        paths = library.experiment(experiment)
+        cards = [
+            _status(library, TraitPaths(experiment, trait, library.root), thresholds_of(paths))
+            for trait in paths.traits
+        ]
+        return ExperimentPage(
+            **_item(library, paths).model_dump(),
+            config=_config(library, paths).model_dump(exclude_unset=True),
+            cards=cards,
+        )
 
     @routes.get("/experiments/{experiment}/card")
-    def show_card(experiment: str, trait: str) -> TraitCard:
+    def show_status(experiment: str, trait: str) -> TraitStatus:
         """One trait of an experiment, without the cost of the others."""
-        paths = store.experiment(experiment)
+        paths = library.experiment(experiment)
         if trait not in paths.traits:
             raise NotThereError(f"{experiment!r} has no results for a trait {trait!r}")
-        return _card(store, TraitPaths(experiment, trait, store.root), thresholds_of(paths))
+        return _status(library, TraitPaths(experiment, trait, library.root), thresholds_of(paths))
 
     return routes
 
@@ -143,25 +122,52 @@ def thresholds_of(paths: ExperimentPaths) -> Thresholds:
     return pick(Thresholds, resolve_settings(paths, option_flags(Thresholds), {}))
 
 
-def _config(store: Store, paths: ExperimentPaths) -> Config:
-    return store.read(paths.config, Config) if paths.config.exists() else Config()
+def _config(library: Library, paths: ExperimentPaths) -> Config:
+    if not paths.config.exists():
+        return Config()
+    library.require_inside(paths.config)
+    return read_shaped(paths.config, Config)
 
 
-def _item(store: Store, paths: ExperimentPaths) -> ExperimentItem:
-    config = _config(store, paths)
-    manifests = [read_manifest(path) for path in paths.dir.glob("extraction/**/stages/*.json") if store.is_inside(path)]
-    finished = [done["finished"] for done in manifests if isinstance(done, dict) and isinstance(done.get("finished"), str)]
-    judge = config.judge or next((j for done in manifests if isinstance(done, dict) and (j := done["params"].get("judge"))), None)
-    return ExperimentItem(name=paths.experiment, model=config.model, judge=judge, traits=paths.traits, updated=max(finished, default=None))
+def _item(library: Library, paths: ExperimentPaths) -> ExperimentItem:
+    config = _config(library, paths)
+    manifests = [
+        read_manifest(path)
+        for path in paths.dir.glob("extraction/**/stages/*.json")
+        if library.is_inside(path)
+    ]
+    finished = [
+        done["finished"]
+        for done in manifests
+        if isinstance(done, dict) and isinstance(done.get("finished"), str)
+    ]
+    judge = config.judge or next(
+        (j for done in manifests if isinstance(done, dict) and (j := done["params"].get("judge"))), None
+    )
+
+    return ExperimentItem(
+        name=paths.experiment,
+        model=config.model,
+        judge=judge,
+        traits=paths.traits,
+        updated=max(finished, default=None),
+    )
 
 
-def _card(store: Store, paths: TraitPaths, thresholds: Thresholds) -> TraitCard:
-    """Return a trait's card; one damaged trait must not cost the sight of the others."""
+def _status(library: Library, paths: TraitPaths, thresholds: Thresholds) -> TraitStatus:
+    """Return how a trait stands; one damaged trait must not cost the sight of the others."""
     try:
-        store.check_links(paths)
-        return TraitCard(trait=paths.trait, stages=stage_states(paths), summary=TraitSummary.model_validate(summarise(paths, paths, thresholds)))
+        library.check_links(paths)
+        return TraitStatus(
+            trait=paths.trait,
+            stages=stage_states(paths),
+            summary=TraitSummary.model_validate(summarise(paths, paths, thresholds)),
+        )
     except UserError as error:
         problem = str(error)
     except MALFORMED as error:
-        problem = f"a file of {paths.trait} is not what its stage writes ({first_line(error)}); run the stage again with --force"
-    return TraitCard(trait=paths.trait, stages=[], summary=None, problem=store.relative(problem))
+        problem = (
+            f"a file of {paths.trait} is not what its stage writes ({first_line(error)}); run the stage "
+            "again with --force"
+        )
+    return TraitStatus(trait=paths.trait, stages=[], summary=None, problem=library.relative(problem))

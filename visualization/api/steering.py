@@ -5,115 +5,14 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from extraction.traits import read_trait
-from utils.judge import Rubric
-from utils.judge.prompts import COHERENCE, SCENARIO, SYSTEM, TRAIT, prompt_id
-from utils.paths import TraitPaths
-from visualization.api.overview import Interval
-from visualization.artifacts import NotThereError, Store
+from traitscope.utils.files.paths import STEER, TraitPaths
+from traitscope.utils.judge import Rubric
+from traitscope.utils.judge.prompts import COHERENCE, SCENARIO, SYSTEM, TRAIT, prompt_id
+from traitscope.utils.records.dataset import read_trait
+from traitscope.utils.records.verdict import Verdict, WrittenText, read_texts, require_verdict
+from traitscope.visualization.library import Library, NotThereError
 
-Layer = int | list[int]  # a list for several layers steered at once
-
-
-class Cell(BaseModel):
-    """One method, place and dose that was tried on dev, with its scores in points (0 to 100)."""
-
-    cell: str = ""
-    method: str
-    layer: Layer
-    dose: float
-    coefficient: float | list[float]
-    operation: str = "add"
-    n: int
-    effect: float | None
-    effect_low: float | None = None
-    effect_high: float | None = None
-    odd_part: float | None
-    coherence: float | None
-
-
-class Chosen(BaseModel):
-    """The cell that the dev questions chose."""
-
-    method: str
-    layer: Layer
-    dose: float
-    coefficient: float | list[float]
-    positions: str
-    operation: str = "add"
-
-
-class Null(BaseModel):
-    """The random directions' odd parts, and where the vector stands among them."""
-
-    n: int
-    spread: float
-    range: tuple[float, float]
-    z: float
-    p: float
-    odd_parts: list[float]
-    selected: dict[str, float] | None = None
-
-
-class Strongest(BaseModel):
-    """The largest dose that kept the text coherent, where it is not the chosen one."""
-
-    method: str
-    layer: Layer
-    dose: float
-    effect: Interval | None
-    odd_part: Interval | None
-
-
-class Results(BaseModel):
-    """Stage 5's results."""
-
-    trait: str
-    chosen: Chosen
-    wanted: int = 1
-    verdict: str
-    why: str
-    n_questions: int
-    effect: Interval | None
-    effect_minus: Interval | None
-    odd_part: Interval | None
-    permutation_p: float | None = None
-    random: Null | None
-    shuffled_labels_odd_part: Interval | None
-    system_prompt_effect: Interval | None
-    coherence: dict[str, float | None]
-    strongest: Strongest | None = None
-    judge: dict[str, Any]
-    coherence_judge: dict[str, Any]
-    made_by: dict[str, Any]
-    residual_norms: list[float]
-    questions: dict[str, list[str]]
-    dev: list[Cell]
-
-
-class Given(BaseModel):
-    """A score as it was given."""
-
-    value: float | None
-    state: str
-    detail: str = ""
-
-
-class WrittenText(BaseModel):
-    """One answer with its scores."""
-
-    arm: str
-    question: str
-    system_prompt: str = ""
-    response: str
-    trait: Given
-    coherence: Given | None
-
-
-class TextFile(BaseModel):
-    """Every text of a part."""
-
-    rows: list[WrittenText]
+IDS = {"prompt_ids", "response_ids"}  # of a text: no page shows them
 
 
 class SideBySide(BaseModel):
@@ -144,19 +43,21 @@ class Judging(BaseModel):
     prompts: list[Prompt]
 
 
-def router(store: Store) -> APIRouter:
+def router(library: Library) -> APIRouter:
     """Return the routes of the steering view."""
     routes = APIRouter(prefix="/experiments/{experiment}/steering", tags=["steering"])
 
     @routes.get("")
-    def show_steering(experiment: str, trait: str) -> Results:
+    def show_steering(experiment: str, trait: str) -> Verdict:
         """The search on dev, and the verdict on test."""
-        return store.read(_steered(store, experiment, trait).steering_results, Results)
+        return require_verdict(_steered(library, experiment, trait))
 
-    @routes.get("/texts")
+    @routes.get(
+        "/texts", response_model_exclude={part: {"__all__": IDS} for part in ("unsteered", "steered")}
+    )
     def show_texts(experiment: str, trait: str, part: Literal["dev", "test"], arm: str) -> SideBySide:
         """One arm's answers beside the unsteered ones, in the order of the questions."""
-        rows = store.read(_steered(store, experiment, trait).steering_responses(part), TextFile).rows
+        rows = read_texts(_steered(library, experiment, trait), part)
         arms = list(dict.fromkeys(row.arm for row in rows))
         if arm not in arms:
             raise NotThereError(f"no arm {arm!r} among the texts of {part}")
@@ -166,10 +67,11 @@ def router(store: Store) -> APIRouter:
     @routes.get("/judging")
     def show_judging(experiment: str, trait: str) -> Judging:
         """The trait's definition, its own judge prompt, and what the judge was asked."""
-        paths = _steered(store, experiment, trait)
-        results, dataset = store.read(paths.steering_results, Results), read_trait(paths)
+        paths = _steered(library, experiment, trait)
+        results, dataset = require_verdict(paths), read_trait(paths)
         asked = results.judge.get("prompts") or {}
         rubric = dataset.rubric
+
         return Judging(
             definition=rubric.definition,
             eval_prompt=rubric.eval_prompt,
@@ -182,15 +84,18 @@ def router(store: Store) -> APIRouter:
     return routes
 
 
-def _steered(store: Store, experiment: str, trait: str) -> TraitPaths:
-    paths = store.trait(experiment, trait)
-    if not paths.manifest("5_steer_evaluate").exists():
-        raise NotThereError(f"{trait} has no completed 5_steer_evaluate in {experiment}")
+def _steered(library: Library, experiment: str, trait: str) -> TraitPaths:
+    paths = library.trait(experiment, trait)
+    if not paths.has_completed(STEER):
+        raise NotThereError(f"{trait} has no completed {STEER} in {experiment}")
     return paths
 
 
 def _wording(name: str, rubric: Rubric) -> str | None:
     """Return the text of a judge's prompt by its name, if it still reads as it did."""
-    built_in = {prompt_id(kind, text): f"{SYSTEM}\n\n{text}" for kind, text in (("trait", TRAIT), ("scenario", SCENARIO), ("coherence", COHERENCE))}
+    built_in = {
+        prompt_id(kind, text): f"{SYSTEM}\n\n{text}"
+        for kind, text in (("trait", TRAIT), ("scenario", SCENARIO), ("coherence", COHERENCE))
+    }
     own = {prompt_id("eval_prompt", rubric.eval_prompt): rubric.eval_prompt} if rubric.eval_prompt else {}
     return (built_in | own).get(name)

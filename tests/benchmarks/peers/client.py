@@ -1,4 +1,6 @@
-"""The benchmark's side: starts a peer's worker, tells it when to work, and reads its seconds and its numbers."""
+"""The benchmark's side: starts a peer's worker, tells it when to work, and reads its seconds and its
+numbers.
+"""
 
 import json
 import subprocess
@@ -33,9 +35,15 @@ class Peer:
         self.title, self._scratch = title, tempfile.TemporaryDirectory()
         self._folder = Path(self._scratch.name)
         (self._folder / "job.json").write_text(json.dumps(job))
-        command = [_python(NAMES[title]), str(HERE / f"{NAMES[title]}_way.py"), str(self._folder / "job.json")]
+        command = [
+            _python(NAMES[title]),
+            str(HERE / f"{NAMES[title]}_way.py"),
+            str(self._folder / "job.json"),
+        ]
         with open(self._folder / "log", "w") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
         self.hello = self._read()
 
     @property
@@ -87,7 +95,9 @@ class Peer:
     def __enter__(self) -> "Peer":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

@@ -27,7 +27,9 @@ def prepare_capture(job: dict) -> Prepared:
             ids, mask = pad_right(batch)
             with model.trace({"input_ids": ids, "attention_mask": mask}):
                 hidden = nnsight.save([model.model.layers[layer].output for layer in range(n_layers)])
-            means += [torch.stack([response_mean(h[i], text) for h in hidden]) for i, text in enumerate(batch)]
+            means += [
+                torch.stack([response_mean(h[i], text) for h in hidden]) for i, text in enumerate(batch)
+            ]
         return torch.stack(means)
 
     return Prepared(inner, {f"batch {n}": lambda n=n: capture(n) for n in (1, 16)})

@@ -1,4 +1,6 @@
-"""The way of persona_vectors (Chen et al. 2025): one text at a time, output_hidden_states, lm_head and all. No package; the idea, written anew."""
+"""The way of persona_vectors (Chen et al. 2025): one text at a time, output_hidden_states, lm_head and
+all. No package; the idea, written anew.
+"""
 
 import sys
 from pathlib import Path
@@ -17,11 +19,22 @@ from benchmarks.peers.serving import Prepared, serve
 
 @torch.no_grad()
 def capture(model: Any, texts: list[dict]) -> Tensor:
-    """Return response means [n, n_layers + 1, d_model]; index 0 is the embedding, and the last one comes after the final norm."""
+    """Return response means [n, n_layers + 1, d_model]; index 0 is the embedding, and the last one comes
+    after the final norm.
+    """
     means = []
     for text in texts:
-        hidden = model(input_ids=torch.tensor([text["ids"]], device=model.device), output_hidden_states=True).hidden_states
-        readings = [(h[:, : text["n_prompt"]].mean(1).cpu(), h[:, text["n_prompt"] :].mean(1).cpu(), h[:, text["n_prompt"] - 1].cpu()) for h in hidden]
+        hidden = model(
+            input_ids=torch.tensor([text["ids"]], device=model.device), output_hidden_states=True
+        ).hidden_states
+        readings = [
+            (
+                h[:, : text["n_prompt"]].mean(1).cpu(),
+                h[:, text["n_prompt"] :].mean(1).cpu(),
+                h[:, text["n_prompt"] - 1].cpu(),
+            )
+            for h in hidden
+        ]
         means.append(torch.cat([response for _, response, _ in readings]))
     return torch.stack(means)
 

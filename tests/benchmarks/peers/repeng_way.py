@@ -1,4 +1,6 @@
-"""repeng: hidden states of the last token by `batched_get_hiddens`; steering by a ControlModel, one configuration at a time."""
+"""repeng: hidden states of the last token by `batched_get_hiddens`; steering by a ControlModel, one
+configuration at a time.
+"""
 
 import sys
 from pathlib import Path
@@ -40,7 +42,13 @@ def prepare_sweep(job: dict) -> Prepared:
             control = ControlModel(model, [layer])
             control.set_raw_control({layer: coefficient * vectors[layer]})
             with torch.no_grad():
-                out = control.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=job["max_new_tokens"], pad_token_id=job["pad"])
+                out = control.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    do_sample=False,
+                    max_new_tokens=job["max_new_tokens"],
+                    pad_token_id=job["pad"],
+                )
             written += out[:, ids.shape[1] :].tolist()
             control.unwrap()
         return written

@@ -1,7 +1,9 @@
-"""The worker's side: loads once, then does the work once for every line it is sent, and answers with its seconds.
+"""The worker's side: loads once, then does the work once for every line it is sent, and answers with its
+seconds.
 
-Lines are JSON. In: {"do": way, "kernels": name} or {"write": path}. Out: first {"ways", "default", "versions", "threads"}, then {"seconds", "peak_mb"} or
-{"written": path}. What a peer itself prints goes to stderr.
+Lines are JSON. In: {"do": way, "kernels": name} or {"write": path}. Out: first {"ways", "default",
+"versions", "threads"}, then {"seconds", "peak_mb"} or {"written": path}. What a peer itself prints goes to
+stderr.
 """
 
 import json
@@ -37,7 +39,13 @@ def serve(packages: tuple[str, ...], tasks: dict[str, Callable[[dict], Prepared]
     job = json.loads(Path(sys.argv[1]).read_text())
     prepared = tasks[job["task"]](job)
     _say(
-        answers, {"ways": list(prepared.ways), "default": prepared.default, "versions": {p: _version(p) for p in packages}, "threads": torch.get_num_threads()}
+        answers,
+        {
+            "ways": list(prepared.ways),
+            "default": prepared.default,
+            "versions": {p: _version(p) for p in packages},
+            "threads": torch.get_num_threads(),
+        },
     )
     numbers: Any = None
     for line in sys.stdin:

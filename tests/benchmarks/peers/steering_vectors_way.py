@@ -1,4 +1,6 @@
-"""steering-vectors: `record_activations` around the model's own forward pass; steering by `SteeringVector.apply`."""
+"""steering-vectors: `record_activations` around the model's own forward pass; steering by
+`SteeringVector.apply`.
+"""
 
 import sys
 from pathlib import Path
@@ -28,7 +30,10 @@ def prepare_capture(job: dict) -> Prepared:
             ids, mask = pad_right(batch)
             with record_activations(model) as recorded:
                 model(input_ids=ids, attention_mask=mask)
-            means += [torch.stack([response_mean(recorded[layer][0][i], text) for layer in sorted(recorded)]) for i, text in enumerate(batch)]
+            means += [
+                torch.stack([response_mean(recorded[layer][0][i], text) for layer in sorted(recorded)])
+                for i, text in enumerate(batch)
+            ]
         return torch.stack(means)
 
     return Prepared(model, {f"batch {n}": lambda n=n: capture(n) for n in (1, 16)})
@@ -44,7 +49,13 @@ def prepare_sweep(job: dict) -> Prepared:
         written = []
         for layer, coefficient in job["configurations"]:
             with SteeringVector({layer: vectors[layer]}).apply(model, multiplier=coefficient):
-                out = model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=job["max_new_tokens"], pad_token_id=job["pad"])
+                out = model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    do_sample=False,
+                    max_new_tokens=job["max_new_tokens"],
+                    pad_token_id=job["pad"],
+                )
             written += out[:, ids.shape[1] :].tolist()
         return written
 
@@ -54,7 +65,9 @@ def prepare_sweep(job: dict) -> Prepared:
 def _load(job: dict) -> Any:
     config = AutoConfig.from_pretrained(job["model"])
     # transformers 4 does not read where transformers 5 wrote it, and would silently take 10000
-    config.rope_theta = json.loads((Path(job["model"]) / "config.json").read_text())["rope_parameters"]["rope_theta"]
+    config.rope_theta = json.loads((Path(job["model"]) / "config.json").read_text())["rope_parameters"][
+        "rope_theta"
+    ]
     return AutoModelForCausalLM.from_pretrained(job["model"], config=config, dtype=torch.float32).eval()
 
 

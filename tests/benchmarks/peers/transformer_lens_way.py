@@ -24,7 +24,10 @@ def prepare_capture(job: dict) -> Prepared:
         for batch in in_file_order(job["texts"], rows):
             ids, mask = pad_right(batch)
             _, cache = bridge.run_with_cache(ids, attention_mask=mask, names_filter=names)
-            means += [torch.stack([response_mean(cache[name][i], text) for name in names]) for i, text in enumerate(batch)]
+            means += [
+                torch.stack([response_mean(cache[name][i], text) for name in names])
+                for i, text in enumerate(batch)
+            ]
         return torch.stack(means)
 
     return Prepared(bridge, {f"batch {n}": lambda n=n: capture(n) for n in (1, 16)})

@@ -15,7 +15,7 @@ export const steering = { title: "Steering sweep", keys: ["experiment", "trait"]
 function mount(context) {
   const note = "Does adding the vector change what the model writes, more than chance would, and at what cost?";
   return withTrait(context, "Steering sweep", note, (card) => {
-    const command = `python extraction/5_steer_evaluate.py --experiment ${context.experiment.name} --trait ${card.trait}`;
+    const command = `python extraction/5_steer_evaluate.py --experiment ${context.experiment.name} --traits ${card.trait}`;
     if (!hasRun(card, 5))
       return section("Steering", "", null, empty("Not steered yet", "Stage 5 has not run for this trait in this experiment.", command));
     const node = h("div");

@@ -44,7 +44,7 @@ export function vectorPanel({ experiment, trait }, hasVectors) {
         empty(
           "No vectors yet",
           "Stage 4 fits them.",
-          `python extraction/4_fit_vectors.py --experiment ${experiment.name} --trait ${trait}`,
+          `python extraction/4_fit_vectors.py --experiment ${experiment.name} --traits ${trait}`,
         ),
       );
     fillWith(node, async () => (hasVectors ? shown(await data.vectors(experiment.name, trait), params) : none()), "Reading vectors");
@@ -52,11 +52,10 @@ export function vectorPanel({ experiment, trait }, hasVectors) {
   return { node, update };
 }
 
-/** Return the chosen vector: the one the address names, else the best held-out one that is not random. */
-export function chosenVector({ vectors }, params) {
-  const named = vectors.find((v) => v.method === params.method && String(v.layer) === params.layer);
-  const rank = (v) => (v.method === "random" ? -1 : (v.val?.auroc ?? 0) + 1e-4 * (v.val?.cohens_d ?? 0));
-  return named ?? [...vectors].sort((a, b) => rank(b) - rank(a))[0];
+/** Return the chosen vector: the one the address names, else the best held-out one, which the server ranks. */
+export function chosenVector({ vectors, best }, params) {
+  const find = (method, layer) => vectors.find((v) => v.method === method && String(v.layer) === String(layer));
+  return find(params.method, params.layer) ?? (best && find(...best)) ?? vectors[0];
 }
 
 export const methodsOf = ({ vectors }) => [...new Set(vectors.map((v) => v.method))];

@@ -1,0 +1,1 @@
+"""Closed-form methods: from activations to directions."""

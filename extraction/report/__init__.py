@@ -1,0 +1,1 @@
+"""What a run found, for people: the table, the examples, summary files."""

@@ -1,0 +1,14 @@
+"""Figures as people read them."""
+
+from traitscope.utils.records.verdict import Interval
+
+NOTHING = "–"
+
+
+def percent(share: float | None) -> str:
+    return NOTHING if share is None else f"{100 * share:.0f} %"
+
+
+def interval(found: Interval | None) -> str:
+    """Return a mean with its interval."""
+    return f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]" if found else NOTHING

@@ -1,0 +1,78 @@
+"""Projections kept on disk: what is there and fresh stays, what is missing comes from raw streams or from
+feeding the recorded tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from traitscope.inference.watch.projection import project_texts
+from traitscope.inference.watch.raw import has_raw, project_raw
+from traitscope.utils.files.journal import key_of
+from traitscope.utils.files.paths import InferencePaths
+from traitscope.utils.model.loading import LM
+from traitscope.utils.records.readings import (
+    Projections,
+    Record,
+    read_projections,
+    vector_id,
+    write_projections,
+)
+from traitscope.utils.records.vectors import Vector
+
+
+def made_from(record: Record, reader: dict) -> dict[str, Any]:
+    """Return what projections say of themselves: whose tokens, read by which model."""
+    return {"tokens_sha256": key_of(record.ids), "model": reader}
+
+
+def score_records(
+    paths: InferencePaths,
+    records: Sequence[Record],
+    vectors: list[Vector],
+    reader: dict,
+    load: Callable[[], LM],
+) -> int:
+    """Complete the projections of every record on every vector, and return for how many records something
+    was computed.
+
+    Args:
+        reader: Identity of the model that reads.
+        load: Loads that model, and checks that the vectors belong on it; called only when something is
+            missing that no raw stream holds.
+    """
+    missing = {r.id: _missing(paths, r, vectors, reader) for r in records}
+    todo = [r for r in records if missing[r.id]]
+    raw = [
+        r
+        for r in todo
+        if has_raw(paths, r, made_from(r, reader))
+        and all(c.about.component == "residual" for c in missing[r.id])
+    ]
+    for r in raw:
+        _merge(paths, r, project_raw(paths, r, missing[r.id]), reader)
+    rest = [r for r in todo if r not in raw]
+    if rest:
+        with tqdm(total=len(rest), desc="project", unit="text", disable=None, leave=False) as bar:
+
+            def keep(i: int, scores: list[Projections]) -> None:
+                _merge(paths, rest[i], scores, reader)
+                bar.update()
+
+            project_texts(load(), [r.ids for r in rest], vectors, keep)
+    return len(todo)
+
+
+def _missing(paths: InferencePaths, record: Record, vectors: list[Vector], reader: dict) -> list[Vector]:
+    there = {vector_id(s.origin) for s in read_projections(paths, record.id, made_from(record, reader))}
+    return [vector for vector in vectors if vector_id(vector.origin) not in there]
+
+
+def _merge(paths: InferencePaths, record: Record, scores: list[Projections], reader: dict) -> None:
+    """Add projections to those that are there; a vector that was fitted again replaces its older self."""
+    kept = {
+        (s.origin["experiment"], *vector_id(s.origin)[:3]): s
+        for s in [*read_projections(paths, record.id, made_from(record, reader)), *scores]
+    }
+    write_projections(paths, record.id, list(kept.values()), made_from(record, reader))

@@ -1,0 +1,3 @@
+"""Figures and their intervals: separation, paired effects, groups, directions that mean nothing. Pure
+functions.
+"""

@@ -1,0 +1,3 @@
+"""Models: how they are loaded, asked, read, steered and measured; what differs between families stands in
+`anatomy.py`.
+"""

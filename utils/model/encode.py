@@ -1,0 +1,78 @@
+"""The one way text becomes token ids."""
+
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from traitscope.utils.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from traitscope.utils.model.loading import LM
+
+Prompt = str | list[dict[str, str]]  # a text to continue, or chat messages to answer
+PLAIN_ROLES = {
+    "system": "",
+    "user": "Question: ",
+    "assistant": "Answer: ",
+}  # for a model without a chat template
+
+
+def text_of(prompt: Prompt) -> str:
+    """Return what a response answers or continues: the text itself, or the last message's."""
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Tell whether the tokenizer starts ordinary text with its BOS token."""
+    return tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
+
+
+def encode(lm: "LM", prompt: Prompt) -> list[int]:
+    """Turn a prompt into token ids, with BOS exactly once where the tokenizer uses one. Nothing else
+    calls a tokenizer on a prompt.
+
+    Args:
+        prompt: A text to continue, or messages; these go through the chat template (a generation prompt is
+            added), or become plain "Question: … Answer:" text for a model without one.
+    """
+    text = prompt if isinstance(prompt, str) else render_chat(lm, prompt)
+    ids = encode_text(lm, text)
+    bos = lm.tokenizer.bos_token_id
+    if adds_bos(lm.tokenizer):
+        while ids[:1] == [bos]:  # the template wrote it, or the text itself
+            ids = ids[1:]
+        ids = [bos, *ids]
+
+    return ids
+
+
+def encode_text(lm: "LM", text: str) -> list[int]:
+    """Token ids of a given text without any special token: for a response that somebody else wrote."""
+    return lm.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def render_chat(lm: "LM", messages: list[dict[str, str]]) -> str:
+    """Render messages up to the point where the assistant speaks."""
+    if not lm.chat_template:
+        turns = [PLAIN_ROLES[m["role"]] + m["content"] for m in messages]
+        return "\n\n".join([*turns, "Answer:"])
+
+    for candidate in (messages, _system_into_user(messages)):
+        try:
+            return lm.tokenizer.apply_chat_template(
+                candidate, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+        except TemplateError as error:  # the usual cause is a model without a system role (Gemma)
+            failure = error
+
+    raise UserError(
+        f"the chat template of {lm.identity['name']} refuses these messages: {first_line(failure)}; try "
+        "--chat-template False"
+    )
+
+
+def _system_into_user(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    if messages[0]["role"] != "system":
+        return messages
+    first, *rest = messages[1:]
+    return [{"role": "user", "content": f"{messages[0]['content']}\n\n{first['content']}"}, *rest]

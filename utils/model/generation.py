@@ -1,0 +1,200 @@
+"""Batched generation: every row carries its own prompt ids, seed and steering, so its text does not
+depend on its neighbours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+
+from traitscope.utils.files.journal import Journal, key_of
+from traitscope.utils.model.anatomy import end_tokens
+from traitscope.utils.model.batching import halve_on_oom, pad_left, plan_batches
+from traitscope.utils.model.cache import make_room
+from traitscope.utils.model.decoding import can_decode, decode
+from traitscope.utils.model.hooks import Push, steer
+from traitscope.utils.model.loading import LM
+from traitscope.utils.model.memory import rows_that_fit
+from traitscope.utils.model.prefix import prefill_shared
+from traitscope.utils.stage.flags import flag
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text to generate."""
+
+    prompt_ids: list[int]
+    seed: int = 0  # used when temperature > 0
+    pushes: tuple[Push, ...] = ()
+
+    @cached_property
+    def key(self) -> str:
+        steering = [p.key for p in self.pushes]
+        return key_of(self.prompt_ids, self.seed, steering)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a row became: the ids the model wrote, without the end-of-text token."""
+
+    ids: list[int]
+    is_finished: bool  # the model ended the text itself, before max_new_tokens
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How texts are drawn."""
+
+    max_new_tokens: int = flag(32, "Length limit of a response, in tokens.")
+    temperature: float = flag(0.0, "0 is greedy; above it, a row's seed fixes its text.")
+    batch_size: int = flag(
+        0,
+        (
+            "Rows a generate call; 0 takes what fits into free memory (at most 128 on a CPU, 1024 on a GPU); "
+            "halved when memory runs out."
+        ),
+        cosmetic=True,
+    )
+
+    heading = "Text"
+    is_setting = True  # a key of config.json
+
+
+@dataclass
+class Work:
+    """Where a long generation keeps its progress and shows it."""
+
+    journal: Journal | None = None
+    label: str = "generate"
+    counts: dict[str, int] = field(default_factory=lambda: {"calls": 0, "rows": 0})
+
+
+def generate(
+    lm: LM, rows: Sequence[Row], sampling: Sampling, positions: str = "all", work: Work | None = None
+) -> list[Completion]:
+    """Generate every row, in few large calls; what the journal already holds is not generated again.
+
+    Batches are planned from all rows and journalled whole, so that a resumed run computes the very same
+    batches.
+    """
+    work = work or Work()
+    batches = plan_batches(
+        [len(row.prompt_ids) for row in rows], max_rows=_rows_a_batch(lm, rows, sampling, work.journal)
+    )
+    answers: dict[int, Completion] = {}
+
+    with tqdm(total=len(rows), desc=work.label, unit="text", disable=None, leave=False) as bar:
+        for batch in batches:
+            for i, completion in zip(
+                batch, _journalled(lm, [rows[i] for i in batch], sampling, positions, work), strict=True
+            ):
+                answers[i] = completion
+            bar.update(len(batch))
+
+    return [answers[i] for i in range(len(rows))]
+
+
+def _rows_a_batch(lm: LM, rows: Sequence[Row], sampling: Sampling, journal: Journal | None) -> int:
+    """Return --batch-size, else what fits into memory; a resumed run takes what the first one took, so
+    that it meets the same batches.
+    """
+    if sampling.batch_size or not rows:
+        return sampling.batch_size or 1
+
+    key = key_of("rows a batch", lm.identity, [row.key for row in rows])
+    if journal and key in journal.answers:
+        return journal.answers[key]
+
+    fitting = rows_that_fit(lm, max(len(row.prompt_ids) for row in rows) + sampling.max_new_tokens)
+    if journal:
+        journal.add(key, fitting)
+    return fitting
+
+
+def _journalled(lm: LM, batch: list[Row], sampling: Sampling, positions: str, work: Work) -> list[Completion]:
+    key = key_of(
+        lm.identity, sampling.max_new_tokens, sampling.temperature, positions, [row.key for row in batch]
+    )
+    if work.journal and key in work.journal.answers:
+        return [Completion(ids, is_finished) for ids, is_finished in work.journal.answers[key]]
+
+    completions = halve_on_oom(lambda part: _generate_batch(lm, part, sampling, positions), batch)
+    work.counts["calls"] += 1
+    work.counts["rows"] += len(batch)
+    if work.journal:
+        work.journal.add(key, [(c.ids, c.is_finished) for c in completions])
+    return completions
+
+
+@torch.inference_mode()
+def _generate_batch(lm: LM, batch: Sequence[Row], sampling: Sampling, positions: str) -> list[Completion]:
+    ids, mask = pad_left([row.prompt_ids for row in batch], lm.tokenizer.pad_token_id)
+    plan = [row.pushes for row in batch]
+    shared = prefill_shared(lm, [row.prompt_ids for row in batch], plan, positions)
+
+    with steer(lm.model, plan, positions) as check:
+        if sampling.temperature == 0 and can_decode(lm):
+            output = decode(lm, (ids, mask), shared, sampling.max_new_tokens, check)
+        else:
+            output = _decode_plainly(lm, (ids, mask), shared, [row.seed for row in batch], sampling)
+
+    ends = set(end_tokens(lm))
+    return [cut_at_end(row, ends) for row in output.tolist()]
+
+
+def _decode_plainly(
+    lm: LM, batch: tuple[Tensor, Tensor], shared: DynamicCache | None, seeds: list[int], sampling: Sampling
+) -> Tensor:
+    """Return the new tokens [batch, new] by transformers' own loop, which serves every model, device and
+    temperature.
+    """
+    ids, mask = batch
+    width = ids.shape[1]
+    processors = LogitsProcessorList(
+        [GumbelNoise(seeds, sampling.temperature, width)] if sampling.temperature > 0 else []
+    )
+    output = lm.model.generate(
+        past_key_values=make_room(shared, lm.model.config, sampling.max_new_tokens),
+        input_ids=ids.to(lm.device),
+        attention_mask=mask.to(lm.device),
+        do_sample=False,
+        logits_processor=processors,
+        max_new_tokens=sampling.max_new_tokens,
+    )
+
+    return output[:, width:]  # sliced at the padded width
+
+
+def cut_at_end(ids: list[int], ends: set[int]) -> Completion:
+    """Drop the first end-of-text token and what follows it."""
+    for i, token in enumerate(ids):
+        if token in ends:
+            return Completion(ids[:i], True)
+    return Completion(ids, False)
+
+
+class GumbelNoise(LogitsProcessor):
+    """Turns greedy choice into exact sampling at a temperature: argmax(logits / T + Gumbel noise) is a
+    draw from the softmax.
+
+    The noise comes from a generator per row and step, so a row's draw does not depend on the batch it is in
+    (Gumbel-max trick: Maddison, Tarlow, Minka 2014).
+    """
+
+    def __init__(self, seeds: list[int], temperature: float, prompt_width: int) -> None:
+        self.seeds, self.temperature, self.prompt_width = seeds, temperature, prompt_width
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        step = input_ids.shape[1] - self.prompt_width
+        noise = torch.stack(
+            [_gumbel(int(key_of(seed, step), 16) % 2**63, scores.shape[1]) for seed in self.seeds]
+        )
+        return scores.float() / self.temperature + noise.to(scores.device)
+
+
+def _gumbel(seed: int, size: int) -> Tensor:
+    return -torch.empty(size).exponential_(generator=torch.Generator().manual_seed(seed)).log()

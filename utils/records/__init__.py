@@ -1,0 +1,3 @@
+"""What lies on disk, typed: the only readers and writers of an experiment's files. Most of it needs no
+torch.
+"""

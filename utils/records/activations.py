@@ -1,0 +1,160 @@
+"""Captured activations on disk, and the held-out split."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import load_tensor, read_json, save_tensor, write_json
+from traitscope.utils.files.paths import CAPTURE, FIT, SIDES, TraitPaths
+from traitscope.utils.records.responses import Response
+from traitscope.utils.records.shaped import Shaped, read_shaped
+
+if TYPE_CHECKING:  # a laptop without torch reads what is known of activations too
+    from torch import Tensor
+
+SPLITS = ("train", "val")
+CHUNK_BYTES = 256 << 20  # of float32 activations that are fitted at a time
+
+
+class ActivationsAbout(Shaped):
+    """What is known of a trait's activations: the columns of activations/metadata.json."""
+
+    made_by: dict[str, Any] = {}
+    responses_sha256: dict[str, str | None] = {}
+    component: str = "residual"
+    position: str = ""
+    shape: tuple[int, int, int]  # responses, layers, d_model
+    dtype: str = "float32"
+    sha256: str = ""
+    mean_norms: list[float]  # per layer, mean ‖h‖ of the pooled tokens
+    rows: list[dict[str, Any]] = []  # key, side, pair, group, split
+
+
+@dataclass(frozen=True)
+class Captured:
+    """The activations of a trait: row i of the tensor is rows[i] of the metadata."""
+
+    activations: "Tensor"  # [n, n_layers, d_model]
+    about: ActivationsAbout
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What each row is of: key, side, pair, group, split."""
+        return self.about.rows
+
+    def select(self, side: str, split: str, keys: set[str], layers: Sequence[int]) -> "Tensor":
+        """Return [n, len(layers), d_model], float32, of one side and split ("train" or "val"); `keys`
+        says which rows are usable.
+        """
+        import torch
+
+        chosen = [
+            i
+            for i, r in enumerate(self.rows)
+            if r["side"] == side and r["split"] == split and r["key"] in keys
+        ]
+        return self.activations[torch.tensor(chosen, dtype=torch.long)[:, None], torch.tensor(layers)].float()
+
+    def chunks(self, layers: Sequence[int]) -> list[list[int]]:
+        """Return the layers in groups of which one fits into memory at a time, however large the tensor
+        is.
+        """
+        size = max(1, CHUNK_BYTES // (4 * len(self.rows) * self.activations.shape[2]))
+        return [list(layers[i : i + size]) for i in range(0, len(layers), size)]
+
+
+def as_stored(activations: "Tensor", model_dtype: str) -> "Tensor":
+    """Return what is written: float32, or float16 where the model ran in 16 bits and every value fits
+    (some models' residuals overflow).
+    """
+    if model_dtype == "float32":
+        return activations
+    half = activations.half()
+    return half if half.isfinite().all() else activations
+
+
+def write_captured(paths: TraitPaths, activations: "Tensor", about: dict) -> None:
+    """Write activations [n, n_layers, d_model], then what is known of them.
+
+    Args:
+        about: The columns of `ActivationsAbout` but for shape, dtype and sha256; the model's dtype decides in
+            what they are stored.
+    """
+    stored = as_stored(activations, about["made_by"]["model"]["dtype"])
+    tensor = {
+        "shape": list(stored.shape),
+        "dtype": str(stored.dtype).removeprefix("torch."),
+        "sha256": save_tensor(paths.activations, stored),
+    }
+    first = ("made_by", "responses_sha256", "component", "position")
+    write_json(paths.activations_metadata, {name: about[name] for name in first} | tensor | about)
+
+
+def read_activations_about(paths: TraitPaths) -> ActivationsAbout:
+    """Read what is known of a trait's activations, without them.
+
+    Raises:
+        UserError: the file is missing, or not what stage 3 writes.
+    """
+    return read_shaped(paths.activations_metadata, ActivationsAbout)
+
+
+def read_captured(paths: TraitPaths) -> Captured:
+    """Read what stage 3 wrote.
+
+    Raises:
+        UserError: a file is missing, damaged, or does not fit the other.
+    """
+    about = read_activations_about(paths)
+    absent = {"rows", "sha256", "responses_sha256"} - about.model_fields_set
+    if absent:
+        raise UserError(f"{paths.activations_metadata} lacks {min(absent)!r}; run {CAPTURE} with --force")
+    return Captured(load_tensor(paths.activations, about.shape, about.sha256), about)
+
+
+def write_fitted_on(paths: TraitPaths, fitted_on: dict) -> None:
+    """Write which responses, of which activations, stage 4 fitted and measured its vectors on."""
+    write_json(paths.fitted_on, fitted_on)
+
+
+def read_fitted_on(paths: TraitPaths) -> dict:
+    """Return which responses, of which activations, stage 4 fitted and measured its vectors on."""
+    return read_json(paths.fitted_on)
+
+
+def is_of(captured: Captured, fitted_on: dict) -> bool:
+    """Tell whether vectors were fitted on just these activations."""
+    return fitted_on.get("activations_sha256") == captured.about.sha256
+
+
+def fitted_sides(
+    captured: Captured, fitted_on: dict, layers: Sequence[int]
+) -> "dict[tuple[str, str], Tensor]":
+    """Return {(side, split): [n, len(layers), d_model]} of the responses that stage 4 fitted and measured
+    its vectors on.
+
+    Args:
+        fitted_on: What fitted_on.json holds.
+
+    Raises:
+        UserError: it is of other activations, or does not say which responses were held out.
+    """
+    if not is_of(captured, fitted_on) or not set(SPLITS) <= fitted_on.keys():
+        why = "fitted_on.json is of other activations, or does not say which responses were held out"
+        raise UserError(f"{why}; run {FIT} with --force")
+    return {
+        (side, split): captured.select(side, split, set(fitted_on[split]), layers)
+        for side in SIDES
+        for split in SPLITS
+    }
+
+
+def split_held_out(responses: Sequence[Response], share: float, seed: int) -> list[str]:
+    """Return "train" or "val" per response: whole groups are held out, drawn at random (files are written
+    in blocks of topics).
+    """
+    groups = sorted({r.group for r in responses})
+    held_out = set(random.Random(seed).sample(groups, round(share * len(groups))))
+    return ["val" if r.group in held_out else "train" for r in responses]

@@ -1,0 +1,242 @@
+"""What inference leaves per prompt: the response with its token ids, and the projections of every token."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import read_json, write_json
+from traitscope.utils.files.paths import InferencePaths
+from traitscope.utils.model.encode import Prompt
+from traitscope.utils.records.prompt_sets import PromptItem, PromptSet
+from traitscope.utils.records.shaped import Shaped, read_shaped
+
+SINK = 1  # the first token is an attention sink, a hundred times as long as any other: it is no reading
+
+
+@dataclass(frozen=True)
+class Record:
+    """A prompt and what a model answered; the ids are the record, the texts are for people."""
+
+    id: str
+    key: str  # digest of what was asked of which model, with which sampling
+    prompt: Prompt
+    response: str
+    ids: list[int]  # prompt and response
+    tokens: list[str]  # the text of each
+    prompt_tokens: int  # how many of them are the prompt's
+    turns: list[dict[str, Any]]  # role, start, end
+    is_finished: bool
+    metadata: dict[str, Any]
+    made_by: dict[str, Any]
+
+    def span(self, over: str) -> slice:
+        """Return the tokens of "prompt", "response" or "all", without the first token."""
+        return {
+            "prompt": slice(SINK, self.prompt_tokens),
+            "response": slice(max(SINK, self.prompt_tokens), None),
+            "all": slice(SINK, None),
+        }[over]
+
+
+@dataclass(frozen=True)
+class Projections:
+    """One vector's projections h·v̂ on every token of a text."""
+
+    origin: dict[str, Any]  # of the vector: experiment, trait, method, layer, centre, …
+    raw: np.ndarray  # [n_tokens]
+    norms: np.ndarray  # [n_tokens], ‖h‖ at that layer
+
+    def on(self, scale: str) -> np.ndarray:
+        """Return the projections raw, centred on the midpoint of the trait's two sides, or as the cosine
+        of h and v.
+        """
+        if scale == "centered":
+            return self.raw - self.origin["centre"]
+        return self.raw / self.norms if scale == "cosine" else self.raw
+
+    @property
+    def label(self) -> str:
+        return f"{self.origin['trait']} {self.origin['method']} {self.origin['layer']}"
+
+
+def vector_id(origin: dict[str, Any]) -> tuple:
+    """Return what makes two readings the same: the vector, by its content."""
+    return origin["trait"], origin["method"], origin["layer"], origin["sha256"]
+
+
+def write_record(paths: InferencePaths, record: Record) -> None:
+    write_json(paths.response(record.id), asdict(record), indent=None)
+
+
+def read_record(paths: InferencePaths, prompt: str) -> Record:
+    """Read one response.
+
+    Raises:
+        UserError: the file is missing, or its parts do not fit each other.
+    """
+    content = read_json(paths.response(prompt))
+    names = {f.name for f in fields(Record)}
+    if (
+        not isinstance(content, dict)
+        or set(content) != names
+        or not len(content["ids"]) == len(content["tokens"]) >= content["prompt_tokens"] > 0
+    ):
+        raise UserError(
+            f"{paths.response(prompt)} is no response of capture_raw_activations; delete it and capture again"
+        )
+
+    return Record(**content)
+
+
+class AboutSet(Shaped):
+    """What an index says of its prompt set."""
+
+    name: str = ""
+    description: str = ""
+
+
+class Index(Shaped):
+    """What was captured: the columns of a prompt set's index.json."""
+
+    made_by: dict[str, Any]
+    prompt_set: AboutSet
+    prompts: list[dict[str, Any]]
+
+    @property
+    def reader(self) -> dict[str, Any]:
+        """Identity of the model that read the tokens."""
+        return self.made_by["model"]
+
+
+def write_index(
+    paths: InferencePaths, prompts: PromptSet, items: Sequence[PromptItem], reader: dict, responses_from: str
+) -> None:
+    """Write which prompts of a set are captured, and by which model."""
+    about = {
+        "made_by": {"model": reader, "responses_from": responses_from or None},
+        "prompt_set": prompts.about,
+    }
+    write_json(paths.index, about | {"prompts": [{"id": item.id, **item.metadata} for item in items]})
+
+
+def read_index(paths: InferencePaths) -> Index:
+    """Read what was captured of a prompt set.
+
+    Raises:
+        UserError: nothing was, or the file is damaged.
+    """
+    if not paths.index.exists():
+        command = (
+            f"inference/capture_raw_activations.py --experiment {paths.experiment} --prompt-set "
+            f"{paths.prompt_set}"
+        )
+        raise UserError(f"{paths.dir} has no responses; run {command} first")
+    return read_shaped(paths.index, Index)
+
+
+def recorded_prompts(paths: InferencePaths) -> list[str]:
+    """Return the ids of the prompts that have a response, in the order of the prompt set.
+
+    Raises:
+        UserError: there are none.
+    """
+    return [p["id"] for p in read_index(paths).prompts if paths.response(p["id"]).exists()]
+
+
+def write_projections(
+    paths: InferencePaths, prompt: str, scores: list[Projections], made_by: dict[str, Any]
+) -> None:
+    """Write the projections of a prompt; numbers keep six digits."""
+    norms = {str(s.origin["layer"]): _rounded(s.norms) for s in scores}
+    content = {
+        "id": prompt,
+        "made_by": made_by,
+        "vectors": [s.origin for s in scores],
+        "scores": [_rounded(s.raw) for s in scores],
+        "norms": norms,
+    }
+    write_json(paths.projections(prompt), content, indent=None)
+
+
+def read_projections(
+    paths: InferencePaths, prompt: str, made_by: dict[str, Any] | None = None
+) -> list[Projections]:
+    """Read the projections of a prompt; none where there is no file, or where it was not made by what
+    `made_by` says.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not paths.projections(prompt).exists():
+        return []
+
+    content = read_json(paths.projections(prompt))
+    if made_by is not None and content["made_by"] != made_by:
+        return []
+
+    try:
+        found = [
+            Projections(origin, np.array(raw, float), np.array(content["norms"][str(origin["layer"])], float))
+            for origin, raw in zip(content["vectors"], content["scores"], strict=True)
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{paths.projections(prompt)} is damaged ({error}); delete it and project again"
+        ) from None
+
+    if any(len(s.raw) != len(s.norms) for s in found):
+        raise UserError(
+            f"{paths.projections(prompt)} is damaged (rows of different lengths); delete it and project again"
+        )
+    return found
+
+
+def read_projected(paths: InferencePaths) -> list[tuple[Record, Projections]]:
+    """Return every recorded prompt with each of its projections.
+
+    Raises:
+        UserError: prompts were projected on different fits of a vector, which cannot be compared.
+    """
+    pairs = [
+        (record, scores)
+        for name in recorded_prompts(paths)
+        for record in [read_record(paths, name)]
+        for scores in read_projections(paths, name)
+    ]
+    fits: dict[str, str] = {}
+
+    for _, scores in pairs:
+        if fits.setdefault(scores.label, scores.origin["sha256"]) != scores.origin["sha256"]:
+            raise UserError(
+                f"{paths.dir}: prompts were projected on different fits of {scores.label}; run "
+                "inference/project_activations.py"
+            )
+
+    return pairs
+
+
+def mean_projections(
+    pairs: Sequence[tuple[Record, Projections]], over: str, scale: str
+) -> tuple[dict[str, dict], dict[str, dict[str, float]]]:
+    """Return every vector's trait, method, layer and why, and its mean projection per prompt, both by the
+    vector's label.
+    """
+    origins: dict[str, dict] = {}
+    values: dict[str, dict[str, float]] = {}
+
+    for record, scores in pairs:
+        span = scores.on(scale)[record.span(over)]
+        if len(span):
+            origins[scores.label] = {
+                name: scores.origin[name] for name in ("trait", "method", "layer", "why")
+            }
+            values.setdefault(scores.label, {})[record.id] = float(span.mean())
+
+    return origins, values
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [float(f"{v:.6g}") for v in values]

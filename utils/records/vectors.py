@@ -1,0 +1,330 @@
+"""Trait vectors on disk: read, written, listed, ranked, matched with a model, turned into a push; nowhere else."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import digest, read_json, read_vector_file, save_tensor, write_json
+from traitscope.utils.files.paths import ExperimentPaths, TraitPaths
+from traitscope.utils.records.activations import read_activations_about
+from traitscope.utils.records.shaped import Shaped, read_shaped
+from traitscope.utils.records.verdict import read_verdict
+
+if TYPE_CHECKING:  # a laptop without torch reads vectors too
+    from torch import Tensor
+
+    from traitscope.utils.model.hooks import Push
+    from traitscope.utils.model.loading import LM
+
+Key = tuple[str, int]  # method, layer
+RANDOM = "random"  # the method whose vectors are a null
+_FILE = re.compile(r"(.+)_layer(\d+)_metadata")
+
+
+class Separation(Shaped):
+    """How well a vector separates two groups of projections, with 95 % intervals."""
+
+    accuracy: float | None = None  # at the vector's centre
+    auroc: float
+    auroc_low: float | None = None
+    auroc_high: float | None = None
+    cohens_d: float
+    cohens_d_low: float | None = None
+    cohens_d_high: float | None = None
+    n_pos: int
+    n_neg: int
+
+
+class VectorAbout(Shaped):
+    """What is known of one vector: the columns of vectors/{method}_layer{N}_metadata.json."""
+
+    trait: str
+    method: str
+    layer: int
+    made_by: dict[str, Any]  # stage, and the identity of the model that was read
+    component: str
+    position: str | None  # the tokens that were averaged over; None where a file from elsewhere does not say
+    norm: float  # ‖v‖: how far apart the sides' means lie along it, in units of the activations
+    centre: float  # midpoint of the two sides' mean projections on the unit vector
+    train: Separation | None
+    val: Separation | None  # on responses that were held out
+    origin: dict[str, Any] | None = None  # of one that was made elsewhere
+
+    @property
+    def key(self) -> Key:
+        return self.method, self.layer
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """By what vectors are ranked: held-out AUROC, then Cohen's d. A null, and what was not measured,
+        come last.
+        """
+        if self.val is None or self.method == RANDOM:
+            return -1.0, 0.0
+        return self.val.auroc, self.val.cohens_d
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A vector with all that is known of it, frozen: nothing that uses it may change it."""
+
+    experiment: str
+    about: VectorAbout
+    values: np.ndarray  # [d_model], float32
+    n_layers: int | None  # of the model it was fitted on, where its activations' metadata is there
+    mean_norm: (
+        float | None
+    )  # mean residual norm at the layer: the unit of a dose; None where nothing measured it
+    sha256: str
+    why: str  # why this method and layer
+
+    @property
+    def trait(self) -> str:
+        return self.about.trait
+
+    @property
+    def method(self) -> str:
+        return self.about.method
+
+    @property
+    def layer(self) -> int:
+        return self.about.layer
+
+    @cached_property
+    def tensor(self) -> "Tensor":
+        """The values as a tensor [d_model], float32."""
+        import torch
+
+        return torch.tensor(self.values)
+
+    @cached_property
+    def unit(self) -> "Tensor":
+        """The direction, [d_model], of length 1."""
+        return self.tensor / self.tensor.norm()
+
+    @property
+    def origin(self) -> dict:
+        """What an artifact says about the vector that it used."""
+        own = {"experiment": self.experiment, "trait": self.trait, "method": self.method, "layer": self.layer}
+        about = {name: getattr(self.about, name) for name in ("centre", "component", "position")}
+        return own | about | {"sha256": self.sha256, "why": self.why, "norm": self.about.norm}
+
+    def push(self, dose: float) -> "Push":
+        """Return what adds the vector at a dose.
+
+        Raises:
+            UserError: the residual norm at its layer is not known.
+        """
+        from traitscope.utils.model.hooks import Push
+
+        if self.mean_norm is None:
+            lacks = "the residual norm at its layer is not known (its activations' metadata is missing)"
+            raise UserError(f"{self.trait}: {lacks}; it can only be watched")
+        return Push(self.layer, self.tensor, coefficient_of(dose, self.mean_norm, float(self.tensor.norm())))
+
+    def require_fit(self, lm: "LM") -> str | None:
+        """Refuse a model that the vector does not belong on.
+
+        Returns:
+            A note where the model is not the one that it was fitted on, but a sibling of it: same architecture and shape.
+
+        Raises:
+            UserError: another width, depth or architecture, or 4-bit weights on one side only (they are known
+                to break directions).
+        """
+        who, here, fitted = (
+            f"the {self.trait} vector of {self.experiment}",
+            lm.identity,
+            self.about.made_by.get("model") or {},
+        )
+        mismatches = {
+            "width": (len(self.values), lm.d_model),
+            "layers": (self.n_layers or lm.n_layers, lm.n_layers),
+            "architecture": (fitted.get("architecture"), here["architecture"]),
+            "4-bit weights": (fitted.get("quantization") == "int4", here["quantization"] == "int4"),
+        }
+        for what, (theirs, ours) in mismatches.items():
+            if theirs != ours:
+                advice = "use vectors that were fitted on this model or a sibling"
+                raise UserError(
+                    f"{who} does not fit {here['name']}: {what} {theirs} against {ours}; {advice}"
+                )
+        if self.layer >= lm.n_layers:
+            raise UserError(
+                f"{who} is for layer {self.layer}; {here['name']} has layers 0 to {lm.n_layers - 1}"
+            )
+
+        known = {
+            name: (fitted.get(name), here.get(name))
+            for name in ("identity", "dtype", "quantization", "chat_template")
+        }
+        differs = [
+            f"{name} {theirs} → {ours}"
+            for name, (theirs, ours) in known.items()
+            if theirs is not None and theirs != ours
+        ]
+        if not differs:
+            return None
+        return (
+            f"note: {who} was fitted on {fitted.get('name')}, used on {here['name']} ({', '.join(differs)})"
+        )
+
+
+def coefficient_of(dose: float, mean_norm: float, length: float) -> float:
+    """Return the factor on a vector as saved, c = dose · mean ‖h‖ / ‖v‖, that moves the residual stream
+    by a share of its norm.
+
+    Args:
+        mean_norm: Of the layer, in the model that is steered, over the response tokens of its unsteered
+            answers.
+        length: ‖v‖.
+    """
+    return dose * mean_norm / length
+
+
+def dose_of(coefficient: float, mean_norm: float, length: float) -> float:
+    """Return the dose that a coefficient is: the inverse of `coefficient_of`."""
+    return coefficient * length / mean_norm
+
+
+def write_vector(paths: TraitPaths, key: Key, vector: "Tensor", about: dict) -> VectorAbout:
+    """Write a vector [d_model] with what is known of it.
+
+    Args:
+        about: The columns of `VectorAbout` but for trait, method and layer.
+    """
+    method, layer = key
+    save_tensor(paths.vector(method, layer), vector)
+    return write_about(paths, key, {"trait": paths.trait, "method": method, "layer": layer} | about)
+
+
+def write_about(paths: TraitPaths, key: Key, about: dict) -> VectorAbout:
+    """Write what is known of a vector whose values stay as they are."""
+    checked = VectorAbout.model_validate(about)
+    write_json(paths.vector_metadata(*key), about)
+    return checked
+
+
+def list_vectors(paths: TraitPaths) -> dict[Key, VectorAbout]:
+    """Return every vector of a trait by method and layer, its values unread.
+
+    Raises:
+        UserError: a file is not what it should be.
+    """
+    files = {
+        match: file
+        for file in sorted(paths.vectors.glob("*_metadata.json"))
+        if (match := _FILE.fullmatch(file.stem))
+    }
+    return {(match[1], int(match[2])): read_shaped(file, VectorAbout) for match, file in files.items()}
+
+
+def list_traits(paths: ExperimentPaths) -> list[str]:
+    """Return every trait of an experiment that has vectors."""
+    base = paths.dir / "extraction"
+    return sorted(
+        {file.parents[1].relative_to(base).as_posix() for file in base.rglob("vectors/*_metadata.json")}
+    )
+
+
+def best_held_out(found: "list[VectorAbout]") -> VectorAbout | None:
+    """Return the vector that separates held-out responses best; None where none was measured. This is the
+    one ranking there is.
+    """
+    best = max(found, key=lambda about: about.rank, default=None)
+    return best if best is not None and best.rank[0] >= 0 else None
+
+
+def read_vector(
+    paths: TraitPaths, key: Key, why: str = "asked for", steered: TraitPaths | None = None
+) -> Vector:
+    """Read one vector and what is known of it.
+
+    Args:
+        steered: Where the model that it will be used on was steered, whose residual norms then are the unit
+            of a dose; by default here.
+
+    Raises:
+        UserError: a file is missing or damaged, the vector is zero, or does not say what it is.
+    """
+    file = paths.vector(*key)
+    values = read_vector_file(file)
+    if not values.any():
+        raise UserError(f"{file} holds a zero vector, which has no direction")
+
+    about = read_shaped(paths.vector_metadata(*key), VectorAbout)
+    captured = read_activations_about(paths) if paths.activations_metadata.exists() else None
+    if captured and len(values) != captured.shape[2]:
+        raise UserError(
+            f"{file} is of width {len(values)}; the activations beside it are of width {captured.shape[2]}"
+        )
+
+    norms = mean_norms(paths, steered or paths)
+    mean_norm = norms[key[1]] if norms and key[1] < len(norms) else None
+    n_layers = captured.shape[1] if captured else None
+    return Vector(paths.experiment, about, values, n_layers, mean_norm, str(digest(file)), why)
+
+
+def mean_norms(paths: TraitPaths, steered: TraitPaths) -> list[float] | None:
+    """Return the unit of a dose: the mean residual norm per layer over response tokens, as it was measured.
+
+    Stage 5 measured it on the steered model's unsteered answers. Before that, the captured responses stand in
+    for them: the same measure on other texts, a few percent apart.
+    """
+    if (found := read_verdict(steered)) and found.vectors_from == paths.experiment:
+        return found.residual_norms
+    if paths.activations_metadata.exists():
+        return read_activations_about(paths).mean_norms
+    return None
+
+
+def imported_layers(paths: TraitPaths) -> dict[str, list[int]]:
+    """Return {method: its layers, ascending} of the vectors that were made elsewhere."""
+    keys = sorted(key for key, about in list_vectors(paths).items() if about.origin is not None)
+    return {
+        method: [layer for m, layer in keys if m == method] for method in dict.fromkeys(m for m, _ in keys)
+    }
+
+
+def read_imported(paths: TraitPaths, d_model: int) -> list[tuple[Vector, dict]]:
+    """Return every vector that was made elsewhere, with all that its metadata says.
+
+    Raises:
+        UserError: one is of another width: the experiment's model has changed.
+    """
+    keys = [(method, layer) for method, layers in imported_layers(paths).items() for layer in layers]
+    try:
+        for key in keys:
+            read_vector_file(paths.vector(*key), d_model)
+        return [(read_vector(paths, key), read_json(paths.vector_metadata(*key))) for key in keys]
+    except UserError as error:
+        advice = "delete it, or import it again"
+        raise UserError(f"an imported vector does not fit the activations: {error}; {advice}") from None
+
+
+def origins_of(paths: TraitPaths, methods: Iterable[str]) -> dict[str, dict]:
+    """Return {method: origin} of those methods that were made elsewhere."""
+    abouts = list_vectors(paths).values()
+    return {
+        about.method: about.origin for about in abouts if about.origin is not None and about.method in methods
+    }
+
+
+def clear_fitted(paths: TraitPaths) -> None:
+    """Delete what stage 4 left in a trait's vectors folder; what was made elsewhere stays."""
+    kept = [(method, layer) for method, layers in imported_layers(paths).items() for layer in layers]
+    files = {file(*key) for key in kept for file in (paths.vector, paths.vector_metadata)}
+    for file in set(paths.vectors.glob("*")) - files:
+        file.unlink()
+
+
+def delete_vectors(paths: TraitPaths, method: str) -> None:
+    """Delete every vector of a method."""
+    for key in [key for key in list_vectors(paths) if key[0] == method]:
+        paths.vector(*key).unlink(missing_ok=True)
+        paths.vector_metadata(*key).unlink()

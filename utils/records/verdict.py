@@ -1,0 +1,204 @@
+"""What stage 5 leaves of a trait: results.json, read as what it is by everybody, and the texts beside it."""
+
+from typing import Any
+
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import read_json, write_json
+from traitscope.utils.files.paths import STEER, TraitPaths
+from traitscope.utils.records.shaped import Shaped, read_shaped
+
+WORKS, NOT_PROVEN, BREAKS = "works", "not proven", "breaks the text"
+PARTS = ("dev", "test")
+
+Layers = int | list[int]  # a list for several layers steered at once
+
+
+class Interval(Shaped):
+    """A mean with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int | None = None
+
+
+class Place(Shaped):
+    """Where and how hard is pushed."""
+
+    method: str
+    layer: Layers
+    dose: float
+    coefficient: float | list[float]
+    operation: str = "add"
+
+    @property
+    def layers(self) -> list[int]:
+        return self.layer if isinstance(self.layer, list) else [self.layer]
+
+    @property
+    def key(self) -> tuple[str, int] | None:
+        """Method and layer; None where several layers are steered at once."""
+        return None if isinstance(self.layer, list) else (self.method, self.layer)
+
+
+class Chosen(Place):
+    """The cell that the dev questions chose."""
+
+    positions: str = "all"
+    with_traits: list[str] = []
+    gate_trait: str = ""
+
+
+class TriedCell(Place):
+    """One cell that was tried on dev, with its scores in points (0 to 100)."""
+
+    cell: str = ""
+    n: int
+    trait_score: float | None = None
+    effect: float | None
+    effect_low: float | None = None
+    effect_high: float | None = None
+    odd_part: float | None
+    coherence: float | None
+
+
+class Null(Shaped):
+    """The random directions' odd parts, and where the vector stands among them."""
+
+    n: int
+    spread: float
+    range: tuple[float, float]
+    z: float
+    p: float
+    odd_parts: list[float]
+    selected: dict[str, float] | None = None
+
+
+class Strongest(Shaped):
+    """The largest dose that kept the text coherent, where it is not the chosen one."""
+
+    method: str
+    layer: Layers
+    dose: float
+    effect: Interval | None
+    odd_part: Interval | None
+
+
+class AnswersBeside(Shaped):
+    """One question's answers side by side: the question with the median signal."""
+
+    question: str
+    unsteered: str
+    plus: str
+    minus: str | None = None
+
+
+class Verdict(Shaped):
+    """The columns of results.json that anybody reads."""
+
+    trait: str
+    made_by: dict[str, Any]
+    judge: dict[str, Any]
+    coherence_judge: dict[str, Any]
+    chosen: Chosen
+    wanted: int = 1  # −1 for a trait of which less is wanted
+    verdict: str
+    why: str
+    n_questions: int
+    effect: Interval | None
+    effect_minus: Interval | None = None
+    odd_part: Interval | None
+    permutation_p: float | None = None
+    random: Null | None
+    shuffled_labels_odd_part: Interval | None
+    system_prompt_effect: Interval | None
+    coherence: dict[str, float | None]  # of the arms unsteered, plus, minus
+    strongest: Strongest | None = None
+    example: AnswersBeside | None = None
+    precision: dict[str, Any] | None = None
+    residual_norms: list[float]  # mean ‖h‖ per layer over the unsteered answers: the unit of a dose
+    questions: dict[str, list[str]]
+    dev: list[TriedCell]
+
+    @property
+    def vectors_from(self) -> str:
+        """The experiment whose vectors were steered with."""
+        return self.made_by["vectors"]["experiment"]
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """Identity of the model that was steered."""
+        return self.made_by["model"]
+
+
+class GivenScore(Shaped):
+    """A score as it was given."""
+
+    value: float | None
+    state: str
+    mode: str = ""
+    prompt: str = ""
+    detail: str = ""
+
+
+class WrittenText(Shaped):
+    """One answer of one arm with its scores: a row of responses/{dev,test}.json."""
+
+    arm: str
+    question: str
+    system_prompt: str = ""
+    response: str
+    trait: GivenScore
+    coherence: GivenScore | None
+    prompt_ids: list[int] = []
+    response_ids: list[int] = []
+
+
+class _TextFile(Shaped):
+    rows: list[WrittenText]
+
+
+def read_verdict(paths: TraitPaths) -> Verdict | None:
+    """Return what stage 5 found for a trait; None where it has not completed.
+
+    Raises:
+        UserError: results.json is not what stage 5 writes.
+    """
+    return read_shaped(paths.steering_results, Verdict) if paths.has_completed(STEER) else None
+
+
+def require_verdict(paths: TraitPaths) -> Verdict:
+    """Return what stage 5 found for a trait.
+
+    Raises:
+        UserError: it has not completed.
+    """
+    found = read_verdict(paths)
+    if found is None:
+        raise UserError(f"{paths.trait} has no completed {STEER} in {paths.experiment}; run it first")
+    return found
+
+
+def write_verdict(paths: TraitPaths, content: dict) -> None:
+    """Write results.json; what nobody could read is not written."""
+    Verdict.model_validate(content)
+    write_json(paths.steering_results, content)
+
+
+def read_texts(paths: TraitPaths, part: str) -> list[WrittenText]:
+    """Return every text that was written to a part's questions ("dev" or "test"), arm by arm.
+
+    Raises:
+        UserError: the file is missing or not what stage 5 writes.
+    """
+    return read_shaped(paths.steering_responses(part), _TextFile).rows
+
+
+def write_texts(paths: TraitPaths, part: str, rows: list[dict], made_by: dict) -> None:
+    """Write a part's texts."""
+    write_json(paths.steering_responses(part), {"made_by": made_by, "rows": rows})
+
+
+def read_rescored(paths: TraitPaths, judge: str) -> dict:
+    """Return the verdict that another judge gave on the stored texts."""
+    return read_json(paths.rescored(judge))

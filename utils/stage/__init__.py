@@ -1,0 +1,1 @@
+"""Commands and stages: flags, settings, and the one rule for when a stage runs."""

@@ -1,0 +1,38 @@
+"""One numbered stage as a command of its own."""
+
+import inspect
+from typing import Any
+
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.paths import ExperimentPaths
+from traitscope.utils.stage.command import Command
+from traitscope.utils.stage.experiment import RunOptions, keep_settings, resolve_settings
+from traitscope.utils.stage.flags import Flag
+from traitscope.utils.stage.stage import Stage, run_stage
+
+
+def stage_command(stage: Stage) -> Command:
+    """Return the command that runs one stage, for one trait or several."""
+
+    def run(options: RunOptions, given: dict[str, Any]) -> None:
+        instead = next((name for name in stage.instead if given.get(name)), "")
+        stated = {name: value for name, value in given.items() if name in stage.flags}
+        targets = options.targets
+        paths = ExperimentPaths(options.experiment)
+        settings = resolve_settings(paths, stage.flags, stated)
+
+        failures = run_stage(stage, targets, settings, force=options.force, instead=instead)
+        if not instead:
+            keep_settings(paths, stage.flags, settings)
+        if failures:
+            raise UserError(f"{len(failures)} of {len(targets)} traits failed: {', '.join(failures)}")
+
+    return Command(run, lambda: stage_flags(stage), inspect.getdoc(inspect.getmodule(stage.run)) or "")
+
+
+def stage_flags(stage: Stage) -> dict[str, Flag]:
+    """Return the flags of a stage's command, beside those of every run."""
+    switches = {
+        name: Flag(name, bool, False, other.help, is_cosmetic=True) for name, other in stage.instead.items()
+    }
+    return stage.flags | switches
