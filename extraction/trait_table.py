@@ -14,9 +14,8 @@ if not __package__:  # run as a script: this checkout is the package traitscope,
 from traitscope.extraction.report.summary import summarise
 from traitscope.extraction.report.words import interval, percent
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import read_json
 from traitscope.utils.files.paths import VET_RESPONSES, ExperimentPaths, TraitPaths
-from traitscope.utils.records.scores import Thresholds, read_scores
+from traitscope.utils.records.scores import Thresholds, rate_per_side, read_scores
 from traitscope.utils.records.verdict import Verdict, read_verdict
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag
@@ -83,14 +82,14 @@ def reading_row(paths: TraitPaths, thresholds: Thresholds) -> list[str] | None:
     if not paths.has_completed(VET_RESPONSES):
         return None
 
-    row = summarise(paths, paths, thresholds)
-    vetted = read_json(paths.manifest(VET_RESPONSES))["summary"]
-    accuracy = read_scores(paths.response_scores).judge.get("cross_validated_accuracy")
+    row, vetted = summarise(paths, paths, thresholds), read_scores(paths.response_scores)
+    rates = rate_per_side(vetted.sided, thresholds)
+    accuracy = vetted.judge.get("cross_validated_accuracy")
     held = row["held_out"]
     figures = [
         percent(row["scenario_pass_rate"]),
-        percent(vetted["pos pass rate"]),
-        percent(vetted["neg pass rate"]),
+        percent(rates["pos pass rate"]),
+        percent(rates["neg pass rate"]),
         "–" if accuracy is None else f"{accuracy:.2f}",
         f"{held['auroc']:.2f} [{held['auroc_low']:.2f}, {held['auroc_high']:.2f}]" if held else "–",
         f"{held['cohens_d']:.1f} [{held['cohens_d_low']:.1f}, {held['cohens_d_high']:.1f}]" if held else "–",

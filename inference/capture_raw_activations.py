@@ -16,7 +16,7 @@ if not __package__:  # run as a script: this checkout is the package traitscope,
 from tqdm import tqdm
 
 from traitscope.inference.watch.projection import check_vectors
-from traitscope.inference.watch.raw import has_raw, save_raw
+from traitscope.inference.watch.raw import save_raw
 from traitscope.inference.watch.responding import Responding, replay_all, respond_all
 from traitscope.inference.watch.scoring import made_from, score_records
 from traitscope.inference.watch.watched import WatchOptions, read_watched
@@ -30,7 +30,7 @@ from traitscope.utils.records.prompt_sets import (
     read_prompt_set,
     with_system,
 )
-from traitscope.utils.records.readings import Record, read_record, write_index, write_record
+from traitscope.utils.records.readings import Record, has_stream, read_record, write_index, write_record
 from traitscope.utils.records.vectors import Vector
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag
@@ -145,7 +145,7 @@ def _finish(
     paths: InferencePaths, records: Sequence[Record], vectors: list[Vector], lm: LM, raw: bool
 ) -> int:
     for record in records if raw else ():
-        if not has_raw(paths, record, made_from(record, lm.identity)):
+        if not has_stream(paths, record.id, made_from(record, lm.identity)):
             save_raw(lm, paths, record, made_from(record, lm.identity))
     return score_records(paths, records, vectors, lm.identity, lambda: lm)
 

@@ -8,7 +8,7 @@ from typing import Any
 import transformers
 
 from traitscope.analysis.exchange.bundle import Bundle, Shape
-from traitscope.utils.files.artifacts import digest, read_json
+from traitscope.utils.files.artifacts import digest
 from traitscope.utils.files.paths import FIT, STEER, TraitPaths
 from traitscope.utils.model.gguf import EMBEDDED
 from traitscope.utils.records.activations import read_activations_about
@@ -16,6 +16,7 @@ from traitscope.utils.records.choice import explain_absence
 from traitscope.utils.records.vectors import Separation, Vector, list_vectors, read_vector
 from traitscope.utils.records.verdict import read_verdict
 from traitscope.utils.stage.layers import parse_layers
+from traitscope.utils.stage.stage import read_manifest
 
 REPORTED = (
     "verdict",
@@ -111,7 +112,8 @@ def _counts(part: Separation | None) -> dict | None:
 
 
 def _commit(paths: TraitPaths) -> str | None:
-    return read_json(paths.manifest(FIT)).get("git_commit") if paths.has_completed(FIT) else None
+    manifest = read_manifest(paths.manifest(FIT))
+    return manifest.get("git_commit") if isinstance(manifest, dict) else None
 
 
 def _steering(paths: TraitPaths, method: str, steered: TraitPaths) -> dict[str, Any]:
@@ -126,7 +128,8 @@ def _steering(paths: TraitPaths, method: str, steered: TraitPaths) -> dict[str, 
         return {
             "missing": f"{STEER} chose {chosen.method} at layer {chosen.layer}; its verdict is about that vector"
         }
-    inputs = read_json(steered.manifest(STEER))["inputs"]
+    manifest = read_manifest(steered.manifest(STEER))
+    inputs = manifest["inputs"] if isinstance(manifest, dict) else {}
     files = [paths.vector(method, layer) for layer in chosen.layers]
     if any(inputs.get(paths.relative(file)) != digest(file) for file in files):
         return {"missing": f"{STEER} tested earlier vectors than these"}

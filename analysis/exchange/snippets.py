@@ -9,16 +9,13 @@ PLAIN = f"Question: {QUESTION}\n\nAnswer:"  # as a model is asked that has no ch
 SOMEWHERE = "path/to/the/model"
 
 OURS = """
-import torch  # in the folder of the export, with traitscope's folder in PYTHONPATH
+import traitscope as ts  # in the folder of the export, with traitscope installed
 from safetensors.torch import load_file
-from utils.hooks import Push, steer
-from utils.model import ModelOptions, encode, load_lm
-lm = load_lm(ModelOptions(model={model}, {ask}))
+from traitscope.utils.model.hooks import Push, steer
+lm = ts.load_model({model}, {ask})
 vector = load_file("vectors.safetensors")["layer_{layer}"]
-ids = torch.tensor([encode(lm, [{{"role": "user", "content": {question}}}])], device=lm.device)
 with steer(lm.model, [[Push({layer}, vector, coefficient={coefficient})]]):
-    text = lm.model.generate(ids, max_new_tokens=40)[0, ids.shape[1]:]
-print(lm.tokenizer.decode(text, skip_special_tokens=True))
+    print(ts.ask(lm, {question}, max_new_tokens=40))
 """
 REPENG = """
 from repeng import ControlModel, ControlVector

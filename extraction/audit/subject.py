@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from traitscope.utils.files.paths import SIDES, TraitPaths
+from traitscope.utils.model.encode import text_of
 from traitscope.utils.records.dataset import TraitDataset, read_trait
 from traitscope.utils.records.dataset_files import dataset_files
 
@@ -76,7 +77,7 @@ class Subject:
     def asked(self) -> list[str]:
         """The questions that every instruction meets, in order."""
         prompts = [item.prompt for item in self.dataset.items if self.form == "instructions"]
-        return list({item[-1]["content"]: None for item in prompts if not isinstance(item, str)})
+        return list({text_of(prompt): None for prompt in prompts if not isinstance(prompt, str)})
 
     def name_lines(self, numbers: list[int], most: int = 8) -> str:
         """Return "lines 3, 9, 12 …" in the words of the form."""

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.model.batching import halve_on_oom, plan_batches
+from traitscope.utils.model.encode import encode
 from traitscope.utils.model.hooks import record
 from traitscope.utils.model.loading import LM
 from traitscope.utils.model.passes import pad_right, tokens_a_pass
-from traitscope.utils.records.readings import Projections
+from traitscope.utils.model.tokens import token_texts
+from traitscope.utils.records.readings import SINK, Projections
 from traitscope.utils.records.vectors import Vector
 
 
@@ -128,3 +130,15 @@ def _project_batch(
     with project(lm, vectors, until=max(vector.layer for vector in vectors)) as readout:
         lm.model.base_model(input_ids=ids.to(lm.device), use_cache=False)
     return [scores_of(readout, vectors, row, len(sequence)) for row, sequence in enumerate(sequences)]
+
+
+def project_text(lm: LM, vector: Vector, text: str) -> list[tuple[str, float]]:
+    """Return every token of a text with its centred projection on one vector; the first token, a sink, is left out.
+
+    Raises:
+        UserError: the vector does not belong on the model.
+    """
+    check_vectors(lm, [vector])
+    ids = encode(lm, text)
+    scores = _project_batch(lm, [ids], [vector])[0][0].on("centered")
+    return [(token, float(score)) for token, score in zip(token_texts(lm, ids), scores, strict=True)][SINK:]

@@ -8,13 +8,14 @@ from typing import Any
 from tqdm import tqdm
 
 from traitscope.inference.watch.projection import project_texts
-from traitscope.inference.watch.raw import has_raw, project_raw
+from traitscope.inference.watch.raw import project_raw
 from traitscope.utils.files.journal import key_of
 from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.model.loading import LM
 from traitscope.utils.records.readings import (
     Projections,
     Record,
+    has_stream,
     read_projections,
     vector_id,
     write_projections,
@@ -47,7 +48,7 @@ def score_records(
     raw = [
         r
         for r in todo
-        if has_raw(paths, r, made_from(r, reader))
+        if has_stream(paths, r.id, made_from(r, reader))
         and all(c.about.component == "residual" for c in missing[r.id])
     ]
     for r in raw:

@@ -1,5 +1,5 @@
-"""All that differs between families of models: where the blocks are, what they put out, what they keep,
-where they end.
+"""All that differs between families of models: their sizes, where the blocks are, what these put out, what
+their caches keep, and where texts and positions end.
 
 Whatever else touches a model goes by these functions, and by nothing that only one family has.
 """
@@ -17,9 +17,34 @@ Component = Literal["residual", "attn_out", "mlp_out"]
 COMPONENTS = get_args(Component)
 
 
+def text_config(model: Any) -> Any:
+    """Return the configuration of what reads and writes text; of a multimodal model, that of its text model."""
+    return model.config.get_text_config()
+
+
+def depth_of(model: Any) -> int:
+    """Return the number of decoder blocks."""
+    return text_config(model).num_hidden_layers
+
+
+def width_of(model: Any) -> int:
+    """Return the width of the residual stream, d_model."""
+    return text_config(model).hidden_size
+
+
+def vocabulary_of(model: Any) -> int:
+    """Return how many logits a position has."""
+    return text_config(model).vocab_size
+
+
+def widest_of(model: Any) -> int:
+    """Return the width of the widest activations in a block: the MLP's, or the queries, keys and values together."""
+    return max(text_config(model).intermediate_size, 4 * width_of(model))
+
+
 def layers(model: Any) -> nn.ModuleList:
     """Return the decoder blocks: layer `l` of every file, flag and hook is `layers(model)[l]`."""
-    count = model.config.get_text_config().num_hidden_layers
+    count = depth_of(model)
     for module in model.get_decoder().modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
@@ -36,6 +61,7 @@ def hidden_of(output: Any) -> Tensor:
 
 
 def with_hidden(output: Any, hidden: Tensor) -> Any:
+    """Return a module's output with another hidden state in it."""
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
@@ -64,19 +90,23 @@ def keeps_tokens(lm: "LM") -> bool:
     """Tell whether every layer keeps keys and values by token; the running state of other kinds cannot be
     cut or picked from.
     """
-    kinds = getattr(lm.model.config.get_text_config(), "layer_types", None) or ()
+    kinds = getattr(text_config(lm.model), "layer_types", None) or ()
     return set(kinds) <= {"full_attention", "sliding_attention"}
 
 
 def shortest_window(lm: "LM") -> float:
     """Return the shortest attention window: a cache that already dropped tokens cannot be shared."""
-    config: Any = lm.model.config.get_text_config()
-    return getattr(config, "sliding_window", None) or float("inf")
+    return getattr(text_config(lm.model), "sliding_window", None) or float("inf")
+
+
+def has_own_keys(cached: Any) -> bool:
+    """Tell whether a layer of a filled cache holds keys and values: some models' upper layers read those of lower ones."""
+    return cached.keys is not None
 
 
 def position_limit(model: Any) -> int | None:
     """Return how many positions a model knows; None for one without a limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return getattr(text_config(model), "max_position_embeddings", None)
 
 
 def end_tokens(lm: "LM") -> list[int]:

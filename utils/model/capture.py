@@ -138,3 +138,16 @@ def _pool_batch(
     with record(lm.model, pool, component):
         lm.model.base_model(**beginning.arguments([r.ids for r in readings], lm.device))
     return list(zip(activations, norms, strict=True))
+
+
+@torch.inference_mode()
+def record_stream(lm: LM, ids: Sequence[int]) -> Tensor:
+    """Return the output of every block at every token, [n_layers, n_tokens, d_model], float32 on the CPU."""
+    streams = torch.empty(lm.n_layers, len(ids), lm.d_model)
+
+    def read(layer: int, hidden: Tensor) -> None:
+        streams[layer] = hidden[0].float().cpu()
+
+    with record(lm.model, read):
+        lm.model.base_model(input_ids=torch.tensor([ids], device=lm.device), use_cache=False)
+    return streams

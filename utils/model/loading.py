@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from traitscope.utils.errors import UserError, first_line
 from traitscope.utils.files.journal import key_of
+from traitscope.utils.model.anatomy import depth_of, width_of
 from traitscope.utils.model.cpu import keep_head_fast, speed_up_linear_layers
 from traitscope.utils.model.gguf import EMBEDDED, converted, embedded_gguf
 from traitscope.utils.stage.flags import flag
@@ -93,11 +94,11 @@ class LM:
 
     @property
     def n_layers(self) -> int:
-        return self.model.config.get_text_config().num_hidden_layers
+        return depth_of(self.model)
 
     @property
     def d_model(self) -> int:
-        return self.model.config.get_text_config().hidden_size
+        return width_of(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -148,6 +149,10 @@ def free_memory() -> None:
 
 
 def _load(options: ModelOptions) -> LM:
+    if not options.model:
+        raise UserError(
+            "nothing names the model; pass --model with a Hugging Face id, a local folder or 'embedded'"
+        )
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     hub_logging.set_verbosity_error()

@@ -6,6 +6,7 @@ from weakref import WeakKeyDictionary
 import psutil
 import torch
 
+from traitscope.utils.model.anatomy import vocabulary_of, widest_of
 from traitscope.utils.model.loading import LM
 
 SHARE = 0.6  # of free memory that a batch may take
@@ -38,9 +39,8 @@ def bytes_per_row(lm: LM, width: int) -> int:
     """
     if lm.model not in _measured:
         _measured[lm.model] = _measure(lm)
-    return int(
-        width * _measured[lm.model] + 3 * 4 * lm.model.config.get_text_config().vocab_size
-    )  # logits in float32, and what is made of them
+    logits = 3 * 4 * vocabulary_of(lm.model)  # in float32, and what is made of them
+    return int(width * _measured[lm.model] + logits)
 
 
 @torch.inference_mode()
@@ -55,9 +55,9 @@ def _measure(lm: LM) -> float:
         # 2: the cache is copied when it grows, and while a CUDA graph is on trial
         return (torch.cuda.max_memory_allocated(lm.device) - before) / ids.numel() + 2 * cache
 
-    config: Any = lm.model.config.get_text_config()
-    wide = max(config.intermediate_size, 4 * config.hidden_size)
-    activations = 4 * wide * lm.model.dtype.itemsize  # of one block, the widest of what lives at once
+    activations = (
+        4 * widest_of(lm.model) * lm.model.dtype.itemsize
+    )  # of one block, the widest of what lives at once
     return 2 * cache + activations  # 2: the cache is copied when it grows
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from traitscope.utils.model.anatomy import keeps_tokens, shortest_window
+from traitscope.utils.model.anatomy import has_own_keys, keeps_tokens, shortest_window
 from traitscope.utils.model.batching import plan_batches
 from traitscope.utils.model.loading import LM
 from traitscope.utils.model.prefix import MIN_SHARED, common_prefix
@@ -176,9 +176,7 @@ def _compute(lm: LM, prefix: list[int]) -> Beginning:
     cache = lm.model.base_model(
         input_ids=torch.tensor([prefix], device=lm.device), use_cache=True
     ).past_key_values
-    cache.layers = [
-        layer if layer.keys is None else _shared(layer) for layer in cache.layers
-    ]  # some models' upper layers read those of lower ones
+    cache.layers = [_shared(layer) if has_own_keys(layer) else layer for layer in cache.layers]
     return Beginning(len(prefix), cache)
 
 

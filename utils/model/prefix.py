@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from traitscope.utils.model.anatomy import keeps_tokens, shortest_window
+from traitscope.utils.model.anatomy import has_own_keys, keeps_tokens, shortest_window
 from traitscope.utils.model.batching import pad_left
 from traitscope.utils.model.hooks import Push, steer
 from traitscope.utils.model.loading import LM
@@ -93,7 +93,7 @@ def _prefill_beginning(
     )  # [row, slot] → token of the prefix; padded slots are masked
 
     for layer in cache.layers:
-        if layer.keys is not None:  # some models' upper layers read those of lower ones
+        if has_own_keys(layer):
             layer.keys, layer.values = (
                 _lay_out(layer.keys, source, slots),
                 _lay_out(layer.values, source, slots),

@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import read_json, write_json
+from traitscope.utils.files.artifacts import load_tensor, read_json, save_tensor, write_json
 from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.model.encode import Prompt
 from traitscope.utils.records.prompt_sets import PromptItem, PromptSet
 from traitscope.utils.records.shaped import Shaped, read_shaped
+
+if TYPE_CHECKING:  # a laptop without torch reads these files too
+    from torch import Tensor
 
 SINK = 1  # the first token is an attention sink, a hundred times as long as any other: it is no reading
 
@@ -240,3 +243,37 @@ def mean_projections(
 
 def _rounded(values: np.ndarray) -> list[float]:
     return [float(f"{v:.6g}") for v in values]
+
+
+class _StreamAbout(Shaped):
+    """What is known of a stored residual stream: the columns of raw/{prompt}.json."""
+
+    made_by: dict[str, Any]
+    shape: tuple[int, int, int]  # layers, tokens, d_model
+    sha256: str
+
+
+def write_stream(paths: InferencePaths, prompt: str, stream: "Tensor", made_by: dict[str, Any]) -> None:
+    """Write a prompt's residual stream, [n_layers, n_tokens, d_model], then what is known of it."""
+    about = {
+        "made_by": made_by,
+        "shape": list(stream.shape),
+        "sha256": save_tensor(paths.raw(prompt), stream),
+    }
+    write_json(paths.raw_metadata(prompt), about)
+
+
+def has_stream(paths: InferencePaths, prompt: str, made_by: dict[str, Any]) -> bool:
+    """Tell whether a stream is stored that was made of just these tokens by just this model."""
+    file = paths.raw_metadata(prompt)
+    return file.exists() and read_shaped(file, _StreamAbout).made_by == made_by
+
+
+def read_stream(paths: InferencePaths, prompt: str) -> "Tensor":
+    """Read a prompt's residual stream.
+
+    Raises:
+        UserError: a file is missing or damaged, or the stream is not the one that its metadata describes.
+    """
+    about = read_shaped(paths.raw_metadata(prompt), _StreamAbout)
+    return load_tensor(paths.raw(prompt), about.shape, about.sha256)

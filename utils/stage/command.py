@@ -99,7 +99,8 @@ def merge(flags: dict[str, Flag], given: dict[str, Any]) -> dict[str, Any]:
         return values | given
 
     stated = {name: value for name, value in given.items() if name in settings}
-    resolved = resolve_settings(ExperimentPaths(given["experiment"]), settings, stated)
+    paths = ExperimentPaths(given["experiment"])
+    resolved = resolve_settings(paths, settings, stated, needs_model=False)
     return values | {name: value for name, value in resolved.items() if name in settings} | given
 
 

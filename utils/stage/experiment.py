@@ -52,13 +52,17 @@ def read_config(paths: ExperimentPaths) -> dict[str, Any]:
     return config
 
 
-def resolve_settings(paths: ExperimentPaths, flags: dict[str, Flag], given: dict[str, Any]) -> dict[str, Any]:
+def resolve_settings(
+    paths: ExperimentPaths, flags: dict[str, Flag], given: dict[str, Any], *, needs_model: bool = True
+) -> dict[str, Any]:
     """Return the settings of a run: what config.json says, overridden by the flags given (a contradiction
     is printed).
 
     Args:
         flags: Every setting that is known here, to read its value by its type.
         given: The flags of this command line.
+        needs_model: Refuse an experiment whose model nothing names. Without, the model stays "", and loading it
+            refuses: a command may find that it need not load one.
     """
     try:
         config = {
@@ -74,7 +78,7 @@ def resolve_settings(paths: ExperimentPaths, flags: dict[str, Flag], given: dict
         if given[name] != config[name]:
             print(f"note: {flags[name].typed} {given[name]} overrides {config[name]} of {paths.config}")
     settings = config | given
-    if "model" in flags and not settings.get("model"):
+    if "model" in flags and not settings.get("model") and (needs_model or paths.experiment in MODELS):
         settings["model"] = default_model(paths.experiment)
     if "judge" in flags and settings.get("judge", "auto") == "auto":
         settings["judge"] = choose_judge()  # from now on the experiment's judge, whatever keys come and go

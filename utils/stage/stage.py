@@ -76,7 +76,7 @@ class Stage:
         """Return every parameter: its default, or its value where `values` has one (other keys are
         ignored).
         """
-        return {name: flag.coerce(values.get(name, flag.default)) for name, flag in self.flags.items()}
+        return {name: values.get(name, flag.default) for name, flag in self.flags.items()}
 
     def tracked(self, params: dict[str, Any]) -> dict[str, Any]:
         """Return the parameters that can change the outputs, as JSON gives them back."""

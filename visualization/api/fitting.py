@@ -11,18 +11,11 @@ from traitscope.utils.files.paths import VET_RESPONSES, VET_SCENARIOS, TraitPath
 from traitscope.utils.records.activations import read_activations_about
 from traitscope.utils.records.responses import Response, read_responses
 from traitscope.utils.records.scores import Scores, Thresholds, read_scores
-from traitscope.utils.records.vectors import Vector, VectorAbout, best_held_out, list_vectors, read_vector
+from traitscope.utils.records.vectors import Separation, Vector, best_held_out, list_vectors, read_vector
 from traitscope.visualization.api.overview import thresholds_of
 from traitscope.visualization.library import Library, NotThereError
 
 Side = Literal["pos", "neg"]
-UNSHOWN = {
-    "trait",
-    "made_by",
-    "component",
-    "position",
-    "origin",
-}  # of a vector: said once, or of no use to a plot
 
 
 class VettedText(BaseModel):
@@ -56,6 +49,17 @@ class VettingPage(BaseModel):
     responses: Vetting | None
 
 
+class ShownVector(BaseModel):
+    """One vector: how far apart the two sides lie along it, and how well it tells them apart."""
+
+    method: str
+    layer: int
+    norm: float
+    centre: float
+    train: Separation | None
+    val: Separation | None
+
+
 class Vectors(BaseModel):
     """Every vector of a trait."""
 
@@ -63,7 +67,7 @@ class Vectors(BaseModel):
     position: str
     mean_norms: list[float]  # mean ‖h‖ per layer
     best: tuple[str, int] | None  # method and layer of the one that separates held-out responses best
-    vectors: list[VectorAbout]
+    vectors: list[ShownVector]
 
 
 class Similarity(BaseModel):
@@ -86,10 +90,13 @@ def router(library: Library) -> APIRouter:
         limits = {"pos_threshold": thresholds.pos_threshold, "neg_threshold": thresholds.neg_threshold}
         return VettingPage(scenarios=scenarios, responses=responses, **limits)
 
-    @routes.get("/vectors", response_model_exclude={"vectors": {"__all__": UNSHOWN}})
+    @routes.get("/vectors")
     def show_vectors(experiment: str, trait: str) -> Vectors:
         """Norm, centre and separation of every method's vector at every layer."""
         paths = library.trait(experiment, trait)
+        if not paths.activations_metadata.exists():
+            raise NotThereError(f"{trait} has no vectors in {experiment}; nothing was captured yet")
+
         captured = read_activations_about(paths)
         abouts = list(list_vectors(paths).values())
         best = best_held_out(abouts)
@@ -99,7 +106,7 @@ def router(library: Library) -> APIRouter:
             position=captured.position,
             mean_norms=captured.mean_norms,
             best=best.key if best else None,
-            vectors=abouts,
+            vectors=[ShownVector.model_validate(about, from_attributes=True) for about in abouts],
         )
 
     @routes.get("/similarity/methods")

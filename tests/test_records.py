@@ -1,0 +1,220 @@
+"""What lies on disk has one reader: damage is one line wherever it is met, and one ranking names the best vector."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from traitscope.analysis.exchange.facts import gather as gather_facts
+from traitscope.analysis.exchange.formats import FORMATS
+from traitscope.extraction.fitting.candidates import SteeringVectors, load_vectors
+from traitscope.extraction.report.summary import summarise
+from traitscope.extraction.run_pipeline import load_stage
+from traitscope.inference.watch.watched import WatchOptions, read_watched
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import read_json, write_json
+from traitscope.utils.files.paths import FIT, STAGES, TraitPaths
+from traitscope.utils.records.activations import read_activations_about, write_captured, write_fitted_on
+from traitscope.utils.records.choice import best_of
+from traitscope.utils.records.scores import Thresholds, read_scores
+from traitscope.utils.records.vectors import (
+    VectorAbout,
+    best_held_out,
+    coefficient_of,
+    dose_of,
+    list_vectors,
+    read_vector,
+    write_vector,
+)
+from traitscope.utils.records.verdict import read_verdict
+from traitscope.visualization.api.fitting import router
+from traitscope.visualization.library import Library
+
+TRAIT = "mood/hope"
+FIRST_HOUSE = json.loads((Path(__file__).parent / "data" / "manifests_of_the_first_house.json").read_text())
+
+
+def separation(auroc: float, cohens_d: float = 1.0) -> dict:
+    limits = {"auroc_low": auroc - 0.1, "auroc_high": auroc, "cohens_d_low": 0.0, "cohens_d_high": 2.0}
+    return {"accuracy": 0.9, "auroc": auroc, "cohens_d": cohens_d, "n_pos": 8, "n_neg": 8} | limits
+
+
+@pytest.fixture
+def paths(tmp_path, monkeypatch, llama) -> TraitPaths:
+    """A trait with vectors of three methods at two layers, of a tiny model."""
+    monkeypatch.setenv("TRAITSCOPE_ROOT", str(tmp_path))
+    paths = TraitPaths("e", TRAIT, tmp_path)
+    acts = torch.randn(8, llama.n_layers, llama.d_model, generator=torch.Generator().manual_seed(0))
+    rows = [
+        {"key": f"r{i}", "side": "pos" if i % 2 else "neg", "pair": i, "group": i, "split": "train"}
+        for i in range(8)
+    ]
+    about = {"made_by": {"stage": "3_capture_activations", "model": llama.identity}, "responses_sha256": {}}
+    about |= {
+        "component": "residual",
+        "position": "response[:]",
+        "mean_norms": [2.0, 3.0, 4.0, 5.0],
+        "rows": rows,
+    }
+    write_captured(paths, acts, about)
+    write_fitted_on(
+        paths, {"activations_sha256": read_activations_about(paths).sha256, "train": [], "val": []}
+    )
+
+    known = {name: about[name] for name in ("made_by", "component", "position")}
+    aurocs = {("mean_diff", 1): 0.8, ("mean_diff", 2): 0.9, ("probe", 1): 0.9, ("random", 2): 0.99}
+    for i, (key, auroc) in enumerate(aurocs.items()):
+        vector = torch.randn(llama.d_model, generator=torch.Generator().manual_seed(i))
+        measured = {
+            "norm": float(vector.norm()),
+            "centre": 0.5,
+            "train": None,
+            "val": separation(auroc, cohens_d=i),
+        }
+        write_vector(paths, key, vector, known | measured)
+    write_json(paths.manifest(FIT), {"params": {}, "inputs": {}, "outputs": [], "version": 3})
+    return paths
+
+
+@pytest.fixture
+def routes(paths):
+    """Return a function that asks the dashboard's API in this process, by the name of a route."""
+    library = Library(paths.root)
+    endpoints = {route.name: route.endpoint for route in router(library).routes}
+    return lambda name, **asked: endpoints[name](experiment="e", **asked)
+
+
+READERS = {
+    "chat and monitoring": lambda paths, routes: read_watched("e", WatchOptions((TRAIT,), "2", "mean_diff")),
+    "stage 5": lambda paths, routes: load_vectors(paths, SteeringVectors(layers="2", method=("mean_diff",))),
+    "exports": lambda paths, routes: gather_facts(paths, "mean_diff", "2", paths),
+    "the dashboard's plot": lambda paths, routes: routes("compare_traits", method="mean_diff", layer=2),
+}
+
+
+def test_every_reader_gets_the_numbers_that_stage_4_wrote(paths, routes):
+    wrote = read_vector(paths, ("mean_diff", 2)).values
+    watched = read_watched("e", WatchOptions((TRAIT,), "2", "mean_diff"))[0]
+    steered = load_vectors(paths, SteeringVectors(layers="2", method=("mean_diff",)))
+    bundle = gather_facts(paths, "mean_diff", "2", paths)
+    assert np.array_equal(watched.values, wrote)
+    assert torch.equal(steered.vectors["mean_diff", 2].tensor, torch.tensor(wrote))
+    assert np.array_equal(bundle.vectors[2].numpy(), wrote)
+
+    found = FORMATS["gguf"].read(FORMATS["gguf"].write(bundle), bundle.shape)
+    assert np.array_equal(found.vectors[2].numpy(), wrote)
+    both = routes("compare_methods", trait=TRAIT, layer=2)
+    random = read_vector(paths, ("random", 2)).values
+    cosine = float(
+        wrote.astype(float)
+        @ random
+        / np.linalg.norm(wrote.astype(float))
+        / np.linalg.norm(random.astype(float))
+    )
+    assert both.cosines[both.labels.index("mean_diff")][both.labels.index("random")] == pytest.approx(
+        cosine, abs=1e-4
+    )
+
+
+DAMAGE = {
+    "zero": (lambda size: torch.zeros(size), "zero vector"),
+    "NaN": (lambda size: torch.full((size,), float("nan")), "not a finite"),
+    "64 bits": (lambda size: torch.ones(size, dtype=torch.float64), "not a finite float32 vector"),
+    "too short": (lambda size: torch.ones(size - 1), "width"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("reader", READERS)
+def test_a_damaged_vector_is_the_same_line_to_every_reader(paths, routes, llama, reader, damage):
+    make, words = DAMAGE[damage]
+    torch.save(make(llama.d_model), paths.vector("mean_diff", 2))
+    with pytest.raises(UserError, match=words) as caught:
+        READERS[reader](paths, routes)
+    assert "\n" not in str(caught.value)
+    assert "mean_diff_layer2.pt" in str(caught.value)
+
+
+def test_one_ranking_names_the_best_vector_to_everybody(paths, routes):
+    best = ("probe", 1)  # as good as mean_diff at layer 2 by AUROC, and further apart; random is a null
+    assert best_of(paths)[0] == best
+    assert best_held_out(list(list_vectors(paths).values())).key == best
+    assert routes("show_vectors", trait=TRAIT).best == best
+    held = summarise(paths, paths, Thresholds())["held_out"]
+    assert (held["method"], held["layer"], held["best_of"]) == (*best, 3)
+    assert read_watched("e", WatchOptions((TRAIT,)))[0].about.key == best
+
+
+def test_no_measured_vector_is_no_best_one(paths):
+    abouts = [about.model_copy(update={"val": None}) for about in list_vectors(paths).values()]
+    assert best_held_out(abouts) is None
+    assert best_held_out([]) is None
+
+
+def test_dose_and_coefficient_are_each_others_inverse():
+    for dose in (-0.4, 0.0, 0.2, 3.0):
+        assert dose_of(coefficient_of(dose, 190.3, 11.7), 190.3, 11.7) == pytest.approx(dose)
+
+
+def test_a_push_moves_by_its_dose_times_the_mean_norm(paths):
+    vector = read_vector(paths, ("mean_diff", 2))
+    push = vector.push(0.25)
+    assert (push.coefficient * vector.tensor).norm() == pytest.approx(0.25 * 4.0, rel=1e-6)
+    with pytest.raises(UserError, match="it can only be watched"):
+        replace(vector, mean_norm=None).push(0.25)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_experiment_of_the_first_house_is_up_to_date_by_version_and_parameters(stage, monkeypatch):
+    known, stored = load_stage(stage), FIRST_HOUSE[stage]
+    settings = {"model": "embedded", "judge": "embedded", "subset": 16}
+    tracked = known.tracked(known.params(settings))
+    tracked = {name: value.split("#")[0] if name == "model" else value for name, value in tracked.items()}
+    assert (known.version, tracked) == (stored["version"], stored["params"])
+
+
+SHAPES = {
+    "a vector's metadata": (lambda p: p.vector_metadata("probe", 1), lambda p: list_vectors(p)),
+    "the activations' metadata": (lambda p: p.activations_metadata, read_activations_about),
+    "results": (lambda p: p.steering_results, read_verdict),
+    "scores": (lambda p: p.response_scores, lambda p: read_scores(p.response_scores)),
+}
+
+
+@pytest.mark.parametrize("content", [[], {}, "x", 3, {"rows": 5}, {"shape": "wide"}, None])
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_file_of_another_shape_is_one_line_that_names_it(paths, kind, content):
+    place, read = SHAPES[kind]
+    write_json(paths.manifest("5_steer_evaluate"), {})
+    write_json(place(paths), content)
+    with pytest.raises(UserError) as caught:
+        read(paths)
+    assert place(paths).name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_could_not_be_read_is_not_written(paths):
+    with pytest.raises(ValueError, match="norm"):
+        write_vector(
+            paths, ("probe", 1), torch.ones(32), {"made_by": {}, "component": "residual", "position": None}
+        )
+
+
+def test_a_vectors_file_keeps_the_columns_and_order_that_it_had(paths):
+    columns = [
+        "trait",
+        "method",
+        "layer",
+        "made_by",
+        "component",
+        "position",
+        "norm",
+        "centre",
+        "train",
+        "val",
+    ]
+    assert list(read_json(paths.vector_metadata("probe", 1))) == columns
+    assert set(columns) <= set(VectorAbout.model_fields)
