@@ -1,7 +1,9 @@
 """Two groups of captured prompts (by a field of the prompt set, or by what a judge says of the
 responses), compared on every trait.
 
-python analysis/compare_groups.py --experiment demo --prompt-set refusal_probe --by success
+For example:
+
+    python analysis/compare_groups.py --experiment demo --prompt-set refusal_probe --by success
 """
 
 import runpy
@@ -40,9 +42,8 @@ from traitscope.utils.records.scores import Thresholds
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag
 
-OUTCOMES = {
-    "success": ("behavioral/refusal", {"high": "failure", "low": "success"})
-}  # what --by may name beside fields and traits
+# what --by may name beside fields and traits
+OUTCOMES = {"success": ("behavioral/refusal", {"high": "failure", "low": "success"})}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """The same tokens read by two models (base and instruct, before and after a fine-tune): where their
 projections on the same vectors differ.
 
-python analysis/compare_models.py --experiment demo --other tuned --prompt-set general
+For example:
+
+    python analysis/compare_models.py --experiment demo --other tuned --prompt-set general
 """
 
 import runpy

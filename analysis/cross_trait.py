@@ -1,6 +1,8 @@
 """What does each trait's vector do to the other traits? Steer with every one, judge for all.
 
-python analysis/cross_trait.py --experiment demo --traits behavioral/formality,epistemic/optimism
+For example:
+
+    python analysis/cross_trait.py --experiment demo --traits behavioral/formality,epistemic/optimism
 """
 
 import runpy

@@ -1,6 +1,8 @@
 """Pictures of a steering evaluation: dose–response curves, and the null with the vector's mark.
 
-python analysis/draw_steering.py --experiment demo --traits behavioral/formality
+For example:
+
+    python analysis/draw_steering.py --experiment demo --traits behavioral/formality
 """
 
 import runpy

@@ -1,6 +1,8 @@
 """Write a trait's vectors as files that other tools read, with a model card.
 
-python analysis/export_vectors.py --experiment demo --trait behavioral/formality --format safetensors,gguf
+For example:
+
+    python analysis/export_vectors.py --experiment demo --trait behavioral/formality --format safetensors,gguf
 """
 
 import runpy

@@ -1,6 +1,8 @@
 """Moved to extraction/import_vectors.py; this keeps the command working as it was typed before.
 
-python extraction/import_vectors.py --help
+For example:
+
+    python extraction/import_vectors.py --help
 """
 
 import runpy

@@ -1,7 +1,9 @@
 """Do two judges agree? Compares them, or one of them with people's labels, on the stored responses of a
 trait.
 
-python analysis/judge_agreement.py --experiment demo --traits behavioral/formality --against local:embedded
+For example:
+
+    python analysis/judge_agreement.py --experiment demo --traits behavioral/formality --against local:embedded
 """
 
 import random

@@ -1,6 +1,8 @@
 """Stage 0: will each scenario elicit the side it stands for?
 
-python extraction/0_vet_scenarios.py --experiment demo --traits behavioral/formality
+For example:
+
+    python extraction/0_vet_scenarios.py --experiment demo --traits behavioral/formality
 """
 
 import runpy
@@ -32,10 +34,8 @@ def vet_scenarios(paths: TraitPaths, *, judging: JudgeOptions, thresholds: Thres
         side: [e.family + 1 for e, s in pairs if e.side == side and not thresholds.passes(s, side)]
         for side in SIDES
     }
-    vetted_at = {
-        **asdict(thresholds),
-        "failed_lines": failed,
-    }  # as of these thresholds; whoever uses the scores applies its own
+    # as of these thresholds; whoever uses the scores applies its own
+    vetted_at = {**asdict(thresholds), "failed_lines": failed}
     used = write_scenario_scores(paths, examples, scores, judge, judging.max_unjudged, vetted_at)
 
     rates = rate_per_side([(e.side, s) for e, s in pairs], thresholds)

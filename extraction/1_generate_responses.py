@@ -1,6 +1,8 @@
 """Stage 1: let the model continue the scenarios, or answer the questions, of both sides.
 
-python extraction/1_generate_responses.py --experiment demo --traits behavioral/formality --max-new-tokens 64
+For example:
+
+    python extraction/1_generate_responses.py --experiment demo --traits behavioral/formality
 """
 
 import runpy

@@ -1,6 +1,8 @@
 """Stage 2: does each response show the trait's side it was asked for?
 
-python extraction/2_vet_responses.py --experiment demo --traits behavioral/formality
+For example:
+
+    python extraction/2_vet_responses.py --experiment demo --traits behavioral/formality
 """
 
 import runpy

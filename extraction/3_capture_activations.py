@@ -1,7 +1,8 @@
 """Stage 3: the mean activation of every response at every layer, in one forward pass per batch.
 
-python extraction/3_capture_activations.py --experiment demo --traits behavioral/formality --position
-"response[:5]"
+For example:
+
+    python extraction/3_capture_activations.py --experiment demo --traits behavioral/formality --val-share 0.3
 """
 
 import runpy

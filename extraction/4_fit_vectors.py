@@ -1,6 +1,8 @@
 """Stage 4: one trait vector per method and layer, judged on held-out responses.
 
-python extraction/4_fit_vectors.py --experiment demo --traits behavioral/formality --methods mean_diff,probe
+For example:
+
+    python extraction/4_fit_vectors.py --experiment demo --traits behavioral/formality --methods probe
 """
 
 import runpy
@@ -132,13 +134,7 @@ def _outputs(paths: TraitPaths, params: dict) -> list[Path]:
     return [paths.fitted_on, *(file(*key) for key in keys for file in (paths.vector, paths.vector_metadata))]
 
 
-STAGE = Stage(
-    name=FIT,
-    run=fit_vectors,
-    version=3,
-    inputs=_inputs,
-    outputs=_outputs,
-)
+STAGE = Stage(name=FIT, run=fit_vectors, version=3, inputs=_inputs, outputs=_outputs)
 
 if __name__ == "__main__":
     command(stage_command(STAGE))

@@ -1,6 +1,8 @@
 """Stage 5: does adding the vector change what the model writes, more than chance would, and at what cost?
 
-python extraction/5_steer_evaluate.py --experiment demo --traits behavioral/formality --layers 30%-70%:4
+For example:
+
+    python extraction/5_steer_evaluate.py --experiment demo --traits behavioral/formality --layers 30%-70%:4
 """
 
 import runpy

@@ -1,7 +1,9 @@
 """Check traits before the pipeline does: is the dataset whole, do its sides differ in anything but the
 trait, does the trait show?
 
-python extraction/check_trait.py --traits behavioral/politeness --quick
+For example:
+
+    python extraction/check_trait.py --traits behavioral/politeness --quick
 """
 
 import contextlib

@@ -1,7 +1,8 @@
 """Take vectors that were made elsewhere into an experiment, as a method beside those that were fitted.
 
-python extraction/import_vectors.py --experiment demo --trait behavioral/formality --file vectors.gguf
---format gguf
+For example:
+
+    python extraction/import_vectors.py --experiment demo --trait behavioral/formality --file v.gguf --format gguf
 """
 
 import re

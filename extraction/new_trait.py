@@ -1,6 +1,8 @@
 """Lay out the folder of a new trait, with guidance as comments.
 
-python extraction/new_trait.py behavioral/politeness
+For example:
+
+    python extraction/new_trait.py behavioral/politeness
 """
 
 import runpy

@@ -1,7 +1,9 @@
 """What an experiment found for its traits, as a Markdown table: how well each shows, reads and steers,
 and whether it is usable.
 
-python extraction/trait_table.py --experiment demo
+For example:
+
+    python extraction/trait_table.py --experiment demo
 """
 
 import runpy

@@ -1,7 +1,9 @@
 """Let the model answer a prompt set, or replay the tokens that another model wrote, and keep every
 token's projections on trait vectors.
 
-python inference/capture_raw_activations.py --experiment demo --prompt-set dynamics
+For example:
+
+    python inference/capture_raw_activations.py --experiment demo --prompt-set dynamics
 """
 
 import runpy
@@ -23,13 +25,7 @@ from traitscope.inference.watch.watched import WatchOptions, read_watched
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.model.loading import LM, ModelOptions, load_lm
-from traitscope.utils.records.prompt_sets import (
-    ADHOC,
-    PromptItem,
-    adhoc_set,
-    read_prompt_set,
-    with_system,
-)
+from traitscope.utils.records.prompt_sets import ADHOC, PromptItem, adhoc_set, read_prompt_set, with_system
 from traitscope.utils.records.readings import Record, has_stream, read_record, write_index, write_record
 from traitscope.utils.records.vectors import Vector
 from traitscope.utils.stage.command import command

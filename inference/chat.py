@@ -1,6 +1,8 @@
 """A chat in the terminal: replies stream, every reply shows its trait scores, and traits are steered live.
 
-python inference/chat.py --experiment demo --system-prompt "Be brief."
+For example:
+
+    python inference/chat.py --experiment demo --system-prompt "Be brief."
 """
 
 import runpy

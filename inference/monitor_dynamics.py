@@ -1,7 +1,9 @@
 """How traits move through recorded responses: per prompt, over all of them, and at the points where a
 prompt set says they should turn.
 
-python inference/monitor_dynamics.py --experiment demo --prompt-set dynamics
+For example:
+
+    python inference/monitor_dynamics.py --experiment demo --prompt-set dynamics
 """
 
 import runpy

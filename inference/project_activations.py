@@ -1,6 +1,8 @@
 """Scores of every token of recorded responses on more traits, layers or methods, and a table of their means.
 
-python inference/project_activations.py --experiment demo --prompt-set dynamics --layers all --method probe
+For example:
+
+    python inference/project_activations.py --experiment demo --prompt-set dynamics --layers all --method probe
 """
 
 import runpy

@@ -46,6 +46,5 @@ os.environ.setdefault(
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")  # torch would keep 1024 of each: 0.6 GB
 os.environ.setdefault("LRU_CACHE_CAPACITY", "32")
-os.environ.setdefault(
-    "TOKENIZERS_PARALLELISM", "false"
-)  # its fork warnings would interleave with the progress bars
+# its fork warnings would interleave with the progress bars
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -10,12 +10,8 @@ from pathlib import Path
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import ExperimentPaths, InferencePaths, TraitPaths, root_dir
 
-MALFORMED = (
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-)  # what JSON of another shape does to its reader
+# what JSON of another shape does to its reader
+MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
 
 
 class NotThereError(UserError):
@@ -34,9 +30,8 @@ class Library:
 
     @cached_property
     def _bases(self) -> list[Path]:
-        return [
-            (self.root / name).resolve() for name in ("experiments", "datasets")
-        ]  # either may itself be a link to another disk
+        # either may itself be a link to another disk
+        return [(self.root / name).resolve() for name in ("experiments", "datasets")]
 
     def is_inside(self, path: Path) -> bool:
         """Tell whether a path, every link followed, lies in experiments/ or datasets/ and is not hidden

@@ -87,9 +87,8 @@ class Guard:
         if address is None:
             return False
 
-        is_open = (
-            bound is not None and not bound.is_loopback
-        )  # a name can be pointed anywhere, an address cannot: it is safe to accept
+        # a name can be pointed anywhere, an address cannot: it is safe to accept
+        is_open = bound is not None and not bound.is_loopback
         return address.is_loopback or is_open
 
 

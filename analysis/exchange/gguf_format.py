@@ -22,25 +22,11 @@ from traitscope.utils.errors import UserError
 
 ARCHITECTURE = "controlvector"
 _NAME = re.compile(r"direction\.(\d{1,4})")
-_SCALARS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "B",
-    10: "Q",
-    11: "q",
-    12: "d",
-}  # GGUF's value types, as struct writes them
+# GGUF's value types, as struct writes them
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_DTYPES = {
-    0: torch.float32,
-    1: torch.float16,
-    30: torch.bfloat16,
-}  # GGML's tensor types that are not quantised
+# GGML's tensor types that are not quantised
+_DTYPES = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}
 
 
 def write(bundle: Bundle) -> bytes:

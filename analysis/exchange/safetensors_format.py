@@ -12,15 +12,8 @@ from traitscope.analysis.exchange.bundle import SAID, Bundle, Found, Shape
 from traitscope.utils.errors import UserError, first_line
 
 KEY = "traitscope"  # the header's entry that holds the facts
-SAYS = (
-    "made_by",
-    "model_name",
-    "model_type",
-    "trait",
-    "method",
-    "component",
-    "position",
-)  # those of them that an import keeps
+# those of them that an import keeps
+SAYS = ("made_by", "model_name", "model_type", "trait", "method", "component", "position")
 _NAME = re.compile(r"layer_(\d{1,4})")
 
 

@@ -45,14 +45,12 @@ class ModelBench:
         work: Work,
         max_unjudged: float = 0.05,
     ) -> None:
-        self.lm, self.judge, self.sampling, self.protocol, self.work, self.max_unjudged = (
-            lm,
-            judge,
-            sampling,
-            protocol,
-            work,
-            max_unjudged,
-        )
+        self.lm = lm
+        self.judge = judge
+        self.sampling = sampling
+        self.protocol = protocol
+        self.work = work
+        self.max_unjudged = max_unjudged
 
     def open(self, questions: Sequence[str]) -> ArmResult:
         """Return the unsteered answers to the dev questions; coherence and doses are calibrated on them."""

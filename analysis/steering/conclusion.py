@@ -20,9 +20,8 @@ from traitscope.utils.records.verdict import BREAKS, NOT_PROVEN, WORKS
 Z_MIN = 2.0  # the signal must stand this many spreads of the random directions' from zero …
 P_MAX = 0.05  # … beat enough of them by rank, and stand out from the best of as many as it was chosen from
 
-Pair = tuple[
-    ArmResult, ArmResult | None
-]  # the same direction added and subtracted; without the second where nothing is subtracted
+# the same direction added and subtracted; without the second where nothing is subtracted
+Pair = tuple[ArmResult, ArmResult | None]
 
 
 @dataclass(frozen=True)

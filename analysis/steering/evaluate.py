@@ -166,10 +166,8 @@ def score_point(plus: ArmResult, minus: ArmResult | None, unsteered: ArmResult, 
     """Return what the judge says of one cell: trait score, effect with its interval, odd part where the
     opposite was run, coherence.
     """
-    effect, signal = (
-        effect_of(plus, unsteered, sign),
-        signal_of(plus, minus, unsteered, sign) if minus else None,
-    )
+    effect = effect_of(plus, unsteered, sign)
+    signal = signal_of(plus, minus, unsteered, sign) if minus else None
     scores = plus.trait_values[~np.isnan(plus.trait_values)]
     low, high = bootstrap_mean(effect, draws=2000)[1:] if len(effect) > 1 else (None, None)
     figures = {

@@ -240,9 +240,8 @@ def pick_finalists(
     return [tried[i] for _, i in sorted(coherent, key=lambda pair: (-pair[0], pair[1]))[:FINALISTS]]
 
 
-Finalist = tuple[
-    Cell, ArmResult, ArmResult | None
-]  # the cell, and dev's answers under it and under its opposite
+# the cell, and dev's answers under it and under its opposite
+Finalist = tuple[Cell, ArmResult, ArmResult | None]
 
 
 def pick_cell(finalists: Sequence[Finalist], unsteered: ArmResult, gate: float) -> Cell:

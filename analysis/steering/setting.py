@@ -45,13 +45,11 @@ class Candidates:
     """What may be steered with, and where its nulls come from."""
 
     vectors: dict[tuple[str, int], Tensor]  # (method, layer) → [d_model]
-    activations: Callable[
-        [int], Tensor
-    ]  # layer → [n, d_model], whose covariance random directions are drawn from
+    # layer → [n, d_model], whose covariance random directions are drawn from
+    activations: Callable[[int], Tensor]
     is_pos: np.ndarray  # [n], the side of each
-    shuffled: Callable[
-        [str, int], Tensor
-    ]  # (method, layer) → the vector that the same method fits to shuffled labels
+    # (method, layer) → the vector that the same method fits to shuffled labels
+    shuffled: Callable[[str, int], Tensor]
     sign: int  # −1 for a trait that the researcher wants less of
     system_prompt: Callable[[int], str]  # wanted change (+1, −1) → asks the model for it in words
     gates: Mapping[tuple[str, int], Tensor] | None = (

@@ -103,9 +103,8 @@ def audit_trait(paths: TraitPaths) -> Audit:
 
 def audit_subject(subject: Subject) -> Audit:
     """Run the checks that apply to a dataset that was read."""
-    comparable = (
-        len(subject.pairs) if soundness.count_unfilled(subject).passed else 0
-    )  # placeholders are not worth comparing
+    # placeholders are not worth comparing
+    comparable = len(subject.pairs) if soundness.count_unfilled(subject).passed else 0
     applicable = {
         name: check
         for name, check in CHECKS.items()

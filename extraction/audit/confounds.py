@@ -121,10 +121,8 @@ def _most_lopsided(
     best = int(np.abs(shift).argmax())
     p = p_value(abs(signs[:, best].sum()), swap_sides(signs, lambda sums: np.abs(sums).max(1)))
     number, side = float(abs(shift[best])), "pos" if shift[best] > 0 else "neg"
-    more, less = (
-        float((signs[:, best] == np.sign(shift[best])).mean()),
-        float((signs[:, best] == -np.sign(shift[best])).mean()),
-    )
+    more = float((signs[:, best] == np.sign(shift[best])).mean())
+    less = float((signs[:, best] == -np.sign(shift[best])).mean())
     also = [
         f"{names[i]} ({shift[i]:+.0%})"
         for i in np.argsort(-np.abs(shift))

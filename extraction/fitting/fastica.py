@@ -77,7 +77,6 @@ def _rotate(white: np.ndarray, seed: int, max_steps: int) -> np.ndarray:
 def _decorrelate(w: np.ndarray) -> np.ndarray:
     """Return (WWᵀ)^−½ W, the orthogonal matrix nearest to W; [..., k, k]."""
     values, vectors = np.linalg.eigh(w @ w.swapaxes(-1, -2))
-    floor = np.maximum(
-        values[..., -1:] * EPSILON, np.finfo(np.float64).tiny
-    )  # rounding leaves a vanished one at ±ε
+    # rounding leaves a vanished one at ±ε
+    floor = np.maximum(values[..., -1:] * EPSILON, np.finfo(np.float64).tiny)
     return vectors / np.sqrt(np.maximum(values, floor))[..., None, :] @ vectors.swapaxes(-1, -2) @ w

@@ -20,9 +20,8 @@ from traitscope.utils.errors import UserError
 from traitscope.utils.measures.directions import draw_directions
 from traitscope.utils.stage.flags import flag
 
-Fit = Callable[
-    [Tensor, Tensor], Tensor
-]  # pos [n_pos, n_layers, d_model], neg [n_neg, …] → directions [n_layers, d_model], of any sign and length
+# pos [n_pos, n_layers, d_model], neg [n_neg, …] → directions [n_layers, d_model], of any sign and length
+Fit = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -101,9 +100,8 @@ def check_activations(pos: Tensor, neg: Tensor) -> None:
         if len(acts) < 2:
             raise ValueError(f"the {side} side has {len(acts)} examples; at least 2 are needed")
 
-    extremes = {
-        side: (acts.amin(0), acts.amax(0)) for side, acts in (("pos", pos), ("neg", neg))
-    }  # [n_layers, d_model]; NaN is both
+    # [n_layers, d_model]; NaN is both
+    extremes = {side: (acts.amin(0), acts.amax(0)) for side, acts in (("pos", pos), ("neg", neg))}
 
     for side, (low, high) in extremes.items():
         bad = (~(torch.isfinite(low) & torch.isfinite(high))).any(-1).nonzero()
@@ -146,9 +144,8 @@ def _solve_logistic(gram: Tensor, targets: Tensor, c: float, max_steps: int = 10
     best = _logistic_loss(gram, a, b, targets, c)
 
     for _ in range(max_steps):
-        logits = (
-            torch.bmm(a[:, None], gram)[:, 0] + b
-        )  # symmetric, and a row times a matrix is several times as fast as a matrix times a column
+        # symmetric, and a row times a matrix is several times as fast as a matrix times a column
+        logits = torch.bmm(a[:, None], gram)[:, 0] + b
         p = torch.sigmoid(logits)
         curvature = c * p * (1 - p)
         # stationarity (I + WK)a + Wb = Wf + c(t − p), with Σa = 0 because the intercept carries no penalty
@@ -192,12 +189,10 @@ def gradient(pos: Tensor, neg: Tensor, *, shrinkage: float) -> Tensor:
         raise ValueError(f"shrinkage {shrinkage} must be above 0 and at most 1")
 
     difference = normalize((pos.mean(0) - neg.mean(0)).double(), dim=-1)  # [n_layers, d_model]
-    within = (
-        torch.cat([pos - pos.mean(0), neg - neg.mean(0)]).double().transpose(0, 1)
-    )  # [n_layers, n, d_model]
-    within /= (
-        torch.linalg.vector_norm(within, dim=(1, 2), keepdim=True) / within.shape[2] ** 0.5
-    )  # now tr S / d_model = 1
+    # [n_layers, n, d_model]
+    within = torch.cat([pos - pos.mean(0), neg - neg.mean(0)]).double().transpose(0, 1)
+    # now tr S / d_model = 1
+    within /= torch.linalg.vector_norm(within, dim=(1, 2), keepdim=True) / within.shape[2] ** 0.5
     system = shrinkage * torch.eye(within.shape[1], dtype=torch.float64) + (1 - shrinkage) * (
         within @ within.transpose(1, 2)
     )

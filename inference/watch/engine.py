@@ -126,9 +126,8 @@ class Decoder:
             return ""
 
         new, self.said = text[len(self.said) :], text
-        if (
-            len(self.held) > 64
-        ):  # keep the context short; a few tokens are enough for the spaces between words
+        # keep the context short; a few tokens are enough for the spaces between words
+        if len(self.held) > 64:
             self.held = self.held[-8:]
             self.said = self.lm.tokenizer.decode(
                 self.held, skip_special_tokens=True, clean_up_tokenization_spaces=False

@@ -25,9 +25,8 @@ from traitscope.utils.records.vectors import Vector
 class Readout:
     """The last forward pass, projected."""
 
-    dots: dict[int, Tensor] = field(
-        default_factory=dict
-    )  # layer → h·v̂, [batch, pos, vectors of the layer], float32 on the CPU
+    # layer → h·v̂, [batch, pos, vectors of the layer], float32 on the CPU
+    dots: dict[int, Tensor] = field(default_factory=dict)
     norms: dict[int, Tensor] = field(default_factory=dict)  # layer → ‖h‖, [batch, pos]
 
 

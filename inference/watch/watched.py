@@ -23,8 +23,7 @@ class WatchOptions:
     )
     method: str = flag("", "Method of the vectors; by default the best layer's.")
     vectors_from: str = flag(
-        "",
-        "Experiment whose vectors are used, such as a base model's on its fine-tune; by default this one.",
+        "", "Experiment whose vectors are used, such as a base model's on its fine-tune; by default this one."
     )
 
     heading = "Vectors"

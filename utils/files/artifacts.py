@@ -116,9 +116,8 @@ def save_tensor(path: Path, tensor: "Tensor") -> str:
         whole.untyped_storage().nbytes() > whole.nbytes
         or whole.stride() != torch.empty(whole.shape, device="meta").stride()
     ):
-        whole = whole.clone(
-            memory_format=torch.contiguous_format
-        )  # a view would bring its whole storage and its strides along
+        # a view would bring its whole storage and its strides along
+        whole = whole.clone(memory_format=torch.contiguous_format)
     with replacing(
         path
     ) as file:  # torch.save into a path would put the temporary file's name into the archive

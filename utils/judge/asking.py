@@ -17,10 +17,9 @@ from traitscope.utils.judge.prompts import Messages
 from traitscope.utils.judge.providers import Ask, BadReplyError, Reply, Want
 
 ATTEMPTS = 8
-FIRST_WAIT, LAST_WAIT = (
-    0.5,
-    30.0,
-)  # seconds; doubled after every try, with a random share so that not all come back at once
+# seconds; doubled after every try, with a random share so that not all come back at once
+FIRST_WAIT = 0.5
+LAST_WAIT = 30.0
 NO_LOGPROBS = "the answer holds no log-probabilities"
 PATIENCE = 1800.0  # seconds that a question waits for a service that says we are too fast
 HOPELESS = 20  # questions given up in a row, with none answered in between: the service is down
@@ -60,13 +59,11 @@ class Asker:
     def __init__(
         self, ask: Ask, traffic: Traffic, budget: Budget, ledger: Ledger, attempts: int = ATTEMPTS
     ) -> None:
-        self.ask, self.traffic, self.budget, self.ledger, self.attempts = (
-            ask,
-            traffic,
-            budget,
-            ledger,
-            attempts,
-        )
+        self.ask = ask
+        self.traffic = traffic
+        self.budget = budget
+        self.ledger = ledger
+        self.attempts = attempts
         self.slots = asyncio.Semaphore(traffic.concurrency)
         self.requests, self.tokens = Pace(traffic.requests_per_minute), Pace(traffic.tokens_per_minute)
 

@@ -76,9 +76,8 @@ class Budget:
 
     def most(self, n_bytes: int, tokens_out: int) -> float:
         """Return what a call of so many bytes can cost at most."""
-        return self.cost(
-            n_bytes // BYTES_PER_TOKEN + 64, tokens_out
-        )  # 64: what the service puts around messages
+        # 64: what the service puts around messages
+        return self.cost(n_bytes // BYTES_PER_TOKEN + 64, tokens_out)
 
     def set_aside(self, amount: float) -> bool:
         """Set an amount aside if the limit allows it, and tell whether it did."""

@@ -10,16 +10,8 @@ from traitscope.utils.errors import first_line
 from traitscope.utils.judge.providers import BadReplyError, redact
 
 Kind = Literal["transient", "unsupported", "rejected", "refused", "fatal"]
-TRANSPORT = (
-    "httpx",
-    "httpx2",
-    "httpcore",
-    "httpcore2",
-    "aiohttp",
-    "openai",
-    "anthropic",
-    "google",
-)  # whose errors without a status are a lost connection
+# whose errors without a status are a lost connection
+TRANSPORT = ("httpx", "httpx2", "httpcore", "httpcore2", "aiohttp", "openai", "anthropic", "google")
 LONGEST_WAIT = 600.0  # seconds that a service may make us wait between two tries
 NEVER_SENT = {"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionRefusedError", "gaierror"}
 
@@ -112,9 +104,8 @@ def _in_words(error: Exception, name: str) -> str:
         if isinstance(inner, dict) and inner.get(k)
     ] or [first_line(error)]
 
-    return redact(f"{name}: {' '.join(dict.fromkeys(said))}".replace("\n", " "))[
-        :300
-    ]  # in this order: half a key is a key
+    # in this order: half a key is a key
+    return redact(f"{name}: {' '.join(dict.fromkeys(said))}".replace("\n", " "))[:300]
 
 
 def _retry_after(error: Exception) -> float:

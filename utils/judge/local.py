@@ -194,9 +194,8 @@ def number_probabilities(
         use_cache=True,
         logits_to_keep=1,
     )
-    steps: dict[Tokens, torch.Tensor] = {
-        (): output.logits[:, -1].float().softmax(-1)
-    }  # beginning → next token's probabilities [row, vocabulary]
+    # beginning → next token's probabilities [row, vocabulary]
+    steps: dict[Tokens, torch.Tensor] = {(): output.logits[:, -1].float().softmax(-1)}
     reached: dict[Tokens, torch.Tensor] = {(): torch.ones(len(prompts), device=lm.device)}
 
     for path in sorted({whole[:i] for whole in numbers for i in range(1, len(whole) + 1)}, key=len):

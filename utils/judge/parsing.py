@@ -6,9 +6,8 @@ from collections.abc import Iterable
 
 MIN_MASS = 0.25  # of the next token's probability, on whole numbers from 0 to 100
 _NUMBER = r"[0-9]{1,3}(?:\.[0-9]+)?"
-_SCALE = re.compile(
-    r"\(\s*(?:0|1)\s*(?:-|–|—|to)\s*100\s*\)|\s*(?:/|\bout of)\s*100\b|\s*%", re.IGNORECASE
-)  # said of the scale, not of the text
+# said of the scale, not of the text
+_SCALE = re.compile(r"\(\s*(?:0|1)\s*(?:-|–|—|to)\s*100\s*\)|\s*(?:/|\bout of)\s*100\b|\s*%", re.IGNORECASE)
 _WHOLE = rf"(?<![\w.,<>~±−–—/-])({_NUMBER})(?!\s*(?:[-–—/~±²³°:]|,\s*[0-9]|to\b|out\b|or\b|e[0-9]))(?![\w.]*[0-9])"  # a number that is no part of another
 _BARE = re.compile(rf"[^\w<>~±−–—-]*({_NUMBER})[^\w²³°]*")
 _KEYED = re.compile(

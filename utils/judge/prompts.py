@@ -137,9 +137,8 @@ def shorten(text: str) -> str:
 
 def _question(kind: str, template: str, values: dict[str, str]) -> Question:
     # the marks carry a digest of the text, which a text cannot contain of itself: so it cannot close them
-    values = {
-        name: text.encode("utf-8", "replace").decode() for name, text in values.items()
-    }  # half a character has no bytes
+    # half a character has no bytes
+    values = {name: text.encode("utf-8", "replace").decode() for name, text in values.items()}
     mark = hashlib.sha256(values["response"].encode()).hexdigest()[:8]
     messages = (
         {"role": "system", "content": SYSTEM},

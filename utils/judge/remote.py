@@ -52,10 +52,8 @@ class RemoteGrader:
             )
 
         price = price_of(model, options.judge_price) if not self.server or options.judge_price else None
-        self.ledger, self.budget = (
-            Ledger(cost=0.0 if price else None),
-            Budget(options.max_cost, price, spending),
-        )
+        self.ledger = Ledger(cost=0.0 if price else None)
+        self.budget = Budget(options.max_cost, price, spending)
         self.traffic = Traffic(
             options.judge_concurrency, options.judge_rpm, options.judge_tpm, options.judge_timeout
         )
@@ -210,9 +208,8 @@ class RemoteGrader:
             return Score(sum(values) / len(values), "scored", mode, question.prompt, lost)
 
         _, state, detail = next(r for r in read if r[0] is None)
-        return Score(
-            None, state, mode, question.prompt, detail.encode("utf-8", "replace").decode()
-        )  # half a character cannot be stored
+        # half a character cannot be stored
+        return Score(None, state, mode, question.prompt, detail.encode("utf-8", "replace").decode())
 
 
 def problem_with_tokens(reply: Reply) -> str:

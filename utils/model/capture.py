@@ -83,9 +83,8 @@ def pool_activations(
         UserError: an activation is not finite.
     """
     is_gpu = lm.device.type == "cuda"
-    activations = torch.empty(
-        len(readings), lm.n_layers, lm.d_model, pin_memory=is_gpu
-    )  # pinned: a GPU writes to it while it computes on
+    # pinned: a GPU writes to it while it computes on
+    activations = torch.empty(len(readings), lm.n_layers, lm.d_model, pin_memory=is_gpu)
     norms = torch.empty(len(readings), lm.n_layers, pin_memory=is_gpu)
     plan = plan_passes(
         lm, [r.ids for r in readings], [min(r.positions) for r in readings], batch_tokens or tokens_a_pass(lm)
@@ -101,9 +100,8 @@ def pool_activations(
 
     if is_gpu:
         torch.cuda.synchronize(lm.device)
-    bad = [
-        layer for layer in range(lm.n_layers) if not activations[:, layer].isfinite().all()
-    ]  # all at once, it takes more than they do
+    # all at once, it takes more than they do
+    bad = [layer for layer in range(lm.n_layers) if not activations[:, layer].isfinite().all()]
     if bad:
         raise UserError(
             f"activations of layer {bad[0]} are not finite in {lm.identity['dtype']}; try --dtype float32 "

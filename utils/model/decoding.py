@@ -136,9 +136,8 @@ def prefill(lm: LM, batch: tuple[Tensor, Tensor], shared: DynamicCache | None, l
     """Compute what is left of the prompts, write the first new token, and fix the cache."""
     ids, mask = (t.to(lm.device) for t in batch)
     rows, width = ids.shape
-    room = (
-        limit + -(width + limit) % 8
-    )  # attention on a GPU pads a mask whose rows are no multiple of eight, in every layer
+    # attention on a GPU pads a mask whose rows are no multiple of eight, in every layer
+    room = limit + -(width + limit) % 8
     cache = make_room(shared, lm.model.config, room)
     seen, places = cache.get_seq_length(), (mask.cumsum(-1) - 1).clamp(min=0)
     logits = _logits(lm, ids[:, seen:], mask, places[:, seen:], cache)

@@ -10,11 +10,8 @@ if TYPE_CHECKING:
     from traitscope.utils.model.loading import LM
 
 Prompt = str | list[dict[str, str]]  # a text to continue, or chat messages to answer
-PLAIN_ROLES = {
-    "system": "",
-    "user": "Question: ",
-    "assistant": "Answer: ",
-}  # for a model without a chat template
+# for a model without a chat template
+PLAIN_ROLES = {"system": "", "user": "Question: ", "assistant": "Answer: "}
 
 
 def text_of(prompt: Prompt) -> str:

@@ -65,10 +65,8 @@ def _is_complete(folder: Path) -> bool:
 
 def _convert(source: Path, folder: Path) -> None:
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
-    for stale in (
-        folder,
-        *folder.parent.glob(f".{folder.name}.*"),
-    ):  # under the lock, any scratch folder is a killed process's
+    # under the lock, any scratch folder is a killed process's
+    for stale in (folder, *folder.parent.glob(f".{folder.name}.*")):
         shutil.rmtree(stale, ignore_errors=True)
 
     try:

@@ -58,10 +58,8 @@ class Replay:
         self.stream.wait_stream(current)
 
         try:
-            with (
-                torch.cuda.stream(self.stream),
-                warnings.catch_warnings(action="ignore"),
-            ):  # that the mode is a prototype
+            # that the mode is a prototype
+            with torch.cuda.stream(self.stream), warnings.catch_warnings(action="ignore"):
                 step()
                 torch.cuda.set_sync_debug_mode("error")
                 step()
@@ -89,9 +87,8 @@ class Replay:
 
 @cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(
-        device
-    )  # one for all batches: matrix libraries keep a workspace for every stream they have met
+    # one for all batches: matrix libraries keep a workspace for every stream they have met
+    return torch.cuda.Stream(device)
 
 
 def capture(work: Steps, replay: Replay, check: SteerCheck) -> str:
@@ -141,9 +138,8 @@ def _swap(a: Tensor, b: Tensor) -> None:
 
 def _is_near(wanted: Tensor, found: Tensor, written: Tensor) -> bool:
     """Tell whether no row differs by more than a share of the norm of what was written."""
-    difference = (
-        wanted.nan_to_num() - found.nan_to_num()
-    )  # a row that is steered too hard overflows, and does so both ways
+    # a row that is steered too hard overflows, and does so both ways
+    difference = wanted.nan_to_num() - found.nan_to_num()
     return bool((_norms(difference) <= NEAR * _norms(written.nan_to_num())).all())
 
 

@@ -105,19 +105,14 @@ def _cap(hidden: Tensor, unit: Tensor, coefficient: Tensor) -> Tensor:
 
 
 def _clamp(hidden: Tensor, unit: Tensor, coefficient: Tensor) -> Tensor:
-    is_asked = (
-        unit.norm(dim=-1, keepdim=True) > 0
-    )  # a row without a clamp has a zero vector, and its projection is not to become 0
+    # a row without a clamp has a zero vector, and its projection is not to become 0
+    is_asked = unit.norm(dim=-1, keepdim=True) > 0
     change = coefficient - (hidden.float() * unit).sum(-1, keepdim=True)
     return (hidden.float() + is_asked * change * unit).to(hidden.dtype)
 
 
-OPERATIONS = {
-    "add": _add,
-    "ablate": _ablate,
-    "cap": _cap,
-    "clamp": _clamp,
-}  # applied in this order; a row without one has a zero vector
+# applied in this order; a row without one has a zero vector
+OPERATIONS = {"add": _add, "ablate": _ablate, "cap": _cap, "clamp": _clamp}
 
 
 @dataclass
@@ -127,15 +122,12 @@ class SteerCheck:
     expected: dict[int, Tensor]  # layer → ‖Σ c·v‖ per row [batch], for rows that only add
     forwards: int = 0
     fires: dict[int, int] = field(default_factory=dict)
-    measured: dict[int, Tensor] = field(
-        default_factory=dict
-    )  # layer → change of the projection per row, first forward pass
-    rounding: dict[int, Tensor] = field(
-        default_factory=dict
-    )  # layer → what the model's dtype can hide of it, per row
-    broken: list[str] = field(
-        default_factory=list
-    )  # rows where another operation did not do what it says, first forward pass
+    # layer → change of the projection per row, first forward pass
+    measured: dict[int, Tensor] = field(default_factory=dict)
+    # layer → what the model's dtype can hide of it, per row
+    rounding: dict[int, Tensor] = field(default_factory=dict)
+    # rows where another operation did not do what it says, first forward pass
+    broken: list[str] = field(default_factory=list)
 
     @contextmanager
     def forgiving(self) -> Iterator[None]:
@@ -203,9 +195,8 @@ def steer(model: nn.Module, plan: Sequence[Sequence[Push]], positions: str = "al
                 for i, row in enumerate(plan)
                 if len(here := [p for p in row if p.layer == layer]) == 1 and here[0].is_exact
             }
-            handles.append(
-                blocks[layer].register_forward_hook(_watcher(check, layer, slots, before, lone))
-            )  # sees what the next block will get
+            # sees what the next block will get
+            handles.append(blocks[layer].register_forward_hook(_watcher(check, layer, slots, before, lone)))
         yield check
         check.verify()
     finally:

@@ -55,9 +55,8 @@ def _measure(lm: LM) -> float:
         # 2: the cache is copied when it grows, and while a CUDA graph is on trial
         return (torch.cuda.max_memory_allocated(lm.device) - before) / ids.numel() + 2 * cache
 
-    activations = (
-        4 * widest_of(lm.model) * lm.model.dtype.itemsize
-    )  # of one block, the widest of what lives at once
+    # of one block, the widest of what lives at once
+    activations = 4 * widest_of(lm.model) * lm.model.dtype.itemsize
     return 2 * cache + activations  # 2: the cache is copied when it grows
 
 

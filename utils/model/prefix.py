@@ -88,9 +88,8 @@ def _prefill_beginning(
 
     order = {key: i for i, (key, _) in enumerate(distinct)}
     source = torch.tensor([order[key] for key in keys])
-    slots = (torch.arange(len(prefix)) - padding[:, None]).clamp(
-        min=0
-    )  # [row, slot] → token of the prefix; padded slots are masked
+    # [row, slot] → token of the prefix; padded slots are masked
+    slots = (torch.arange(len(prefix)) - padding[:, None]).clamp(min=0)
 
     for layer in cache.layers:
         if has_own_keys(layer):

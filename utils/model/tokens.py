@@ -18,9 +18,8 @@ def token_texts(lm: "LM", ids: Sequence[int]) -> list[str]:
     for i, token in enumerate(ids):
         held.append(token)
         text = lm.tokenizer.decode(held, clean_up_tokenization_spaces=False)
-        is_partial = (
-            text.endswith(BROKEN) and len(held) < 4 and i + 1 < len(ids)
-        )  # no character has more than four bytes
+        # no character has more than four bytes
+        is_partial = text.endswith(BROKEN) and len(held) < 4 and i + 1 < len(ids)
         texts.append("" if is_partial else text)
         held = held if is_partial else []
 

@@ -53,9 +53,8 @@ class TraitDataset:
     rubric: Rubric
     questions: tuple[str, ...]  # for steering evaluation
     direction: str = "positive"  # "negative": the researcher wants less of it
-    accepted_confounds: dict[str, str] = field(
-        default_factory=dict
-    )  # check of the audit → why its finding belongs to the trait
+    # check of the audit → why its finding belongs to the trait
+    accepted_confounds: dict[str, str] = field(default_factory=dict)
 
     def ask_for(self, wanted: int) -> str:
         """Return a system prompt that asks for more of the trait (+1) or for less (−1)."""

@@ -77,9 +77,8 @@ class Vector:
     about: VectorAbout
     values: np.ndarray  # [d_model], float32
     n_layers: int | None  # of the model it was fitted on, where its activations' metadata is there
-    mean_norm: (
-        float | None
-    )  # mean residual norm at the layer: the unit of a dose; None where nothing measured it
+    # mean residual norm at the layer: the unit of a dose; None where nothing measured it
+    mean_norm: float | None
     sha256: str
     why: str  # why this method and layer
 
@@ -137,11 +136,9 @@ class Vector:
             UserError: another width, depth or architecture, or 4-bit weights on one side only (they are known
                 to break directions).
         """
-        who, here, fitted = (
-            f"the {self.trait} vector of {self.experiment}",
-            lm.identity,
-            self.about.made_by.get("model") or {},
-        )
+        who = f"the {self.trait} vector of {self.experiment}"
+        here = lm.identity
+        fitted = self.about.made_by.get("model") or {}
         mismatches = {
             "width": (len(self.values), lm.d_model),
             "layers": (self.n_layers or lm.n_layers, lm.n_layers),

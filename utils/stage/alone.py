@@ -27,7 +27,7 @@ def stage_command(stage: Stage) -> Command:
         if failures:
             raise UserError(f"{len(failures)} of {len(targets)} traits failed: {', '.join(failures)}")
 
-    return Command(run, lambda: stage_flags(stage), inspect.getdoc(inspect.getmodule(stage.run)) or "")
+    return Command(run, lambda: stage_flags(stage), inspect.getmodule(stage.run).__doc__ or "")
 
 
 def stage_flags(stage: Stage) -> dict[str, Flag]:

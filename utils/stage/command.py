@@ -54,9 +54,8 @@ def command(what: Callable[..., Any] | Command) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # so that the interpreter's last flush does not complain
+        # so that the interpreter's last flush does not complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
         if not is_disk_error(error):
@@ -193,12 +192,8 @@ def _usage(flags: dict[str, Flag]) -> str:
 
 
 def _purpose(known: Command) -> str:
-    """The module's docstring, or what stands in its place, without the command lines that it shows as
-    examples' indentation needs.
-    """
-    return known.doc or inspect.cleandoc(
-        inspect.getmodule(known.run).__doc__ or inspect.getdoc(known.run) or ""
-    )
+    """Return what a command's file says of itself: its docstring, in which the lines to type are indented."""
+    return (known.doc or inspect.getmodule(known.run).__doc__ or inspect.getdoc(known.run) or "").strip()
 
 
 def _placeholder(flag: Flag) -> str:

@@ -23,10 +23,8 @@ def parse_layers(spec: str, n_layers: int) -> list[int]:
         if part.strip() == "all":
             chosen |= set(range(n_layers))
         elif match:
-            first, last = (
-                _resolve(match[1], match[2], n_layers),
-                _resolve(match[3] or match[1], match[4] or match[2], n_layers),
-            )
+            first = _resolve(match[1], match[2], n_layers)
+            last = _resolve(match[3] or match[1], match[4] or match[2], n_layers)
             chosen |= set(range(first, last + 1, int(match[5] or 1) or 1))
         else:
             raise UserError(

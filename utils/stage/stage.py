@@ -46,12 +46,10 @@ class Stage:
     outputs: Callable[[TraitPaths, dict], Iterable[Path]]  # asked after the run, so it may look at the inputs
     version: int = 1  # bump when the same inputs now give different outputs
     cosmetic: tuple[str, ...] = ()  # parameters that cannot change the outputs
-    only_with: dict[str, str] = field(
-        default_factory=dict
-    )  # parameter → the switch without which it has no effect
-    instead: dict[str, "Instead"] = field(
-        default_factory=dict
-    )  # switch → what its script does instead of running the stage
+    # parameter → the switch without which it has no effect
+    only_with: dict[str, str] = field(default_factory=dict)
+    # switch → what its script does instead of running the stage
+    instead: dict[str, "Instead"] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -231,9 +229,8 @@ def _execute(
         paths.manifest(stage.name),
         record | {"summary": summary, "seconds": round(seconds, 2), "finished": _now(), **provenance()},
     )
-    paths.journal(stage.name).unlink(
-        missing_ok=True
-    )  # not before the manifest: a kill in between must cost nothing
+    # not before the manifest: a kill in between must cost nothing
+    paths.journal(stage.name).unlink(missing_ok=True)
     print(f"[{stage.name}] {paths.trait}: {_line(summary)}, {seconds:.0f} s ({reason})", flush=True)
 
     return True

@@ -36,9 +36,8 @@ class StoreRecord:
     """
 
     files: dict[str, Entry] = field(default_factory=dict)
-    store: str = field(
-        default_factory=lambda: uuid.uuid4().hex
-    )  # who remembers agreeing with another store remembers nothing of this one
+    # who remembers agreeing with another store remembers nothing of this one
+    store: str = field(default_factory=lambda: uuid.uuid4().hex)
     push: str = ""  # the push that wrote it
     incoming: str = ""  # where files wait that are still to be put in place; "" when all are
     gone: tuple[str, ...] = ()  # files still to be deleted

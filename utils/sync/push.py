@@ -31,9 +31,8 @@ class PushPlan:
     new: list[str]  # to their place
     staged: list[str]  # in the place of others
     left_out: list[str] = field(default_factory=list)  # recorded, not sent
-    held: list[str] = field(
-        default_factory=list
-    )  # parts of a stage that is unfinished here and whole in the store
+    # parts of a stage that is unfinished here and whole in the store
+    held: list[str] = field(default_factory=list)
     delete: list[str] = field(default_factory=list)
     behind: list[str] = field(default_factory=list)  # newer in the store
     kept: list[str] = field(default_factory=list)  # deleted in the store
@@ -48,9 +47,8 @@ def plan_push(meeting: Meeting, *, include_activations: bool, delete: bool) -> P
     mine = meeting.having("mine")
     places = meeting.places
     held = {path for path in mine if _is_unfinished(meeting, manifest_of(path, places))}
-    lost = [
-        path for path in meeting.having("same") if not meeting.is_there(path)
-    ]  # left out before, or damaged
+    # left out before, or damaged
+    lost = [path for path in meeting.having("same") if not meeting.is_there(path)]
     send = [
         path for path in (*mine, *lost) if path not in held and (include_activations or not is_large(path))
     ]
@@ -85,9 +83,8 @@ def push(store: Store, meeting: Meeting, plan: PushPlan) -> None:
 
     folder = folder_of(meeting.paths)
     if not {RECORD, PENDING} & meeting.objects.keys():
-        store.write(
-            f"{folder}/{RECORD}", meeting.record.text()
-        )  # before the first file: files without a record would count as whole
+        # before the first file: files without a record would count as whole
+        store.write(f"{folder}/{RECORD}", meeting.record.text())
 
     incoming = _digest(meeting, plan.staged) if plan.staged else ""
     _send(store, meeting, plan.new, "")
@@ -128,9 +125,8 @@ def _commit(store: Store, meeting: Meeting, plan: PushPlan, record: StoreRecord)
         )
 
     if record.incoming or record.gone:
-        store.write(
-            f"{folder}/{PENDING}", record.text()
-        )  # from here on, whoever comes next finishes this push
+        # from here on, whoever comes next finishes this push
+        store.write(f"{folder}/{PENDING}", record.text())
         settle(store, meeting.paths, record, now)
     else:
         store.write(f"{folder}/{RECORD}", record.text())

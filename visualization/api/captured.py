@@ -11,13 +11,7 @@ from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.records.comparisons import VectorName, list_compared, list_groups
 from traitscope.utils.records.courses import read_dynamics
 from traitscope.utils.records.readings import Projections, Record, read_index, read_projections, read_record
-from traitscope.visualization.api.curves import (
-    Compared,
-    Course,
-    CourseQuery,
-    make_comparison,
-    make_course,
-)
+from traitscope.visualization.api.curves import Compared, Course, CourseQuery, make_comparison, make_course
 from traitscope.visualization.library import Library, NotThereError
 from traitscope.visualization.recall import read_prompts, readable, recall_comparison
 
