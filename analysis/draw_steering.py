@@ -54,7 +54,9 @@ def draw_steering(options: FigureOptions) -> None:
 
 
 def draw_curves(found: Verdict) -> Any:
-    """Effect and coherence against the dose, one line per method and layer; the chosen cell is ringed."""
+    """Draw effect and coherence against the dose, one line per method and layer; the chosen cell is
+    ringed.
+    """
     figure, (upper, lower) = plt.subplots(
         2, 1, figsize=(7, 6), sharex=True, layout="constrained", height_ratios=(3, 2)
     )
@@ -105,7 +107,7 @@ def _ticks(doses: list[float]) -> list[float]:
 
 
 def draw_nulls(found: Verdict) -> Any:
-    """The odd parts of the random directions, and where the vector and the shuffled labels fall."""
+    """Draw the odd parts of the random directions, and where the vector and the shuffled labels fall."""
     figure, axes = plt.subplots(figsize=(9, 2.8), layout="constrained")
     odd_parts, z = (found.random.odd_parts, found.random.z) if found.random else ([], float("nan"))
     axes.hist([abs(x) for x in odd_parts], bins=12, color=COLOURS["null"], label="random directions")

@@ -116,7 +116,7 @@ def plan_stages(options: PipelineOptions, given: dict[str, Any]) -> list[Planned
 def _plan_steering(
     stage: Stage, options: PipelineOptions, given: dict[str, Any], settings: dict[str, Any]
 ) -> PlannedStage:
-    """Stage 5 may belong to another experiment, with a model and a config of its own."""
+    """Plan stage 5, which may belong to another experiment, with a model and a config of its own."""
     model = {"model": options.steer_model, "revision": ""} if options.steer_model else {}
     if not options.steer_experiment:
         return PlannedStage(stage, options.experiment, settings | model)

@@ -117,7 +117,7 @@ def _commit(paths: TraitPaths) -> str | None:
 
 
 def _steering(paths: TraitPaths, method: str, steered: TraitPaths) -> dict[str, Any]:
-    """What stage 5 found for these very vectors, or {"missing": why there is nothing to report}."""
+    """Return what stage 5 found for these very vectors, or {"missing": why there is nothing to report}."""
     found = read_verdict(steered)
     if found is None:
         return {"missing": f"{STEER} has not been run"}

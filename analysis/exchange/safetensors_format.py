@@ -49,7 +49,7 @@ def read(data: bytes, shape: Shape) -> Found:
 
 
 def _said(data: bytes) -> dict[str, str]:
-    """What the header says of model, trait and method, as text; nothing where it is not ours."""
+    """Return what the header says of model, trait and method, as text; nothing where it is not ours."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # the library has read it already
     try:
         facts = json.loads((header.get("__metadata__") or {}).get(KEY, "{}"))

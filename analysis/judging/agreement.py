@@ -48,7 +48,7 @@ def compare_scores(
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's ρ, ties at their mean rank; NaN where a judge gave one score to all."""
+    """Return Spearman's ρ, ties at their mean rank; NaN where a judge gave one score to all."""
     return float(spearmanr(a, b).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else float("nan")
 
 
@@ -61,8 +61,8 @@ def band_confusion(a: np.ndarray, b: np.ndarray, low: float, high: float) -> np.
 
 
 def kappa(confusion: np.ndarray) -> float:
-    """Cohen's kappa: agreement beyond what the two judges' band shares give by chance; 1 where there is
-    only one band.
+    """Return Cohen's kappa: agreement beyond what the two judges' band shares give by chance; 1 where
+    there is only one band.
     """
     shares = confusion / confusion.sum()
     by_chance = float(shares.sum(1) @ shares.sum(0))

@@ -202,8 +202,8 @@ def _null(signal: np.ndarray, trial: Evidence, sign: int) -> dict | None:
 
 
 def _one_sided(effect: np.ndarray, trial: Evidence, sign: int) -> dict | None:
-    """How many single random pushes, either way, move the score as much as the vector: damage included,
-    so this proves nothing by itself.
+    """Return how many single random pushes, either way, move the score as much as the vector: damage
+    included, so this proves nothing by itself.
     """
     pushes = [
         part.mean()
@@ -223,7 +223,9 @@ def _one_sided(effect: np.ndarray, trial: Evidence, sign: int) -> dict | None:
 
 
 def _strongest_of(pairs: Sequence[Pair], unsteered: ArmResult, sign: int) -> dict | None:
-    """The largest of several signals: a vector that was chosen is compared with the best of its rivals."""
+    """Return the largest of several signals: a vector that was chosen is compared with the best of its
+    rivals.
+    """
     found = [interval for pair in pairs if (interval := _interval(signal_of(*pair, unsteered, sign)))]
     return max(found, key=lambda f: abs(f["mean"])) | {"best_of": len(found)} if found else None
 

@@ -102,7 +102,7 @@ def search_dev(
 def _own_effects(
     singles: Sequence[Treatment], search: Search, measure: Measure, unsteered: ArmResult
 ) -> dict[tuple[str, int], float]:
-    """Each layer's effect by itself on dev, where it is the wanted one: the weights of weighted
+    """Return each layer's effect by itself on dev, where it is the wanted one: the weights of weighted
     multi-layer steering.
     """
     cells = [Cell(t, search.start_mult if t.has_opposite else 1.0) for t in singles]
@@ -158,7 +158,7 @@ def describe(cell: Cell) -> dict:
 
 
 def _curve_point(cell: Cell, plus: ArmResult, minus: ArmResult | None, unsteered: ArmResult) -> dict:
-    """One point of the dose–response curve."""
+    """Return one point of the dose–response curve."""
     return {"cell": cell.name} | describe(cell) | score_point(plus, minus, unsteered, cell.sign)
 
 

@@ -144,5 +144,5 @@ def _evidence(arms: dict[str, ArmResult], results: Verdict) -> Evidence:
 
 
 def _dev_scores(point: TriedCell, arms: dict[str, ArmResult], sign: int) -> dict:
-    """One point of the dose–response curve under the new judge."""
+    """Return one point of the dose–response curve under the new judge."""
     return score_point(arms[f"plus {point.cell}"], arms.get(f"minus {point.cell}"), arms["unsteered"], sign)

@@ -132,7 +132,7 @@ class Track:
         return any(abs(math.log(dose / cell.dose)) < SAME_DOSE for cell, _ in self.tried)
 
     def promise(self, unsteered: ArmResult, gate: float) -> float:
-        """The clearest effect among its coherent cells."""
+        """Return the clearest effect among its coherent cells."""
         found = [
             t_statistic(effect_of(r, unsteered, c.sign)) for c, r in self.tried if r.mean_coherence >= gate
         ]

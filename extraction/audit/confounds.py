@@ -46,12 +46,12 @@ MARKS = {
 
 
 def check_words(subject: Subject) -> Measure:
-    """Length in words."""
+    """Compare the sides' lengths in words."""
     return _compare_lengths(subject, "words", lambda text: len(words_of(text)))
 
 
 def check_tokens(subject: Subject) -> Measure:
-    """Length in tokens of the embedded model."""
+    """Compare the sides' lengths in tokens of the embedded model."""
     return _compare_lengths(
         subject, "tokens", lambda text: len(_tokenizer()(text, add_special_tokens=False).input_ids)
     )
@@ -63,8 +63,8 @@ def _tokenizer():
 
 
 def _compare_lengths(subject: Subject, unit: str, length: Callable[[str], int]) -> Measure:
-    """Standardised difference: mean difference / pooled standard deviation, the latter taken as 15 to 30
-    % of the mean length.
+    """Return standardised difference: mean difference / pooled standard deviation, the latter taken as 15
+    to 30 % of the mean length.
     """
     lengths = np.array([[length(pair.pos), length(pair.neg)] for pair in subject.pairs], dtype=float)
     pos, neg = lengths.mean(0)
@@ -87,7 +87,7 @@ def _compare_lengths(subject: Subject, unit: str, length: Callable[[str], int]) 
 
 
 def check_punctuation(subject: Subject) -> Measure:
-    """The mark that most pairs have more of on the same side."""
+    """Find the mark that most pairs have more of on the same side."""
     counts = [
         [[len(re.findall(mark, plain(text))) for mark in MARKS.values()] for text in (pair.pos, pair.neg)]
         for pair in subject.pairs
@@ -98,7 +98,7 @@ def check_punctuation(subject: Subject) -> Measure:
 
 
 def check_question_marks(subject: Subject) -> Measure:
-    """Questions on one side only."""
+    """Look for questions on one side only."""
     counts = [[[plain(text).count("?")] for text in (pair.pos, pair.neg)] for pair in subject.pairs]
     return _most_lopsided(
         subject, np.array(counts), ["question mark"], MAX_SHIFT, "ask on both sides, or on neither"
@@ -150,17 +150,17 @@ def _most_lopsided(
 
 
 def check_first_words(subject: Subject) -> Measure:
-    """How the sides begin."""
+    """Compare how the sides begin."""
     return _compare_words(subject, 0, "begin")
 
 
 def check_last_words(subject: Subject) -> Measure:
-    """How the unfinished prompts end: the response starts there."""
+    """Compare how the unfinished prompts end: the response starts there."""
     return _compare_words(subject, -1, "end")
 
 
 def _compare_words(subject: Subject, at: int, verb: str) -> Measure:
-    """Total variation distance between the sides' distributions of one word, less what random swaps of
+    """Return total variation distance between the sides' distributions of one word, less what random swaps of
     the sides give.
     """
     ends = [tuple((words or [""])[at] for words in pair) for pair in subject.words]
@@ -218,7 +218,7 @@ def check_topics(subject: Subject) -> Measure:
 
 
 def check_common_words(subject: Subject) -> Measure:
-    """How well words that are not the contrast tell the sides of unseen pairs apart.
+    """Measure how well words that are not the contrast tell the sides of unseen pairs apart.
 
     Common words are those that stand on both sides of two pairs or more: function words and topics, which a
     mirrored pair shares. The words of the definition are the trait's own and left out, and so is the last
@@ -245,8 +245,8 @@ def check_common_words(subject: Subject) -> Measure:
 
 
 def check_marker_words(subject: Subject) -> Measure:
-    """The word, not of the definition, that most pairs have on the same side: a contrast should not hang
-    on one word.
+    """Return the word, not of the definition, that most pairs have on the same side: a contrast should
+    not hang on one word.
     """
     differences, vocabulary = _word_differences(subject, is_common=False)
     if not len(vocabulary):

@@ -22,13 +22,13 @@ _CYRILLIC_LEADS = "ÐÑÎÏÄÅ"
 
 
 def count_pairs(subject: Subject) -> Measure:
-    """How many complete pairs there are."""
+    """Return how many complete pairs there are."""
     n, least = len(subject.pairs), MIN_PAIRS[subject.form]
     return Measure(n, least, n >= least, f"{n} pairs", f"write {least - n} more pairs", is_minimum=True)
 
 
 def count_unpaired(subject: Subject) -> Measure:
-    """How many texts have no partner on the other side."""
+    """Return how many texts have no partner on the other side."""
     pos, neg = subject.sides["pos"], subject.sides["neg"]
     alone = sorted(pos.keys() ^ neg.keys())
     detail = f"pos {len(pos)}, neg {len(neg)}"
@@ -43,7 +43,7 @@ def count_unpaired(subject: Subject) -> Measure:
 
 
 def count_questions(subject: Subject) -> Measure:
-    """How many different questions steering is evaluated on."""
+    """Return how many different questions steering is evaluated on."""
     n = len({_normal(q) for q in subject.dataset.questions})
     advice = (
         f"add {MIN_QUESTIONS - n} neutral questions to 'questions' (steering.json), answerable either way: "
@@ -53,7 +53,7 @@ def count_questions(subject: Subject) -> Measure:
 
 
 def count_extraction_questions(subject: Subject) -> Measure:
-    """How many different questions every instruction meets."""
+    """Return how many different questions every instruction meets."""
     n = len({_normal(q) for q in subject.asked})
     return Measure(
         n,
@@ -66,7 +66,7 @@ def count_extraction_questions(subject: Subject) -> Measure:
 
 
 def count_question_overlap(subject: Subject) -> Measure:
-    """How many evaluation questions the vector was already extracted with."""
+    """Return how many evaluation questions the vector was already extracted with."""
     seen = {_normal(q) for q in subject.asked}
     both = [q for q in subject.dataset.questions if _normal(q) in seen]
     advice = (
@@ -84,7 +84,7 @@ def count_question_overlap(subject: Subject) -> Measure:
 
 
 def count_question_duplicates(subject: Subject) -> Measure:
-    """How many questions are asked twice."""
+    """Return how many questions are asked twice."""
     twice = [
         q
         for questions in (subject.dataset.questions, subject.asked)
@@ -95,8 +95,8 @@ def count_question_duplicates(subject: Subject) -> Measure:
 
 
 def count_bad_characters(subject: Subject) -> Measure:
-    """How many lines hold what no author typed: mojibake, replacement or control characters, a byte order
-    mark inside.
+    """Return how many lines hold what no author typed: mojibake, replacement or control characters, a
+    byte order mark inside.
     """
     bad = [
         f"{name} line {number} ({what})"
@@ -159,7 +159,7 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def count_duplicates(subject: Subject) -> Measure:
-    """How many texts repeat an earlier one of their side, apart from case and spacing."""
+    """Return how many texts repeat an earlier one of their side, apart from case and spacing."""
     repeats = {side: _repeats(texts) for side, texts in subject.sides.items()}
     total = sum(map(len, repeats.values()))
     named = "; ".join(f"{side} {subject.name_lines(numbers)}" for side, numbers in repeats.items() if numbers)
@@ -172,8 +172,8 @@ def _repeats(texts: dict[int, str]) -> list[int]:
 
 
 def count_near_duplicates(subject: Subject) -> Measure:
-    """How many pairs of texts within a side share most of their words: a template with a word exchanged
-    counts once, not twice.
+    """Return how many pairs of texts within a side share most of their words: a template with a word
+    exchanged counts once, not twice.
     """
     near = [(side, a, b) for side, texts in subject.sides.items() for a, b in near_duplicates(texts)]
     named = ", ".join(f"{side} {a} and {b}" for side, a, b in near[:5])
@@ -199,7 +199,7 @@ def near_duplicates(texts: dict[int, str]) -> list[tuple[int, int]]:
 
 
 def count_identical_sides(subject: Subject) -> Measure:
-    """How many texts stand on both sides."""
+    """Return how many texts stand on both sides."""
     pos, neg = (
         {_normal(text): number for number, text in subject.sides[side].items()} for side in ("pos", "neg")
     )
@@ -215,7 +215,7 @@ def count_identical_sides(subject: Subject) -> Measure:
 
 
 def count_bands(subject: Subject) -> Measure:
-    """How many of the bands HIGH, MID and LOW the definition describes; without a definition, an eval
+    """Return how many of the bands HIGH, MID and LOW the definition describes; without a definition, an eval
     prompt does for all.
     """
     definition = subject.dataset.rubric.definition
@@ -230,7 +230,7 @@ def count_bands(subject: Subject) -> Measure:
 
 
 def count_unfilled(subject: Subject) -> Measure:
-    """How many lines still hold a template's placeholder."""
+    """Return how many lines still hold a template's placeholder."""
     left = {
         name: [i for i, line in _own_lines(text) if UNFILLED in line] for name, text in subject.files.items()
     }

@@ -12,11 +12,13 @@ from traitscope.utils.records.vectors import Vector, VectorAbout
 
 
 def fit_texts(lm: LM, pos: Sequence[str], neg: Sequence[str], layer: int, method: str) -> Vector:
-    """Fit a method to the mean activations of two lists of texts at one layer; token 0 is left out of the means.
+    """Fit a method to the mean activations of two lists of texts at one layer; token 0 is left out of the
+    means.
 
     Raises:
         UserError: the method is unknown.
-        ValueError: the model has no such layer, a side has fewer than two texts, or no direction follows from them.
+        ValueError: the model has no such layer, a side has fewer than two texts, or no direction follows from
+            them.
     """
     functions = fit_functions(FitOptions())
     require_known([method], functions)

@@ -50,8 +50,8 @@ def summarise(paths: TraitPaths, steered: TraitPaths, thresholds: Thresholds) ->
 
 
 def _steered(found: Verdict | None) -> dict:
-    """What stage 5 found; q stays open until somebody knows all traits of a run, over which permutation_p
-    is adjusted.
+    """Return what stage 5 found; q stays open until somebody knows all traits of a run, over which
+    permutation_p is adjusted.
     """
     names = (
         *("method", "layer", "dose", "effect", "odd_part", "random_range", "z", "p", "permutation_p", "q"),
@@ -83,7 +83,7 @@ def _pass_rate(paths: TraitPaths, stage: str, path: Path, thresholds: Thresholds
 
 
 def _fitted(paths: TraitPaths) -> dict:
-    """The number of vectors, and the best held-out AUROC over all but the random ones."""
+    """Return the number of vectors, and the best held-out AUROC over all but the random ones."""
     if not paths.has_completed(FIT):
         return {"vectors": 0, "held_out": None}
 

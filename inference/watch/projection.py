@@ -132,7 +132,8 @@ def _project_batch(
 
 
 def project_text(lm: LM, vector: Vector, text: str) -> list[tuple[str, float]]:
-    """Return every token of a text with its centred projection on one vector; the first token, a sink, is left out.
+    """Return every token of a text with its centred projection on one vector; the first token, a sink, is
+    left out.
 
     Raises:
         UserError: the vector does not belong on the model.

@@ -224,7 +224,7 @@ class TraitPaths:
         return self.dir / "stages" / f"{stage}.json"
 
     def has_completed(self, stage: str) -> bool:
-        """Whether a stage has run to its end; what it left may be out of date."""
+        """Return whether a stage has run to its end; what it left may be out of date."""
         return self.manifest(stage).exists()
 
     def journal(self, stage: str) -> Path:

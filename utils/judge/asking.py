@@ -104,7 +104,7 @@ class Asker:
         return reply
 
     def _is_enough(self, state: RetryCallState) -> bool:
-        """So many tries; being too fast is not one of them, but not for ever."""
+        """Stop after so many tries; being too fast is not one of them, but not for ever."""
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, Fault) and error.is_limit:
             state.attempt_number -= 1

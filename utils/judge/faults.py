@@ -109,8 +109,8 @@ def _in_words(error: Exception, name: str) -> str:
 
 
 def _retry_after(error: Exception) -> float:
-    """Seconds that the service asks to wait: retry-after-ms, Retry-After (seconds or a date), or Google's
-    RetryInfo.
+    """Return seconds that the service asks to wait: retry-after-ms, Retry-After (seconds or a date), or
+    Google's RetryInfo.
     """
     headers: Any = getattr(getattr(error, "response", None), "headers", None) or {}
     if milliseconds := _number(headers.get("retry-after-ms")):

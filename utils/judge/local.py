@@ -210,7 +210,7 @@ def number_probabilities(
 
 
 def _step(lm: LM, cache: Any, mask: torch.Tensor, path: Tokens) -> torch.Tensor:
-    """Next-token probabilities [row, vocabulary] after every prompt and the same few tokens."""
+    """Return next-token probabilities [row, vocabulary] after every prompt and the same few tokens."""
     tokens = torch.tensor([path] * len(mask), device=mask.device)
     longer = torch.cat([mask, torch.ones_like(tokens)], 1)
     positions = _positions(longer)[:, mask.shape[1] :]

@@ -156,8 +156,8 @@ class RemoteGrader:
         ]
 
     def _want(self, question: Question) -> Want:
-        """A prompt that asks for JSON is read as text; several draws are drawn at the model's own
-        temperature.
+        """Return how a question is asked. A prompt that asks for JSON is read as text; several draws are
+        drawn at the model's own temperature.
         """
         want = replace(self.want, mode="text") if question.wants_text else self.want
         return replace(want, temperature=None) if self._draws(want) > 1 else want
@@ -199,7 +199,9 @@ class RemoteGrader:
         return answers
 
     def _score(self, question: Question, want: Want, answers: Sequence[Reply | Fault]) -> Score:
-        """The mean of the draws that gave a score, if at least half did; else the first reason why not."""
+        """Return the mean of the draws that gave a score, if at least half did; else the first reason why
+        not.
+        """
         read = [_read(answer, want) for answer in answers]
         values = [value for value, _, _ in read if value is not None]
         mode = f"{self.name}/{want.mode}" + (f"×{len(answers)}" if len(answers) > 1 else "")

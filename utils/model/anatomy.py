@@ -18,7 +18,9 @@ COMPONENTS = get_args(Component)
 
 
 def text_config(model: Any) -> Any:
-    """Return the configuration of what reads and writes text; of a multimodal model, that of its text model."""
+    """Return the configuration of what reads and writes text; of a multimodal model, that of its text
+    model.
+    """
     return model.config.get_text_config()
 
 
@@ -38,7 +40,9 @@ def vocabulary_of(model: Any) -> int:
 
 
 def widest_of(model: Any) -> int:
-    """Return the width of the widest activations in a block: the MLP's, or the queries, keys and values together."""
+    """Return the width of the widest activations in a block: the MLP's, or the queries, keys and values
+    together.
+    """
     return max(text_config(model).intermediate_size, 4 * width_of(model))
 
 
@@ -100,7 +104,9 @@ def shortest_window(lm: "LM") -> float:
 
 
 def has_own_keys(cached: Any) -> bool:
-    """Tell whether a layer of a filled cache holds keys and values: some models' upper layers read those of lower ones."""
+    """Tell whether a layer of a filled cache holds keys and values: some models' upper layers read those
+    of lower ones.
+    """
     return cached.keys is not None
 
 

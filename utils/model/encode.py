@@ -44,7 +44,7 @@ def encode(lm: "LM", prompt: Prompt) -> list[int]:
 
 
 def encode_text(lm: "LM", text: str) -> list[int]:
-    """Token ids of a given text without any special token: for a response that somebody else wrote."""
+    """Return token ids of a given text without any special token: for a response that somebody else wrote."""
     return lm.tokenizer(text, add_special_tokens=False).input_ids
 
 

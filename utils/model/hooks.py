@@ -261,7 +261,7 @@ def _stack(operation: str, pushes: list[Push | None]) -> Slot:
 
 
 def _expected(plan: Sequence[Sequence[Push]], layer: int) -> Tensor:
-    """‖Σ c·v‖ per row; NaN (never wrong) where a row does more than add, everywhere, at this layer."""
+    """Return ‖Σ c·v‖ per row; NaN (never wrong) where a row does more than add, everywhere, at this layer."""
     norms = []
     for row in plan:
         here = [p for p in row if p.layer == layer]

@@ -261,7 +261,7 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
 def _placement(
     source: str, revision: dict, options: ModelOptions, device: torch.device, dtype: torch.dtype
 ) -> dict:
-    """Arguments for accelerate: quantised, spread over GPUs when one is too small, else none."""
+    """Return arguments for accelerate: quantised, spread over GPUs when one is too small, else none."""
     if options.load_in_8bit or options.load_in_4bit:
         if not importlib.util.find_spec("bitsandbytes"):
             raise UserError("--load-in-8bit and --load-in-4bit need bitsandbytes: pip install bitsandbytes")

@@ -164,7 +164,7 @@ def string_in(record: Any, field: str, where: str) -> str:
 
 
 def is_text(value: Any) -> TypeGuard[str]:
-    """A text that a UTF-8 file can hold: JSON can escape half a character."""
+    """Tell a text that a UTF-8 file can hold: JSON can escape half a character."""
     return (
         isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)
     )

@@ -1,4 +1,6 @@
-"""Trait vectors on disk: read, written, listed, ranked, matched with a model, turned into a push; nowhere else."""
+"""Trait vectors on disk: read, written, listed, ranked, matched with a model, turned into a push; nowhere
+else.
+"""
 
 import re
 from collections.abc import Iterable

@@ -61,8 +61,8 @@ def resolve_settings(
     Args:
         flags: Every setting that is known here, to read its value by its type.
         given: The flags of this command line.
-        needs_model: Refuse an experiment whose model nothing names. Without, the model stays "", and loading it
-            refuses: a command may find that it need not load one.
+        needs_model: Refuse an experiment whose model nothing names. Without, the model stays "", and loading
+            it refuses: a command may find that it need not load one.
     """
     try:
         config = {

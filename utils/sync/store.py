@@ -270,7 +270,7 @@ def _provider(endpoint: str) -> str:
 
 
 def _region(endpoint: str) -> str:
-    """AWS signs with the region that stands in its endpoint; the others take "auto"."""
+    """Return what to sign with: AWS takes the region that stands in its endpoint, the others take "auto"."""
     named = re.search(r"s3[.-]([\w-]+)\.amazonaws\.com", endpoint)
     return named[1] if named else "us-east-1" if ".amazonaws.com" in endpoint else "auto"
 

@@ -82,17 +82,17 @@ def router(library: Library) -> APIRouter:
 
     @routes.get("/prompt-sets")
     def list_prompt_sets(experiment: str) -> list[PromptSetItem]:
-        """Every prompt set that was captured."""
+        """Return every prompt set that was captured."""
         return [_item(library.prompt_set(experiment, name)) for name in library.prompt_sets(experiment)]
 
     @routes.get("/prompts")
     def show_prompts(experiment: str, prompt_set: str) -> PromptsPage:
-        """Every recorded prompt with its response."""
+        """Return every recorded prompt with its response."""
         return _prompts_page(library.prompt_set(experiment, prompt_set))
 
     @routes.get("/course")
     def show_course(experiment: str, prompt_set: str, how: Annotated[CourseQuery, Query()]) -> CoursePage:
-        """One prompt and its response, token by token, on several traits' vectors."""
+        """Return one prompt and its response, token by token, on several traits' vectors."""
         paths = library.prompt_set(experiment, prompt_set)
         record, scores = _read(paths, how.prompt)
         shown = [
@@ -111,7 +111,7 @@ def router(library: Library) -> APIRouter:
     def show_comparison(
         experiment: str, prompt_set: str, other: str, how: Annotated[CourseQuery, Query()]
     ) -> ComparisonPage:
-        """How another model's projections of the same tokens differ."""
+        """Return how another model's projections of the same tokens differ."""
         paths = library.prompt_set(experiment, prompt_set)
         if other not in list_compared(paths):
             raise NotThereError(f"{experiment!r} and {other!r} have not been compared on {prompt_set!r}")

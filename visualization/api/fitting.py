@@ -83,7 +83,7 @@ def router(library: Library) -> APIRouter:
 
     @routes.get("/vetting")
     def show_vetting(experiment: str, trait: str) -> VettingPage:
-        """Every scenario and every response with its score."""
+        """Return every scenario and every response with its score."""
         paths = library.trait(experiment, trait)
         thresholds = thresholds_of(library.experiment(experiment))
         scenarios, responses = _scenarios(paths, thresholds), _responses(paths, thresholds)
@@ -92,7 +92,7 @@ def router(library: Library) -> APIRouter:
 
     @routes.get("/vectors")
     def show_vectors(experiment: str, trait: str) -> Vectors:
-        """Norm, centre and separation of every method's vector at every layer."""
+        """Return Norm, centre and separation of every method's vector at every layer."""
         paths = library.trait(experiment, trait)
         if not paths.activations_metadata.exists():
             raise NotThereError(f"{trait} has no vectors in {experiment}; nothing was captured yet")
@@ -111,14 +111,14 @@ def router(library: Library) -> APIRouter:
 
     @routes.get("/similarity/methods")
     def compare_methods(experiment: str, trait: str, layer: int) -> Similarity:
-        """Cosines between one trait's vectors of every method at a layer."""
+        """Return cosines between one trait's vectors of every method at a layer."""
         paths = library.trait(experiment, trait)
         keys = [key for key in list_vectors(paths) if key[1] == layer]
         return _compare({method: read_vector(paths, (method, layer)) for method, _ in keys}, layer)
 
     @routes.get("/similarity/traits")
     def compare_traits(experiment: str, method: str, layer: int) -> Similarity:
-        """Cosines between all traits' vectors of one method at a layer."""
+        """Return cosines between all traits' vectors of one method at a layer."""
         owners = [
             TraitPaths(experiment, trait, library.root) for trait in library.experiment(experiment).traits
         ]

@@ -112,7 +112,7 @@ def router(library: Library) -> APIRouter:
 
     @routes.get("")
     def show_chat(experiment: str) -> ChatState:
-        """What can be watched and steered; the model is loaded with the first message."""
+        """Return what can be watched and steered; the model is loaded with the first message."""
         library.experiment(experiment)
         try:
             watched = room().look(experiment)

@@ -89,12 +89,12 @@ def router(library: Library) -> APIRouter:
 
     @routes.get("/experiments")
     def list_experiments() -> list[ExperimentItem]:
-        """Every experiment."""
+        """Return every experiment."""
         return [_item(library, library.experiment(name)) for name in library.experiments()]
 
     @routes.get("/experiments/{experiment}")
     def show_experiment(experiment: str) -> ExperimentPage:
-        """One experiment: its settings, and per trait the figures and the freshness of every stage."""
+        """Return one experiment: its settings, and per trait the figures and the freshness of every stage."""
         paths = library.experiment(experiment)
         cards = [
             _status(library, TraitPaths(experiment, trait, library.root), thresholds_of(paths))
@@ -108,7 +108,7 @@ def router(library: Library) -> APIRouter:
 
     @routes.get("/experiments/{experiment}/card")
     def show_status(experiment: str, trait: str) -> TraitStatus:
-        """One trait of an experiment, without the cost of the others."""
+        """Return one trait of an experiment, without the cost of the others."""
         paths = library.experiment(experiment)
         if trait not in paths.traits:
             raise NotThereError(f"{experiment!r} has no results for a trait {trait!r}")

@@ -84,7 +84,7 @@ def router(library: Library) -> APIRouter:
 
     @routes.get("/values")
     def show_values(experiment: str, prompt_set: str, asked: Annotated[ValuesQuery, Query()]) -> ValuesPage:
-        """The points that a comparison rests on."""
+        """Return the points that a comparison rests on."""
         origins, values = read_means(library.prompt_set(experiment, prompt_set), asked.over, asked.scale)
         name = asked.model_dump(include={"trait", "method", "layer"})
         labels = [label for label, origin in origins.items() if all(origin[k] == v for k, v in name.items())]

@@ -49,14 +49,14 @@ def router(library: Library) -> APIRouter:
 
     @routes.get("")
     def show_steering(experiment: str, trait: str) -> Verdict:
-        """The search on dev, and the verdict on test."""
+        """Return the search on dev, and the verdict on test."""
         return require_verdict(_steered(library, experiment, trait))
 
     @routes.get(
         "/texts", response_model_exclude={part: {"__all__": IDS} for part in ("unsteered", "steered")}
     )
     def show_texts(experiment: str, trait: str, part: Literal["dev", "test"], arm: str) -> SideBySide:
-        """One arm's answers beside the unsteered ones, in the order of the questions."""
+        """Return one arm's answers beside the unsteered ones, in the order of the questions."""
         rows = read_texts(_steered(library, experiment, trait), part)
         arms = list(dict.fromkeys(row.arm for row in rows))
         if arm not in arms:
@@ -66,7 +66,7 @@ def router(library: Library) -> APIRouter:
 
     @routes.get("/judging")
     def show_judging(experiment: str, trait: str) -> Judging:
-        """The trait's definition, its own judge prompt, and what the judge was asked."""
+        """Return the trait's definition, its own judge prompt, and what the judge was asked."""
         paths = _steered(library, experiment, trait)
         results, dataset = require_verdict(paths), read_trait(paths)
         asked = results.judge.get("prompts") or {}
