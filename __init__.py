@@ -1,5 +1,4 @@
-"""traitscope: directions in a language model's residual stream that carry a behaviour, found, proved and
-watched.
+"""traitscope finds, proves and watches directions in a language model that carry a behaviour.
 
     import traitscope as ts
 
@@ -24,7 +23,7 @@ if __name__ == "checkout":  # run by a command of this folder, which is the pack
     sys.modules["traitscope"] = _package = module_from_spec(_spec)
     _spec.loader.exec_module(_package)
 else:
-    from traitscope import utils  # noqa: F401  # sets the threads that torch starts with, before anything imports it
+    from traitscope import utils  # noqa: F401  # it sets the threads that torch starts with
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,8 +44,10 @@ def load_model(model: str = "embedded", **options: Any) -> "LM":
     Raises:
         UserError: the model cannot be had.
 
-    >>> lm = ts.load_model("embedded")  # doctest: +ELLIPSIS model: embedded on ... >>> lm.n_layers,
-    lm.d_model (30, 576)
+    >>> lm = ts.load_model("embedded")  # doctest: +ELLIPSIS
+    model: embedded on ...
+    >>> lm.n_layers, lm.d_model
+    (30, 576)
     """
     from traitscope.utils.model.loading import ModelOptions, load_lm
 
@@ -61,7 +62,9 @@ def load_vector(experiment: str, trait: str, method: str = "", layer: int | None
     Raises:
         UserError: there is no such vector.
 
-    >>> vector = ts.load_vector("demo", "behavioral/formality") >>> vector.values.shape (576,)
+    >>> vector = ts.load_vector("demo", "behavioral/formality")
+    >>> vector.values.shape
+    (576,)
     """
     from traitscope.utils.files.paths import TraitPaths
     from traitscope.utils.records.choice import choose_keys
@@ -83,12 +86,13 @@ def steering(
         coefficient: The same as a factor on the vector as saved, instead of a dose.
 
     Raises:
-        UserError: the vector does not belong on the model, or the norm that a dose is a share of is not
-            known.
+        UserError: the vector does not belong on the model, or its layer's mean norm is not known.
         ValueError: neither or both of dose and coefficient were given.
 
-    >>> with ts.steering(lm, vector, dose=0.2): ...     steered = ts.ask(lm, "How do I bake bread?",
-    max_new_tokens=8) >>> isinstance(steered, str) True
+    >>> with ts.steering(lm, vector, dose=0.2):
+    ...     steered = ts.ask(lm, "How do I bake bread?", max_new_tokens=8)
+    >>> isinstance(steered, str)
+    True
     """
     from traitscope.utils.model.hooks import Push, steer
 
@@ -109,7 +113,8 @@ def ask(
 ) -> str:
     """Return the model's answer to a question, or to chat messages; greedy unless a temperature is given.
 
-    >>> ts.ask(lm, "What is the capital of France?", max_new_tokens=8) 'The capital of France is Paris.'
+    >>> ts.ask(lm, "What is the capital of France?", max_new_tokens=8)
+    'The capital of France is Paris.'
     """
     from traitscope.utils.model.encode import encode
     from traitscope.utils.model.generation import Row, Sampling, generate
@@ -125,7 +130,8 @@ def record(lm: "LM", text: str) -> "Tensor":
 
     Token 0 is an attention sink, a hundred times as long as any other: leave it out of means.
 
-    >>> ts.record(lm, "The sun rose.").shape[0] 30
+    >>> ts.record(lm, "The sun rose.").shape[0]
+    30
     """
     from traitscope.utils.model.capture import record_stream
     from traitscope.utils.model.encode import encode
@@ -139,7 +145,8 @@ def project(lm: "LM", vector: "Vector", text: str) -> list[tuple[str, float]]:
     Raises:
         UserError: the vector does not belong on the model.
 
-    >>> len(ts.project(lm, vector, "Dear Sir or Madam,")) > 3 True
+    >>> len(ts.project(lm, vector, "Dear Sir or Madam,")) > 3
+    True
     """
     from traitscope.inference.watch.projection import project_text
 
@@ -162,8 +169,9 @@ def fit(
         UserError: the method is unknown.
         ValueError: a side has fewer than two texts, or no direction follows from them.
 
-    >>> own = ts.fit(lm, ["What joy!", "I love it."], ["How dull.", "I hate it."], layer=12) >>> own.layer,
-    own.about.train.n_pos (12, 2)
+    >>> own = ts.fit(lm, ["What joy!", "I love it."], ["How dull.", "I hate it."], layer=12)
+    >>> own.layer, own.about.train.n_pos
+    (12, 2)
     """
     from traitscope.extraction.fitting.texts import fit_texts
 

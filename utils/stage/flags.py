@@ -1,11 +1,13 @@
-"""Parameters, declared once: a field of an options dataclass is a flag with its default and help, and
-perhaps a setting of an experiment.
+"""Parameters are declared once: a field of an options dataclass is a flag, with its default and its help.
 
-@dataclass(frozen=True) class Sampling:
-    max_new_tokens: int = flag(32, "Length limit of a response, in tokens.")
+Its dataclass says what it belongs to:
 
-    heading = "Text"  # above these flags in --help
-    is_setting = True  # they may stand in an experiment's config.json
+    @dataclass(frozen=True)
+    class Sampling:
+        max_new_tokens: int = flag(32, "Length limit of a response, in tokens.")
+
+        heading = "Text"  # stands above these flags in --help
+        is_setting = True  # they may stand in an experiment's config.json
 """
 
 import dataclasses
