@@ -117,9 +117,11 @@ def measure(
 
 
 NOTE = (
-    "Seconds are per text; the ratio is to the bare forward pass of the same round. Index of layers: persona_vectors' `hidden_states[l + 1]` is our layer l, "
-    "except the last, which it reads after the final norm (left out of its cosine); repeng reads the last token only, and is compared with ours there. "
-    "Each peer runs at the batch size that suited it best in a trial and at its default, where it has one (its target is for that)."
+    "Seconds are per text, and the ratio is to the bare forward pass of the same round. persona_vectors' "
+    "`hidden_states[l + 1]` is our layer l. Only its last one is not: it is read after the final norm, and left "
+    "out of the cosine. repeng reads the last token only, and is compared with ours there. Each peer runs at the "
+    "batch size that suited it best in a trial. It also runs at its default, where it has one, and its target is "
+    "for that."
 )
 
 

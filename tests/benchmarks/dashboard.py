@@ -16,7 +16,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 runpy.run_path(str(Path(__file__).resolve().parents[2] / "__init__.py"), run_name="checkout")
 
 
-from conftest import CHATML, copy_trait, save_tiny
+from conftest import CHATML, call_with, copy_trait, save_tiny
+from dashboard_browser import CHROMIUM
 from dashboard_server import DashboardServer
 from playwright.sync_api import Page, sync_playwright
 
@@ -52,7 +53,8 @@ def make(root: Path) -> None:
         names.append(folder.relative_to(root / "datasets/traits").as_posix())
     os.environ["TRAITSCOPE_ROOT"] = str(root)
     methods = ("mean_diff", "probe", "gradient", "random")
-    run_pipeline.main(
+    call_with(
+        run_pipeline,
         experiment="large",
         traits=tuple(names),
         model=str(model),
@@ -82,7 +84,7 @@ def capture(root: Path) -> None:
         "method": "mean_diff",
         "max_new_tokens": TOKENS - 110,
     }
-    capture_raw_activations.main(experiment="large", prompt_set="many", **about)
+    call_with(capture_raw_activations, experiment="large", prompt_set="many", **about)
 
 
 def first_byte(page: Page) -> float:
@@ -95,7 +97,8 @@ def measure(page: Page, url: str, name: str, address: str, usable: str) -> None:
     page.goto(url + address)
     page.wait_for_selector(usable)
     now = page.evaluate(
-        "() => new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(performance.now()), 0)))"
+        "() => new Promise((done) => requestAnimationFrame(() => setTimeout(() => "
+        "done(performance.now()), 0)))"
     )
     print(f"{name:44}{(now - first_byte(page)) / 1000:6.2f} s")
 
@@ -107,7 +110,7 @@ def main(root: Path) -> None:
         capture(root)
     with DashboardServer(root) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-dev-shm-usage"]
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
         )
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
@@ -153,4 +156,6 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
     main(Path(sys.argv[1]).resolve())

@@ -68,12 +68,18 @@ def measure(options: BenchOptions) -> dict:
 
 
 NOTE = (
-    "In memory, SmolLM2's activations are real (scenarios of a shipped trait); the others hold a planted direction and ten independent components. "
-    "Cosines are the lowest over a few layers from the first to the last, against scikit-learn solved to a tight tolerance (LogisticRegression at 1e-12, "
-    "shrunk LinearDiscriminantAnalysis for gradient, FastICA for ica). ica's is over all settled layers, where scikit-learn finds the same direction "
-    f"when its input moves by {NUDGE:g} of itself, far less than float32 rounds it: elsewhere the iteration wanders, and no two computations agree. The "
-    "loss excess is of the probe's objective, over the better of the two. On wide models scikit-learn is timed on three layers, times their share. From "
-    "disk: the whole of stage 4 in a process of its own, one method; scikit-learn there on two layers, times their share."
+    "In memory, SmolLM2's activations are real (scenarios of a shipped trait); the others hold a planted "
+    "direction and ten independent components. "
+    "Cosines are the lowest over a few layers from the first to the last, against scikit-learn solved to "
+    "a tight tolerance (LogisticRegression at 1e-12, "
+    "shrunk LinearDiscriminantAnalysis for gradient, FastICA for ica). ica's is over all settled layers, "
+    "where scikit-learn finds the same direction "
+    f"when its input moves by {NUDGE:g} of itself, far less than float32 rounds it: elsewhere the "
+    "iteration wanders, and no two computations agree. The "
+    "loss excess is of the probe's objective, over the better of the two. On wide models scikit-learn is "
+    "timed on three layers, times their share. From "
+    "disk: the whole of stage 4 in a process of its own, one method; scikit-learn there on two layers, "
+    "times their share."
 )
 
 

@@ -28,8 +28,8 @@ from benchmarks.tables import at_least, at_most
 from benchmarks.workload import SHAPES, TRAITS, BenchOptions, bench_main, build_model
 from traitscope.extraction import run_pipeline
 from traitscope.utils.files.artifacts import read_json
-from traitscope.utils.files.paths import TraitPaths
-from traitscope.utils.stage.command import parse_arguments
+from traitscope.utils.files.paths import STAGES, TraitPaths
+from traitscope.utils.stage.command import parse_arguments, run_command
 from traitscope.utils.stage.flags import option_flags, pick
 from traitscope.utils.stage.stage import why_run
 
@@ -75,8 +75,11 @@ def measure(options: BenchOptions) -> dict:
 
 
 NOTE = (
-    "Seconds by stage are those that the manifests record; the first trait's hold the loading of the models. Growth: stages 0 to 4 with few new tokens, "
-    "seconds and processor seconds of the whole run; the straight line is fitted to the latter."
+    "Seconds by stage are those that the manifests record, and the first trait's hold the loading of the "
+    "models. "
+    "Growth is that of stages 0 to 4 with few new tokens. It is given in seconds and processor seconds "
+    "of the "
+    "whole run, and the straight line is fitted to the latter."
 )
 
 
@@ -91,7 +94,7 @@ def _by_stage(traits: list[str], flags: str) -> list[dict]:
         for trait in traits:
             manifests = {
                 name: read_json(file)
-                for name in run_pipeline.NAMES
+                for name in STAGES
                 if (file := TraitPaths("demo", trait, Path(root)).manifest(name)).exists()
             }
             stages = {
@@ -137,11 +140,11 @@ def run(root: str, arguments: list[str]) -> dict:
     """
     os.environ["TRAITSCOPE_ROOT"] = root
     printed = io.StringIO()
-    given = parse_arguments(arguments, run_pipeline.all_flags())
     start, cpu_start = time.perf_counter(), time.process_time()
     with redirect_stdout(printed):
-        run_pipeline.main(**given)
+        run_command(run_pipeline.COMMAND, arguments)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    given = parse_arguments(arguments, run_pipeline.COMMAND.flags) or {}
     loads = len(re.findall(r"^model: ", printed.getvalue(), re.MULTILINE))
     return {"seconds": seconds, "cpu_s": cpu_seconds, "loads": loads, "check_ms": _check(given, Path(root))}
 
@@ -152,7 +155,7 @@ def _check(given: dict[str, Any], root: Path) -> dict[str, float]:
     """
     options = pick(run_pipeline.PipelineOptions, given)
     own = option_flags(run_pipeline.PipelineOptions)
-    steps = run_pipeline.plan_steps(options, {k: v for k, v in given.items() if k not in own})
+    steps = run_pipeline.plan_stages(options, {k: v for k, v in given.items() if k not in own})
     found = {}
     for paths in (TraitPaths(options.experiment, trait, root) for trait in options.traits):
         tries = []

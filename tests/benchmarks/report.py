@@ -15,7 +15,6 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
     runpy.run_path(str(Path(__file__).resolve().parents[2] / "__init__.py"), run_name="checkout")
@@ -30,8 +29,8 @@ from benchmarks.peers.client import ENVIRONMENTS
 from benchmarks.tables import render_subject
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import read_json, write_json, write_text
-from traitscope.utils.stage.command import run_cli
-from traitscope.utils.stage.flags import flag, option_flags, pick
+from traitscope.utils.stage.command import command
+from traitscope.utils.stage.flags import flag
 
 HERE = Path(__file__).resolve().parent
 SUBJECTS = ("capture", "capture_chats", "steering_sweep", "fit", "judging", "pipeline", "memory")
@@ -53,29 +52,30 @@ class ReportOptions:
 
     only: tuple[str, ...] = flag(
         SUBJECTS,
-        "Subjects to run: capture, capture_chats, steering_sweep, fit, judging, pipeline, memory; none writes the tables anew.",
+        "Subjects to run: capture, capture_chats, steering_sweep, fit, judging, pipeline, memory; none "
+        "writes the tables anew.",
     )
     quick: bool = flag(False, "Small sizes, to see that everything works; nothing is written.")
     gpu: bool = flag(
         False,
-        "Run capture, sweep and memory on the GPU, with Gemma-2-2B- and Llama-3.1-8B-shaped models, instead of everything on the CPU.",
+        "Run capture, sweep and memory on the GPU, with Gemma-2-2B- and Llama-3.1-8B-shaped models, "
+        "instead of everything on the CPU.",
     )
 
 
-def main(**given: Any) -> None:
+def report(options: ReportOptions) -> None:
     """Run what is asked for, and write the results.
 
     Raises:
         UserError: an unknown subject, or no GPU.
     """
-    options = pick(ReportOptions, given)
     if unknown := [name for name in options.only if name not in (*SUBJECTS, "none")]:
         raise UserError(f"unknown subject {unknown[0]!r}; choose {', '.join(SUBJECTS)} or none")
     if options.gpu and not torch.cuda.is_available():
         raise UserError("this machine has no GPU that torch can use")
     results = read_json(RESULTS) if RESULTS.exists() else {}
-    for key, command in _runs(options).items():
-        results[key] = _run(command) | {"machine": describe_machine(), "measured": time.strftime("%Y-%m-%d")}
+    for key, typed in _runs(options).items():
+        results[key] = _run(typed) | {"machine": describe_machine(), "measured": time.strftime("%Y-%m-%d")}
         print(render_subject(results[key]), flush=True)
         if not options.quick:
             write_json(RESULTS, results)
@@ -172,4 +172,4 @@ def _table(content: dict | None, name: str) -> str:
 
 
 if __name__ == "__main__":
-    run_cli(main, option_flags(ReportOptions), __doc__)
+    command(report)

@@ -61,7 +61,8 @@ def run_rounds(ways: Mapping[str, Way], rounds: int) -> Rounds:
                 AttributeError,
             ) as error:  # a peer's failure is a row of the table
                 not_run[name] = (
-                    f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200] if str(error).strip() else ''}"
+                    f"{type(error).__name__}: "
+                    f"{str(error).strip().splitlines()[-1][:200] if str(error).strip() else ''}"
                 )
     return Rounds({name: found for name, found in seconds.items() if name not in not_run}, not_run)
 

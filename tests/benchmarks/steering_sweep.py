@@ -161,12 +161,13 @@ def measure(options: BenchOptions) -> dict:
         ],
         "targets": _targets(found),
         "notes": [
-            f"Seconds are per row. Those that take one configuration at a time did {len(grid.sampled)} of the configurations. {NOTE}"
+            f"Seconds are per row. Those that take one configuration at a time did {len(grid.sampled)} of "
+            f"the configurations. {NOTE}"
         ],
     }
 
 
-NOTE = "Same texts: the share of rows whose greedy text is ours, token for token."
+NOTE = "*Same texts* is the share of rows whose greedy text is ours, token for token."
 
 
 def _per_row(work: object, rows: int) -> Way:

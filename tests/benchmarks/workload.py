@@ -16,8 +16,8 @@ from traitscope.utils.model.capture import Reading
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.gguf import converted, embedded_gguf
 from traitscope.utils.model.loading import LM, ModelOptions, choose_device, choose_dtype, load_lm, wrap
-from traitscope.utils.stage.command import run_cli
-from traitscope.utils.stage.flags import flag, option_flags, pick
+from traitscope.utils.stage.command import Command, command
+from traitscope.utils.stage.flags import flag
 
 SHORTEST, LONGEST = 21, 158  # tokens of a text, prompt and response
 TRAITS = Path(__file__).resolve().parents[2] / "datasets" / "traits"
@@ -58,7 +58,8 @@ class BenchOptions:
     device: Literal["cpu", "cuda"] = flag("cpu", "cpu or cuda.")
     shape: Literal["embedded", "gemma-2-2b", "llama-3.1-8b", "tiny"] = flag(
         "embedded",
-        "embedded (the real model), or a model of that shape with random weights; peers take part with the embedded one on a CPU.",
+        "embedded (the real model), or a model of that shape with random weights; peers take part with "
+        "the embedded one on a CPU.",
     )
     json: str = flag("", "File that the results are written to.")
 
@@ -85,16 +86,15 @@ class Text:
 
 
 def bench_main(measure: Callable[[BenchOptions], dict], doc: str) -> None:
-    """The main() of every benchmark: measure, print, and write the results where they are wanted."""
+    """The foot of every benchmark: measure, print, and write the results where they are wanted."""
 
-    def command(**given: Any) -> None:
-        options = pick(BenchOptions, given)
+    def bench(options: BenchOptions) -> None:
         results = measure(options)
         print(render_subject(results))
         if options.json:
             write_json(Path(options.json), results)
 
-    run_cli(command, option_flags(BenchOptions), doc)
+    command(Command(bench, doc=doc))
 
 
 def model_folder() -> str:

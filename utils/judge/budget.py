@@ -6,6 +6,7 @@ comes when nobody else is left begins a new run.
 """
 
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -40,12 +41,16 @@ Accounts = dict[str, Account]  # process → its account
 _own_accounts: Accounts = {}  # of a process that judges for no experiment
 
 
-@cache
 def own_name() -> str:
     """Return this process's name: host, pid and start, so that a pid that is used again is another
     process.
     """
-    return _name(psutil.Process())
+    return _own_name(os.getpid())
+
+
+@cache
+def _own_name(pid: int) -> str:  # by pid: a forked process is not its parent
+    return _name(psutil.Process(pid))
 
 
 def _name(process: psutil.Process) -> str:
@@ -131,10 +136,14 @@ class Budget:
 
 def _read(file: Path) -> Accounts:
     try:
-        return {str(name): Account(**account) for name, account in json.loads(file.read_text()).items()}
+        accounts = {name: Account(**account) for name, account in json.loads(file.read_text()).items()}
+        amounts = [amount for account in accounts.values() for amount in vars(account).values()]
+        if not all(name.count("/") == 2 for name in accounts) or not all(amount >= 0 for amount in amounts):
+            raise ValueError
+        return accounts
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{file} is damaged; delete it, and what was spent so far is forgotten") from None
 
 

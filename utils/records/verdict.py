@@ -30,6 +30,7 @@ class Place(Shaped):
     dose: float
     coefficient: float | list[float]
     operation: str = "add"
+    relative_push: float | None = None  # ‖c·v‖ / ‖h‖, where something is added
 
     @property
     def layers(self) -> list[int]:
@@ -47,6 +48,7 @@ class Chosen(Place):
     positions: str = "all"
     with_traits: list[str] = []
     gate_trait: str = ""
+    is_largest_dose: bool | None = None  # of all that were tried
 
 
 class TriedCell(Place):
