@@ -3,6 +3,8 @@ everybody.
 """
 
 import ast
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from benchmarks.workload import BenchOptions
 from traitscope.extraction.fitting.methods import FitOptions, fit_directions, fit_functions
 from traitscope.utils.files.artifacts import read_json
 from traitscope.utils.model.capture import Reading, pool_activations
+from traitscope.utils.model.loading import unload_lm
 from traitscope.utils.records.activations import read_captured
 
 FOLDER = Path(__file__).parent / "benchmarks"
@@ -39,6 +42,63 @@ def test_every_subject_can_be_measured():
     }
     assert set(modules) == set(SUBJECTS)
     assert all(callable(m.measure) for m in modules.values())
+
+
+@pytest.fixture
+def say(monkeypatch, capsys):
+    """Return a function that runs a script with --help in this process, and gives back what it says."""
+    run_path = runpy.run_path
+
+    def run(script: Path) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", [str(script), "--help"])
+            patch.setattr(sys, "path", list(sys.path))
+            patch.setattr(runpy, "run_path", lambda *_, **__: None)  # the package is here already
+            try:
+                run_path(str(script), run_name="__main__")
+            except SystemExit as ended:
+                return str(ended.code)
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        *(FOLDER / f"{name}.py" for name in (*SUBJECTS, "report", "dashboard")),
+        FOLDER.parent / "screenshots.py",
+    ],
+    ids=lambda script: script.stem,
+)
+def test_every_benchmark_s_command_line_says_what_it_is_for(script, say):
+    said = " ".join(say(script).split())
+    assert " ".join((ast.get_docstring(ast.parse(script.read_text())) or "").split())[:60] in said
+    assert "--quick" in said or script.stem in ("dashboard", "screenshots")
+
+
+def test_the_pipeline_is_timed_with_its_loads_and_the_check_of_every_trait(
+    tiny_folders, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TRAITSCOPE_ROOT", "")  # what the benchmark sets goes when the test ends
+    traits = ["epistemic/optimism", "epistemic/optimism_1"]
+    for copy in range(2):
+        pipeline.copy_trait(tmp_path, traits[0], 6, copy)
+    arguments = (
+        f"--experiment tiny --model {tiny_folders['llama']} --traits {','.join(traits)} {pipeline.SMALL}"
+    )
+    unload_lm("studied")  # another test may have it loaded
+    cold = pipeline.run(str(tmp_path), arguments.split())
+    assert cold["loads"] == 1
+    assert set(cold["check_ms"]) == set(traits)
+    warm = pipeline.run(str(tmp_path), arguments.split())
+    assert (warm["loads"], warm["seconds"] < cold["seconds"]) == (0, True)
+
+
+def test_stage_4_is_timed_on_planted_activations_and_finds_what_the_reference_finds(tmp_path):
+    fit.write_case(str(tmp_path), (40, 3, 32))
+    assert fit.fit_stage(str(tmp_path), "probe")["seconds"] > 0
+    assert fit.check_vectors(str(tmp_path), "probe", [0, 2])["cosine"] > 0.9999
 
 
 def test_every_peer_has_an_adapter_and_pins():
