@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import capture, capture_chats, fit, judging, memory, pipeline, steering_sweep
+from benchmarks import capture, capture_chats, decoding, fit, judging, memory, pipeline, steering_sweep
 from benchmarks.kernels import SHIPPED, kernel_choices, use_kernels
 from benchmarks.peers import client, persona_way
 from benchmarks.planted import Case, plant, write_experiment
@@ -38,7 +38,7 @@ def test_every_benchmark_parses_and_says_what_it_is(file):
 def test_every_subject_can_be_measured():
     modules = {
         m.__name__.removeprefix("benchmarks."): m
-        for m in (capture, capture_chats, fit, judging, memory, pipeline, steering_sweep)
+        for m in (capture, capture_chats, decoding, fit, judging, memory, pipeline, steering_sweep)
     }
     assert set(modules) == set(SUBJECTS)
     assert all(callable(m.measure) for m in modules.values())
@@ -222,6 +222,22 @@ def test_capture_is_measured_from_end_to_end_on_a_model_of_random_weights():
         "nnsight / traitscope",
     }
     assert "| traitscope / bare forward | ≤ 1.05 |" in render_subject(results)
+
+
+def test_decoding_is_measured_and_says_what_needs_a_gpu():
+    results = decoding.measure(BenchOptions(quick=True, shape="tiny"))
+    ways = {row["way"].removesuffix(", batch 4"): row for row in results["rows"]}
+    assert {name for name, row in ways.items() if "not_run" in row} == set(decoding.ON_GPU)
+    assert [ways[name]["same_texts"] for name in (decoding.STATIC, decoding.EAGER)] == [1.0, 1.0]
+    assert all(target["found"] is None for target in results["targets"])
+
+
+def test_every_way_of_decoding_writes_the_same(monkeypatch):
+    """On a CPU, where generate does not compile and a graph's steps are eager."""
+    monkeypatch.setattr(decoding, "ON_GPU", ())
+    results = decoding.measure(BenchOptions(quick=True, shape="tiny"))
+    assert [row["same_texts"] for row in results["rows"]] == [1.0] * 5
+    assert all(target["found"] > 0 for target in results["targets"])
 
 
 def test_the_page_shows_the_results_that_lie_beside_the_benchmarks():

@@ -495,6 +495,8 @@ def test_rows_are_compared_one_by_one_and_may_overflow():
 
 @pytest.fixture
 def on_gpu(monkeypatch):
+    """A GPU, and the switch turned on."""
+    monkeypatch.setenv("TRAITSCOPE_CUDA_GRAPHS", "1")
     monkeypatch.setattr(LM, "device", property(lambda _self: torch.device("cuda")))
 
 
@@ -502,7 +504,8 @@ def test_it_serves_every_architecture_on_a_gpu(lm, on_gpu):
     assert can_decode(lm)
 
 
-def test_it_leaves_other_devices_to_transformers(lm):
+def test_it_leaves_other_devices_to_transformers(lm, monkeypatch):
+    monkeypatch.setenv("TRAITSCOPE_CUDA_GRAPHS", "1")
     assert not can_decode(lm)
 
 
@@ -521,10 +524,15 @@ def test_it_leaves_what_it_cannot_do_to_transformers(llama, on_gpu, holder, name
     assert not can_decode(llama)
 
 
-def test_it_can_be_switched_off_and_never_samples(llama, on_gpu, monkeypatch):
-    monkeypatch.setenv("TRAITSCOPE_CUDA_GRAPHS", "0")
+@pytest.mark.parametrize("value", [None, "0", "yes"])
+def test_it_is_off_unless_it_is_switched_on(llama, on_gpu, value, monkeypatch):
+    monkeypatch.delenv("TRAITSCOPE_CUDA_GRAPHS")
+    if value:
+        monkeypatch.setenv("TRAITSCOPE_CUDA_GRAPHS", value)
     assert not can_decode(llama)
-    monkeypatch.undo()
+
+
+def test_it_never_samples(llama, monkeypatch):
     monkeypatch.setattr(generation, "decode", lambda *_: pytest.fail("it is greedy"))
     monkeypatch.setattr(generation, "can_decode", lambda _lm: True)
     assert len(generate(llama, rows_of(llama), Sampling(4, temperature=1.0))) == 6

@@ -6,6 +6,8 @@ import io
 import json
 import pickle
 import struct
+import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from gguf import GGUFReader, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFEndian, GGUFReader, GGUFWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -276,7 +278,7 @@ def test_a_gguf_header_that_lies_about_its_counts_is_refused_at_once(tmp_path, n
     ("kind", "dims", "offset", "reason"),
     [
         (0, (HUGE,), 0, "behind the end"),
-        (0, (HUGE, HUGE, HUGE, HUGE), 0, "behind the end"),
+        (0, (HUGE, HUGE, HUGE, HUGE), 0, "cannot reshape"),  # the product wraps around to 0
         (0, (16,), HUGE, "behind the end"),
         (0, (16, 1), 0, "has shape (1, 16)"),
         (0, (0,), 0, "has shape (0,)"),
@@ -290,6 +292,60 @@ def test_a_gguf_tensor_that_is_not_there_is_refused(tmp_path, kind, dims, offset
     assert reason in refused(
         tmp_path / "v", "gguf", struct.pack("<4sIQQ", b"GGUF", 3, 1, 1) + value + table + bytes(200)
     )
+
+
+def test_a_gguf_header_of_many_values_is_refused_before_they_take_long(tmp_path):
+    n, text = SHAPE.largest_file - 100, struct.pack("<Q1s", 1, b"k")
+    bytes_ = struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + text + struct.pack("<IIQ", 9, 0, n) + bytes(n)
+    nested = struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + text + struct.pack("<I", 9)
+    nested += struct.pack("<IQ", 9, 1) * 80_000
+    values = struct.pack("<4sIQQ", b"GGUF", 3, 0, 60_000)
+    values += b"".join(struct.pack("<Q5sIB", 5, b"%05d" % i, 0, 0) for i in range(58_000))
+    start = time.process_time()
+    for content in (bytes_, nested, values):
+        refused(tmp_path / "v", "gguf", content)
+    assert time.process_time() - start < 5
+
+
+def test_gguf_tensors_that_overlap_are_refused(tmp_path):
+    text = lambda s: struct.pack("<Q", len(s)) + s  # noqa: E731
+    value = text(b"general.architecture") + struct.pack("<I", 8) + text(b"controlvector")
+    table = b"".join(
+        text(b"direction.%d" % i) + struct.pack("<IQIQ", 1, 100_000, 0, 0) for i in range(1, 200)
+    )
+    head = struct.pack("<4sIQQ", b"GGUF", 3, 199, 1)
+    assert "overlap" in refused(tmp_path / "v", "gguf", head + value + table + bytes(400_032))
+
+
+@pytest.mark.parametrize(
+    "kind", [GGMLQuantizationType.F64, GGMLQuantizationType.F16, GGMLQuantizationType.BF16], ids=str
+)
+def test_gguf_vectors_of_other_floats_are_read_exactly(tmp_path, kind):
+    held = vectors(2)[2].bfloat16()
+    raw = {
+        GGMLQuantizationType.F64: held.double().numpy(),
+        GGMLQuantizationType.F16: held.half().numpy(),
+        GGMLQuantizationType.BF16: held.view(torch.uint8).numpy(),
+    }
+    writer = GGUFWriter(tmp_path / "v", "controlvector")
+    writer.add_tensor("direction.2", raw[kind], raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = read_vectors(tmp_path / "v", "gguf", SHAPE).vectors[2]
+    assert torch.equal(found, held.half().float() if kind == GGMLQuantizationType.F16 else held.float())
+
+
+def test_a_gguf_file_of_the_other_byte_order_is_refused(tmp_path):
+    other = GGUFEndian.BIG if sys.byteorder == "little" else GGUFEndian.LITTLE
+    writer = GGUFWriter(tmp_path / "v", "controlvector", endianess=other)
+    writer.add_tensor("direction.1", np.ones(16, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert "byte order" in refused(tmp_path / "v", "gguf")
 
 
 def test_a_model_in_gguf_is_no_control_vector(tmp_path):

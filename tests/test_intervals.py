@@ -3,7 +3,12 @@ import pytest
 
 from traitscope.analysis.steering.questions import split_questions
 from traitscope.utils.errors import UserError
-from traitscope.utils.measures.intervals import bootstrap_mean, compare_with_null, t_statistic
+from traitscope.utils.measures.intervals import (
+    benjamini_hochberg,
+    bootstrap_mean,
+    compare_with_null,
+    t_statistic,
+)
 from traitscope.utils.measures.separation import auroc_interval, auroc_of, cohens_d, separation
 
 
@@ -87,3 +92,21 @@ def test_subset_keeps_the_first_of_each_part():
     questions = [f"What about {i}?" for i in range(60)]
     dev, test = split_questions(questions)
     assert split_questions(questions, 5) == (dev[:5], test[:5])
+
+
+def test_benjamini_hochberg_worked_by_hand():
+    # of five: 0.01·5/1, 0.02·5/2, 0.03·5/3, 0.2·5/4, 0.9·5/5, none above one that follows it
+    expected = [0.25, 0.05, None, 0.9, 0.05, 0.05]
+    assert benjamini_hochberg([0.2, 0.01, None, 0.9, 0.03, 0.02]) == pytest.approx(expected)
+    assert benjamini_hochberg([None, None]) == [None, None]
+    assert benjamini_hochberg([0.4, 1.0, 1.0]) == [1.0, 1.0, 1.0]
+
+
+def test_benjamini_hochberg_is_its_definition():
+    rng = np.random.default_rng(0)
+    for _ in range(1000):
+        p = rng.choice([rng.random(), 0.5, 1.0], 12) * rng.random(12).round(2)
+        ranks = np.array([(p <= value).sum() for value in p])
+        # the adjusted p: the least level at which a hypothesis with this p, or one above it, is rejected
+        adjusted = [min(1.0, (p[p >= value] * len(p) / ranks[p >= value]).min()) for value in p]
+        np.testing.assert_allclose(benjamini_hochberg(p.tolist()), adjusted, atol=1e-12)

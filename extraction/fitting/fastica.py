@@ -3,6 +3,11 @@
 It iterates in numpy, which multiplies a stack of small matrices one by one, so that a layer's bits do not
 depend on the layers beside it. MKL, which torch calls, sums in another order where a matrix is aligned
 otherwise, and an iteration that never settles makes another direction of a last bit.
+
+scikit-learn's FastICA, layer by layer, gives the stored bits of only 10 of the demo's 60 vectors and the same
+direction (cosine above 0.9999) of 23, so using it would change what experiments hold. It is also slower:
+1.6 s instead of 0.2 for [129, 30, 576], and 34 s instead of 10 for [1000, 30, 4096], where there are sources
+to find and both find the same.
 """
 
 from collections.abc import Sequence
@@ -25,7 +30,8 @@ def whiten(x: Tensor, n_components: int) -> np.ndarray:
         x: [n, d_model], float64, not all zero.
 
     Returns:
-        [k, n], of falling share in x; k is n_components, or fewer where the rank is: at most min(n − 1, d_model), fewer with repeated rows.
+        [k, n], of falling share in x; k is n_components, or fewer where the rank is: at most
+        min(n − 1, d_model), fewer with repeated rows.
     """
     n = len(x)
     values, vectors = eigh((x @ x.T).numpy(), subset_by_index=[n - min(n_components, n - 1), n - 1])

@@ -33,8 +33,8 @@ from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag
 
 HERE = Path(__file__).resolve().parent
-SUBJECTS = ("capture", "capture_chats", "steering_sweep", "fit", "judging", "pipeline", "memory")
-ON_GPU = ("capture", "capture_chats", "steering_sweep", "memory")
+SUBJECTS = ("capture", "capture_chats", "steering_sweep", "decoding", "fit", "judging", "pipeline", "memory")
+ON_GPU = ("capture", "capture_chats", "steering_sweep", "decoding", "memory")
 GPU_SHAPES = ("gemma-2-2b", "llama-3.1-8b")
 RESULTS, PAGE = HERE / "results.json", HERE.parents[1] / "docs" / "performance.md"
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy")
@@ -52,13 +52,13 @@ class ReportOptions:
 
     only: tuple[str, ...] = flag(
         SUBJECTS,
-        "Subjects to run: capture, capture_chats, steering_sweep, fit, judging, pipeline, memory; none "
-        "writes the tables anew.",
+        "Subjects to run: capture, capture_chats, steering_sweep, decoding, fit, judging, pipeline, memory; "
+        "none writes the tables anew.",
     )
     quick: bool = flag(False, "Small sizes, to see that everything works; nothing is written.")
     gpu: bool = flag(
         False,
-        "Run capture, sweep and memory on the GPU, with Gemma-2-2B- and Llama-3.1-8B-shaped models, "
+        "Run capture, sweep, decoding and memory on the GPU, with Gemma-2-2B- and Llama-3.1-8B-shaped models, "
         "instead of everything on the CPU.",
     )
 

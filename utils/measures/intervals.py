@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
+from scipy.stats import false_discovery_control
 from scipy.stats import t as student_t
 
 
@@ -104,13 +105,6 @@ def benjamini_hochberg(p_values: list[float | None]) -> list[float | None]:
     """Return the p values adjusted for the false discovery rate over those that are there (Benjamini and
     Hochberg 1995).
     """
-    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    least = 1.0
-
-    for rank in range(len(known), 0, -1):
-        p, i = known[rank - 1]
-        least = min(least, p * len(known) / rank)
-        adjusted[i] = least
-
-    return adjusted
+    known = np.array([p for p in p_values if p is not None], dtype=float)
+    adjusted = iter(false_discovery_control(known).tolist())
+    return [None if p is None else next(adjusted) for p in p_values]

@@ -2,7 +2,8 @@
 batch as a CUDA graph and replayed.
 
 Step by step, Python and kernel launches take tens of milliseconds for what the GPU computes in one or a few.
-A graph launches a whole step at once. TRAITSCOPE_CUDA_GRAPHS=0 leaves decoding to transformers.
+A graph launches a whole step at once. No GPU has run this yet, so it is off: TRAITSCOPE_CUDA_GRAPHS=1 turns
+it on, and otherwise transformers decodes.
 """
 
 import os
@@ -27,11 +28,11 @@ _refused: WeakSet[Any] = WeakSet()  # models with a graph that failed
 
 
 def can_decode(lm: LM) -> bool:
-    """Tell whether `decode` is the way: the model lies on one GPU whole, keeps ordinary keys and values,
-    and takes a cache of fixed size.
+    """Tell whether `decode` is the way: it is switched on, and the model lies on one GPU whole, keeps
+    ordinary keys and values, and takes a cache of fixed size.
     """
     model, config = lm.model, lm.model.config.get_text_config()
-    is_wanted = lm.device.type == "cuda" and os.environ.get("TRAITSCOPE_CUDA_GRAPHS", "1") != "0"
+    is_wanted = lm.device.type == "cuda" and os.environ.get("TRAITSCOPE_CUDA_GRAPHS") == "1"
     is_whole = len(set(getattr(model, "hf_device_map", {}).values())) <= 1
     is_plain = config._attn_implementation in ("sdpa", "eager") and getattr(
         model, "_can_compile_fullgraph", False
