@@ -7,6 +7,8 @@ Whatever else touches a model goes by these functions, and by nothing that only 
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from traitscope.utils.errors import UserError
 
@@ -108,6 +110,21 @@ def has_own_keys(cached: Any) -> bool:
     of lower ones.
     """
     return cached.keys is not None
+
+
+def takes_fixed_cache(model: Any) -> bool:
+    """Tell whether decoding may keep keys and values in tensors that never move: attention and every layer
+    of the cache are of an ordinary kind, and a step is made of tensors alone.
+    """
+    is_plain = text_config(model)._attn_implementation in ("sdpa", "eager")
+    return (
+        is_plain
+        and getattr(model, "_can_compile_fullgraph", False)
+        and all(
+            type(layer) in (DynamicLayer, DynamicSlidingWindowLayer)
+            for layer in DynamicCache(config=model.config).layers
+        )
+    )
 
 
 def position_limit(model: Any) -> int | None:

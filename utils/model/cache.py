@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 
 class RoomyLayer(DynamicLayer):
@@ -118,14 +118,6 @@ class FixedLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """Return the number of slots."""
         return self.keys.shape[-2]
-
-
-def can_fix(config: Any) -> bool:
-    """Tell whether every layer of a model's cache is of a kind that `fix` knows."""
-    return all(
-        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer)
-        for layer in DynamicCache(config=config).layers
-    )
 
 
 def fix(cache: DynamicCache, slot: Tensor, slots: int) -> list[FixedLayer]:

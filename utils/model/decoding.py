@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from traitscope.utils.model import graphs
-from traitscope.utils.model.anatomy import end_tokens, keeps_tokens
-from traitscope.utils.model.cache import FixedLayer, can_fix, fix, make_room
+from traitscope.utils.model.anatomy import end_tokens, keeps_tokens, takes_fixed_cache
+from traitscope.utils.model.cache import FixedLayer, fix, make_room
 from traitscope.utils.model.hooks import SteerCheck
 from traitscope.utils.model.loading import LM
 
@@ -31,14 +31,10 @@ def can_decode(lm: LM) -> bool:
     """Tell whether `decode` is the way: it is switched on, and the model lies on one GPU whole, keeps
     ordinary keys and values, and takes a cache of fixed size.
     """
-    model, config = lm.model, lm.model.config.get_text_config()
     is_wanted = lm.device.type == "cuda" and os.environ.get("TRAITSCOPE_CUDA_GRAPHS") == "1"
-    is_whole = len(set(getattr(model, "hf_device_map", {}).values())) <= 1
-    is_plain = config._attn_implementation in ("sdpa", "eager") and getattr(
-        model, "_can_compile_fullgraph", False
-    )
+    is_whole = len(set(getattr(lm.model, "hf_device_map", {}).values())) <= 1
 
-    return is_wanted and is_whole and is_plain and keeps_tokens(lm) and can_fix(model.config)
+    return is_wanted and is_whole and keeps_tokens(lm) and takes_fixed_cache(lm.model)
 
 
 @torch.inference_mode()
