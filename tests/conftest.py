@@ -7,6 +7,7 @@ import os
 import runpy
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from types import ModuleType
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -131,7 +132,9 @@ def tiny_folders(tmp_path_factory) -> dict[str, str]:
     }
 
 
+@cache
 def _lm(folder: str) -> LM:
+    """Return a tiny model, loaded once a session: nothing may change it but for the length of a test."""
     return load_lm(ModelOptions(model=folder, device="cpu"))
 
 
@@ -280,6 +283,17 @@ def command_of(script: ModuleType) -> Callable | Command:
 def call(script: ModuleType, *arguments: str) -> None:
     """Run a command in this process; what the user must mend is a UserError."""
     run_command(command_of(script), list(arguments))
+
+
+def typed(**flags: object) -> list[str]:
+    """Return flags as they are typed: `traits=("a", "b"), force=True` is --traits=a,b --force=True."""
+    texts = {name: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in flags.items()}
+    return [f"--{name.replace('_', '-')}={text}" for name, text in texts.items()]
+
+
+def call_with(script: ModuleType, **flags: object) -> None:
+    """Run a command in this process with flags by their names."""
+    call(script, *typed(**flags))
 
 
 def call_as_shell(script: ModuleType, *arguments: str) -> None:

@@ -1,5 +1,5 @@
 """The dashboard as a reader meets it: a server in a process without torch, over artifacts that the
-pipeline made on the embedded model.
+pipeline made on a small random model.
 """
 
 import os
@@ -8,17 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import copy_trait
+from conftest import call_with, copy_trait
 from filelock import FileLock
 
 from traitscope.analysis import compare_groups, compare_models
 from traitscope.extraction import run_pipeline
 from traitscope.inference import capture_raw_activations, monitor_dynamics
 from traitscope.utils.files.artifacts import write_json
+from traitscope.utils.model.gguf import converted, embedded_gguf
 
 CODE = Path(__file__).parents[1]
 OPTIMISM, FORMALITY, DECEPTION = "epistemic/optimism", "behavioral/formality", "alignment/deception"
-MARKUP = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\"> Since everything will turn out well, I"
+MARKUP = (
+    "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\"> "
+    "Since everything will turn out well, I"
+)
 GRIM = [
     "It rains and nothing will grow.",
     "The roof leaks again, as it always will.",
@@ -29,11 +33,13 @@ SUNNY = [
     "Tell me something cheerful about spring.",
     "We will surely win the match.",
 ]
+WIDTH = 32  # of the model
 SMALL = {
+    "temperature": 1.0,
     "max_new_tokens": 8,
     "val_share": 0.35,
-    "pos_threshold": 50.0,
-    "neg_threshold": 50.0,
+    "pos_threshold": 45.0,
+    "neg_threshold": 60.0,
     "min_usable": 2,
     "judge": "embedded",
 }
@@ -55,6 +61,28 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+def save_wordy(folder: Path) -> Path:
+    """Write a narrow random model with the embedded model's tokenizer: its tokens are words."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(converted(embedded_gguf()))
+    shape = {"hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 20}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024}
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        LlamaConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **shape, **heads, **ends)
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def make_experiments(root: Path) -> Path:
     """Run the pipeline: one trait to the end, one up to its vectors, one that has gone stale; and an
     experiment without results.
@@ -68,14 +96,15 @@ def make_experiments(root: Path) -> Path:
     try:
         own = {
             "experiment": "demo",
+            "model": str(save_wordy(root / "model")),
             "fit_layers": "8-17",
             "methods": ("mean_diff", "probe", "random"),
             **SMALL,
             **SWEEP,
         }
-        run_pipeline.main(traits=(FORMALITY,), no_steering=True, **own)
-        run_pipeline.main(traits=(OPTIMISM,), **own)
-        run_pipeline.main(traits=(DECEPTION,), stages="0", **own)
+        call_with(run_pipeline, traits=(FORMALITY,), no_steering=True, **own)
+        call_with(run_pipeline, traits=(OPTIMISM,), **own)
+        call_with(run_pipeline, traits=(DECEPTION,), stages="0", **own)
         capture_prompts(root)
     finally:
         os.environ.pop("TRAITSCOPE_ROOT")
@@ -113,14 +142,13 @@ def capture_prompts(root: Path) -> None:
         {"description": "Weather, grim and sunny.", "prompts": prompts},
     )
     own = {"prompt_set": "skies", "layers": "12,16", "method": "mean_diff", "max_new_tokens": 10}
-    capture_raw_activations.main(experiment="demo", **own)
-    monitor_dynamics.main(experiment="demo", prompt_set="skies")
-    compare_groups.main(experiment="demo", prompt_set="skies", by="kind")
-    write_json(root / "experiments/twin/config.json", {"model": "embedded"})
-    capture_raw_activations.main(
-        experiment="twin", responses_from="demo", vectors_from="demo", dtype="bfloat16", **own
-    )
-    compare_models.main(experiment="demo", other="twin", prompt_set="skies")
+    call_with(capture_raw_activations, experiment="demo", **own)
+    call_with(monitor_dynamics, experiment="demo", prompt_set="skies")
+    call_with(compare_groups, experiment="demo", prompt_set="skies", by="kind")
+    write_json(root / "experiments/twin/config.json", {"model": str(root / "model")})
+    twin = {"experiment": "twin", "responses_from": "demo", "vectors_from": "demo", "dtype": "bfloat16"}
+    call_with(capture_raw_activations, **twin, **own)
+    call_with(compare_models, experiment="demo", other="twin", prompt_set="skies")
 
 
 def shared_experiments(base: Path) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
 
+from dashboard_browser import CHROMIUM
 from dashboard_server import CODE, FORMALITY, OPTIMISM, DashboardServer
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
@@ -65,7 +66,8 @@ def take(page: Page, url: str, name: str) -> None:
         talk(page)
     page.locator(start).scroll_into_view_if_needed()
     page.evaluate(
-        "start => window.scrollTo(0, start === 'main' ? 0 : document.querySelector(start).getBoundingClientRect().top + scrollY - 70)",
+        "start => window.scrollTo(0, start === 'main' ? 0 : "
+        "document.querySelector(start).getBoundingClientRect().top + scrollY - 70)",
         start,
     )
     page.wait_for_timeout(1500)  # plots in sight are drawn one after another
@@ -84,12 +86,15 @@ def talk(page: Page) -> None:
 
 
 def main() -> None:
+    names = sys.argv[1:] or list(PICTURES)
+    if set(names) - PICTURES.keys():
+        sys.exit(f"{__doc__}\nPictures that can be named: {', '.join(PICTURES)}.")
     with DashboardServer(root_dir(), has_torch=True) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-dev-shm-usage"]
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
         )
         page = browser.new_page()
-        for name in sys.argv[1:] or PICTURES:
+        for name in names:
             take(page, server.url, name)
         browser.close()
 

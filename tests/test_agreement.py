@@ -1,21 +1,20 @@
 """Do two judges agree? Planted agreement and disagreement, and the command line."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import call_with, copy_trait
 from judge_server import JudgeServer
 
+from traitscope.analysis import judge_agreement
 from traitscope.analysis.judging.agreement import band_confusion, compare_scores, kappa
 from traitscope.analysis.judging.labels import read_labels
+from traitscope.extraction import run_pipeline
 from traitscope.utils.errors import UserError
 
-ROOT = Path(__file__).parents[1]
 RNG = np.random.default_rng(0)
 SCORES = RNG.uniform(0, 100, 200)
 GROUPS = np.arange(200) // 2
@@ -99,84 +98,59 @@ def test_bad_labels_are_one_line(tmp_path, text, match):
         read_labels(tmp_path / "none.csv")
 
 
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory, embedded) -> Path:
-    """Stage 1 of the embedded model on a few pairs."""
-    from conftest import copy_trait
+TRAIT = {"experiment": "demo", "traits": ("epistemic/optimism",), "judge": "embedded"}
 
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory, tiny_folders) -> Path:
+    """A root in which stage 1 has run, of a tiny model on a few pairs."""
     root = tmp_path_factory.mktemp("agreement")
     copy_trait(root, "epistemic/optimism", 10)
-    flags = [
-        "--experiment",
-        "demo",
-        "--traits",
-        "epistemic/optimism",
-        "--stages",
-        "1",
-        "--max-new-tokens",
-        "8",
-        "--judge",
-        "embedded",
-    ]
-    done = call(root, "extraction/run_pipeline.py", *flags)
-    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAITSCOPE_ROOT", str(root))
+        call_with(run_pipeline, **TRAIT, model=tiny_folders["llama"], stages="1", max_new_tokens=8)
     return root
 
 
-def call(root: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"TRAITSCOPE_ROOT": str(root)} | env
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+@pytest.fixture
+def compare(experiment, monkeypatch, capsys):
+    """Run the command in that root, and return what it prints."""
+    monkeypatch.setenv("TRAITSCOPE_ROOT", str(experiment))
+
+    def run(**flags) -> str:
+        capsys.readouterr()
+        call_with(judge_agreement, **TRAIT, **flags)
+        return capsys.readouterr().out
+
+    return run
 
 
-def test_the_command_compares_two_judges_and_stores_what_it_says(experiment, tmp_path):
+def test_the_command_compares_two_judges_and_stores_what_it_says(compare, experiment, tmp_path, monkeypatch):
     with JudgeServer() as server:
-        env = {
-            "OPENAI_API_KEY": server.key,
-            "OPENAI_BASE_URL": f"{server.url}/v1",
-            "TRAITSCOPE_CACHE": str(tmp_path),
-        }
-        flags = [
-            "--experiment",
-            "demo",
-            "--traits",
-            "epistemic/optimism",
-            "--judge",
-            "embedded",
-            "--against",
-            "openai",
-        ]
-        done = call(experiment, "analysis/judge_agreement.py", *flags, **env)
-    assert done.returncode == 0, done.stderr
-    assert "epistemic/optimism: embedded against openai, 20 of 20 texts scored by both" in done.stdout
+        monkeypatch.setenv("OPENAI_API_KEY", server.key)
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+        monkeypatch.setenv("TRAITSCOPE_CACHE", str(tmp_path))
+        said = compare(against="openai")
+    assert "epistemic/optimism: embedded against openai, 20 of 20 texts scored by both" in said
     stored = json.loads(next(experiment.rglob("embedded__vs__openai.json")).read_text())
     assert stored["second"]["mode"] == "openai:gpt-4.1-mini/logprobs"
     assert stored["second"]["usage"]["calls"] == 21
     assert np.sum(stored["confusion"]["counts"]) == 20
 
 
-def test_hand_labels_are_written_filled_in_and_compared(experiment, tmp_path):
+def test_hand_labels_are_written_filled_in_and_compared(compare, tmp_path):
     file = tmp_path / "labels.csv"
-    base = [
-        "analysis/judge_agreement.py",
-        "--experiment",
-        "demo",
-        "--traits",
-        "epistemic/optimism",
-        "--judge",
-        "embedded",
-    ]
-    assert call(experiment, *base, "--write-labels", str(file), "--sample", "8").returncode == 0
+    assert f"8 texts to label: {file}" in compare(write_labels=file, sample=8)
     table = pd.read_csv(file)
     assert len(table) == 8
     assert sorted(table["key"].str.split(":").str[0]) == ["neg"] * 4 + ["pos"] * 4
-    empty = call(experiment, *base, "--labels", str(file))
-    assert empty.returncode == 1
-    assert "has no score" in empty.stderr
+    with pytest.raises(UserError, match="has no score"):
+        compare(labels=file)
     table["score"] = [90 if key.startswith("pos") else 10 for key in table["key"]]
     table.to_csv(file, index=False)
-    done = call(experiment, *base, "--labels", str(file))
-    assert done.returncode == 0, done.stderr
-    assert "8 of 20 texts scored by both" in done.stdout
-    assert call(experiment, *base).returncode == 1
+    assert "8 of 20 texts scored by both" in compare(labels=file)
+
+
+def test_a_comparison_with_nothing_to_compare_with_is_one_line(compare):
+    with pytest.raises(UserError, match="pass one of --against JUDGE, --labels FILE and --write-labels FILE"):
+        compare()

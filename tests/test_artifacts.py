@@ -5,6 +5,9 @@ import hashlib
 import json
 import os
 import pickle
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +19,10 @@ from traitscope.utils.files.artifacts import (
     digest,
     load_tensor,
     read_json,
-    read_vector,
+    read_vector_file,
     save_tensor,
     sweep_temporaries,
+    temporary_name,
     write_bytes,
     write_json,
     write_text,
@@ -132,6 +136,45 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(file, monkeypatch)
     sweep_temporaries(file.parent.parent)
     assert sorted(os.listdir(file.parent)) == kept
     sweep_temporaries(file.parent / "no such folder")
+
+
+@pytest.fixture
+def dead_pid() -> int:
+    """The pid of a process that has ended, on every system here far above those that run."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_temp_file_is_hidden_beside_its_file_and_names_process_and_host(file):
+    name = temporary_name(file).name
+    assert temporary_name(file).parent == file.parent
+    assert name.startswith(f".file.json.{os.getpid()}@")
+    assert name.endswith(".tmp")
+    assert "." not in name.removeprefix(".file.json.").removesuffix(".tmp")
+
+
+def test_a_sweep_takes_only_what_a_dead_process_of_this_machine_left(file, dead_pid, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "node-7.example.org")
+    here = "node-7-example-org"
+    swept = [
+        f".a.json.{dead_pid}@{here}.tmp",
+        f".a.json.{dead_pid}.tmp",  # as it was named before hosts were
+        f".b.pt.{os.getpid()}@{here}.tmp",  # this process writes nothing now
+        f".b.pt.{2**40}@{here}.tmp",  # no process has such a number
+    ]
+    kept = [
+        f".a.json.{dead_pid}@node-8-example-org.tmp",  # whether that one lives cannot be told from here
+        f".a.json.{os.getpid()}@node-8-example-org.tmp",
+        f".a.json.{os.getppid()}@{here}.tmp",  # its process is alive
+        f".a.json.{os.getppid()}.tmp",
+        f".a.json.@{here}.tmp",
+        ".a.json.tmp",
+    ]
+    for name in [*swept, *kept]:
+        write_text(file.with_name(name), "half")
+    sweep_temporaries(file.parent)
+    assert sorted(os.listdir(file.parent)) == sorted(kept)
 
 
 def test_json_survives_and_stays_readable_for_people(file):
@@ -399,7 +442,9 @@ def test_equal_questions_have_equal_keys():
 
 
 def test_a_vector_is_read_without_torch_as_torch_reads_it(tensor_file):
-    assert torch.equal(torch.from_numpy(read_vector(tensor_file, 4).copy()), load_tensor(tensor_file, (4,)))
+    assert torch.equal(
+        torch.from_numpy(read_vector_file(tensor_file, 4).copy()), load_tensor(tensor_file, (4,))
+    )
 
 
 @pytest.mark.parametrize(
@@ -413,7 +458,7 @@ def test_a_vector_is_read_without_torch_as_torch_reads_it(tensor_file):
 def test_what_is_no_such_vector_is_named(tensor_file, damage):
     damage(tensor_file)
     with pytest.raises(UserError, match=r"vector\.pt"):
-        read_vector(tensor_file, 4)
+        read_vector_file(tensor_file, 4)
 
 
 @pytest.mark.parametrize(
@@ -423,4 +468,4 @@ def test_what_is_no_such_vector_is_named(tensor_file, damage):
 def test_a_vector_of_other_numbers_is_refused(tmp_path, tensor):
     save_tensor(tmp_path / "v.pt", tensor)
     with pytest.raises(UserError, match="float32 vector of 2 numbers"):
-        read_vector(tmp_path / "v.pt", 2)
+        read_vector_file(tmp_path / "v.pt", 2)

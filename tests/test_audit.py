@@ -2,24 +2,23 @@
 
 import json
 import random
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import copy_trait
+from conftest import call_as_shell, copy_trait
 
 from traitscope.extraction import check_trait
 from traitscope.extraction.audit.checks import CHECKS, Audit, audit_subject, audit_trait
 from traitscope.extraction.audit.rendering import render_audit, render_trial
 from traitscope.extraction.audit.soundness import bad_lines, is_mojibake
-from traitscope.extraction.audit.subject import Subject, read_subject, words_of
+from traitscope.extraction.audit.subject import Measure, Subject, read_subject, words_of
 from traitscope.extraction.audit.swaps import is_significant, p_value, swap_sides, tell_apart
 from traitscope.extraction.new_trait import lay_out
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.records.dataset_files import form_of, known_traits
-from traitscope.utils.stage.command import run_cli
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHIPPED = [t for t in known_traits(CHECKOUT) if form_of(TraitPaths("x", t, CHECKOUT).dataset)]
@@ -101,10 +100,31 @@ PLANTS = {
 }
 
 
-@pytest.mark.parametrize("trait", SHIPPED)
-def test_every_shipped_trait_passes_its_audit(trait):
-    audit = audit_trait(TraitPaths("x", trait, CHECKOUT))
-    assert failing(audit) == set(), render_audit(audit)
+@pytest.fixture
+def no_topics(monkeypatch):
+    """Let every dataset pass the check of topics, which embeds each of its texts: 20 ms a text."""
+    passing = Measure(0.0, 1.0, True, "not measured")
+    monkeypatch.setitem(CHECKS, "topics", replace(CHECKS["topics"], measure=lambda subject: passing))
+
+
+def faults(traits: list[str]) -> dict[str, str]:
+    """Return the audit of every shipped trait, of those named, that does not pass it."""
+    audits = [audit_trait(TraitPaths("x", trait, CHECKOUT)) for trait in traits]
+    return {audit.trait: render_audit(audit) for audit in audits if failing(audit)}
+
+
+def test_every_shipped_trait_passes_its_audit_but_for_the_topics(no_topics):
+    assert len(SHIPPED) >= 12
+    assert faults(SHIPPED) == {}
+
+
+def test_the_traits_of_the_demo_pass_their_whole_audit():
+    assert faults(["behavioral/formality", "epistemic/optimism"]) == {}
+
+
+@pytest.mark.slow
+def test_every_shipped_trait_passes_its_whole_audit():
+    assert faults(SHIPPED) == {}
 
 
 def test_sixty_clean_pairs_are_clean(plant):
@@ -116,7 +136,9 @@ def test_sixty_clean_pairs_are_clean(plant):
 
 
 @pytest.mark.parametrize("check", PLANTS)
-def test_what_is_planted_is_caught_by_its_own_check_which_says_what_to_do(plant, check):
+def test_what_is_planted_is_caught_by_its_own_check_which_says_what_to_do(plant, check, request):
+    if check != "topics":
+        request.getfixturevalue("no_topics")
     found = finding(plant(PLANTS[check](PAIRS)), check)
     assert found.status == "FAIL"
     assert found.advice
@@ -178,7 +200,7 @@ def test_what_is_accepted_stays_visible_with_its_number_and_reason(plant):
     assert "the acceptance can go" in finding(audit, "topics").detail
 
 
-def test_an_accepted_mark_does_not_hide_another(plant):
+def test_an_accepted_mark_does_not_hide_another(plant, no_topics):
     commas = PLANTS["punctuation"](PAIRS)
     audit = plant(
         [(pos, f"{neg}!") for pos, neg in commas],
@@ -317,10 +339,9 @@ def command(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("TRAITSCOPE_ROOT", str(tmp_path))
 
     def run(*arguments: str):
-        monkeypatch.setattr(sys, "argv", ["extraction/check_trait.py", *arguments])
         status = 0
         try:
-            run_cli(check_trait.main, check_trait.FLAGS, "")
+            call_as_shell(check_trait, *arguments)
         except SystemExit as stop:
             status = stop.code
         return status, *capsys.readouterr()
@@ -380,7 +401,7 @@ def test_quick_says_in_a_line_why_it_could_not_try(command, tmp_path):
     assert str(status).startswith("error: 1 of 1")
 
 
-def test_a_subject_of_chat_prompts_is_compared_with_its_system_prompts(tmp_path):
+def test_a_subject_of_chat_prompts_is_compared_with_its_system_prompts(tmp_path, no_topics):
     paths = write_scenarios(tmp_path, PAIRS)
     for side, tone in (("positive", "Be glad."), ("negative", "Be sad.")):
         rows = [{"prompt": pos, "system_prompt": tone} for pos, _ in PAIRS]

@@ -1,5 +1,3 @@
-import importlib
-
 import pytest
 import torch
 
@@ -8,7 +6,7 @@ from traitscope.utils.measures.directions import draw_directions
 from traitscope.utils.model import capture
 from traitscope.utils.model.capture import Reading, pool_activations, select_positions
 from traitscope.utils.model.encode import encode
-from traitscope.utils.records.activations import split_held_out
+from traitscope.utils.records.activations import as_stored, split_held_out
 from traitscope.utils.records.responses import Response
 from traitscope.utils.stage.layers import parse_layers
 
@@ -170,8 +168,6 @@ def test_random_directions_follow_the_covariance():
     ],
 )
 def test_activations_are_stored_in_16_bits_only_where_every_value_fits(peak, model_dtype, stored):
-    capture_stage = importlib.import_module("traitscope.extraction.3_capture_activations")
-    activations = torch.tensor([[[1.0, peak]]])
-    kept = capture_stage.as_stored(activations, model_dtype)
+    kept = as_stored(torch.tensor([[[1.0, peak]]]), model_dtype)
     assert kept.dtype is stored
     assert kept.isfinite().all()

@@ -92,6 +92,13 @@ def test_a_filter_with_no_match_says_so(visit):
     page.wait_for_selector("text=Nothing matches.")
 
 
+def test_the_vector_that_is_shown_first_is_the_one_that_the_server_ranks_best(visit):
+    page = visit.open(VIEWS["extraction"])
+    about = f"{visit.url}api/experiments/demo/vectors?trait={OPTIMISM}"
+    method, layer = page.evaluate("about => fetch(about).then((r) => r.json())", about)["best"]
+    page.wait_for_selector(f"text={method}, layer {layer}")
+
+
 def test_a_heatmap_cell_chooses_the_vector(visit):
     page = visit.open(VIEWS["extraction"])
     scroll_through(page)

@@ -13,9 +13,10 @@ from test_inference import OTHER, TRAIT, draw, plant
 from traitscope.inference.watch.engine import ChatEngine, Talk
 from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.model.loading import LM
-from traitscope.utils.records.vectors import best_cell, load_card
+from traitscope.utils.records.choice import best_of
+from traitscope.utils.records.vectors import read_vector
 from traitscope.visualization import room as rooms
-from traitscope.visualization.api.live_chat import MAX_CHARACTERS, Reply
+from traitscope.visualization.api.live_chat import MAX_CHARACTERS, ReplyStream
 from traitscope.visualization.app import build_app
 from traitscope.visualization.library import BusyError, Library
 from traitscope.visualization.security import MAX_BODY
@@ -67,8 +68,8 @@ def test_it_says_what_is_watched_and_with_which_vector(client):
 @pytest.mark.parametrize("doses", [{}, {TRAIT: 0.4}])
 def test_a_reply_is_the_engines_token_by_token(client, world, llama: LM, doses):
     tokens, end = read(client.post(PLACE, json=ASKED | {"doses": doses}))
-    cards = [load_card(world[1][t], *best_cell(world[1][t])) for t in (OTHER, TRAIT)]
-    steps = list(ChatEngine(llama, cards).reply(ASKED["messages"], doses, Talk(max_new_tokens=12)))
+    vectors = [read_vector(world[1][t], *best_of(world[1][t])) for t in (OTHER, TRAIT)]
+    steps = list(ChatEngine(llama, vectors).reply(ASKED["messages"], doses, Talk(max_new_tokens=12)))
     assert [t["text"] for t in tokens] == [s.text for s in steps]
     for token, step in zip(tokens, steps, strict=True):
         assert token["scores"] == pytest.approx(step.scores, abs=1e-3)
@@ -144,7 +145,7 @@ def test_a_reader_who_leaves_stops_the_model(world):
                 await asyncio.sleep(0.001)
             return {"type": "http.disconnect"}
 
-        await Reply(lines())({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+        await ReplyStream(lines())({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
 
     asyncio.run(leave_after_three())
     assert 3 <= len(written) < 300

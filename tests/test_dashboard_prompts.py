@@ -8,7 +8,7 @@ import pytest
 from dashboard_server import FORMALITY, OPTIMISM, SUNNY
 from starlette.testclient import TestClient
 
-from traitscope.inference.watch.dynamics import smooth
+from traitscope.inference.watch.dynamics import DynamicsOptions, describe, smooth
 from traitscope.utils.files.artifacts import read_json, write_json
 from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.records.readings import read_projections, read_record
@@ -90,6 +90,44 @@ def test_a_course_has_the_figures_and_the_known_point_of_monitor_dynamics(ask, p
         assert course["known_point"] == {k: turn[k] for k in ("where", "expect", "token", "change")}
 
 
+def test_figures_are_the_stored_ones_where_they_describe_just_what_is_shown_and_else_computed(
+    shown, tmp_path
+):
+    shutil.copytree(shown / "experiments/demo/inference", tmp_path / "experiments/demo/inference")
+    client, paths = client_of(tmp_path), InferencePaths("demo", "skies", tmp_path)
+    record, options = read_record(paths, "grim-0"), DynamicsOptions()
+    scores = next(s for s in read_projections(paths, "grim-0") if s.label == f"{OPTIMISM} mean_diff 12")
+    course = scores.on("centered")[record.span("response")]
+    whole = read_json(paths.dynamics(OPTIMISM))
+    for vector in whole["vectors"]:
+        for row in vector["prompts"]:
+            row["mean"] = 123.0  # what only the file says
+
+    def mean(window: int = options.window) -> float:
+        query = {"prompt_set": "skies", "prompt": "grim-0", "traits": OPTIMISM, "vector": "mean_diff 12"}
+        [found] = client.get("/api/experiments/demo/course", params=query | {"window": window}).json()[
+            "courses"
+        ]
+        described = describe(course, scores.origin["norm"], DynamicsOptions(window=window))
+        assert {k: v for k, v in found["response"].items() if k != "mean"} == {
+            k: v for k, v in described.items() if k != "mean"
+        }
+        return found["response"]["mean"]
+
+    computed = pytest.approx(course.mean(), abs=1e-6)
+    write_json(paths.dynamics(OPTIMISM), whole)
+    assert mean() == 123.0
+    assert mean(options.window + 1) == computed  # smoothed otherwise
+    for other in ({"over": "all"}, {"tolerance": 0.2}, {"window": 1}):
+        write_json(paths.dynamics(OPTIMISM), whole | other)
+        assert mean() == computed, other
+    refitted = [v | {"origin": v["origin"] | {"sha256": "another"}} for v in whole["vectors"]]
+    write_json(paths.dynamics(OPTIMISM), whole | {"vectors": refitted})
+    assert mean() == computed
+    paths.dynamics(OPTIMISM).unlink()  # nobody ran monitor_dynamics
+    assert mean() == computed
+
+
 def test_the_other_models_scores_are_those_it_was_captured_with(ask, paths):
     page = ask("comparison", other="twin", prompt="grim-0", scale="raw", window=1, vector="mean_diff 16")
     theirs = {
@@ -107,7 +145,8 @@ def test_the_other_models_scores_are_those_it_was_captured_with(ask, paths):
             for r in read_json(paths.comparison("twin"))["vectors"]
             if (r["trait"], r["layer"]) == (vector["trait"], 16)
         ]
-        assert (vector["difference"], vector["q"]) == (row["difference"], row["q"])
+        shown = {name: vector["difference"][name] for name in row["difference"]}
+        assert (shown, vector["q"]) == (row["difference"], row["q"])
     assert (
         ask("comparison", other="twin", prompt="grim-0", scale="cosine")["vectors"][0]["theirs"][-1] is None
     )
@@ -148,7 +187,7 @@ def test_what_is_not_there_is_said_in_one_line(shown, path, query, status):
 
 
 @pytest.mark.parametrize("content", [[], {"prompts": 3}, {"prompts": [{"id": 3}], "prompt_set": {}}])
-@pytest.mark.parametrize("file", ["index", "response", "projections", "comparison", "groups"])
+@pytest.mark.parametrize("file", ["index", "response", "projections", "comparison", "groups", "dynamics"])
 def test_a_damaged_file_costs_one_line(shown, tmp_path, file, content):
     shutil.copytree(shown / "experiments/demo/inference", tmp_path / "experiments/demo/inference")
     paths = InferencePaths("demo", "skies", tmp_path)
@@ -158,6 +197,7 @@ def test_a_damaged_file_costs_one_line(shown, tmp_path, file, content):
         "projections": paths.projections("grim-0"),
     }
     damaged |= {"comparison": paths.comparison("twin"), "groups": paths.groups("kind")}
+    damaged |= {"dynamics": paths.dynamics(OPTIMISM)}
     write_json(damaged[file], content)
     client = client_of(tmp_path)
     query = {

@@ -245,7 +245,8 @@ def test_nothing_can_be_written(dashboard, method):
 
 def test_it_listens_on_this_machine_only_unless_told(dashboard):
     assert urlsplit(dashboard).hostname == "localhost"
-    script = "import sys; from traitscope.visualization.serve import ServeOptions as o; print(o.host, 'torch' in sys.modules)"
+    read = "from traitscope.visualization.serve import ServeOptions as o"
+    script = f"import sys; {read}; print(o.host, 'torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=CODE, env=os.environ, capture_output=True, text=True, check=True
     )

@@ -2,58 +2,52 @@
 
 import re
 import shlex
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
-import pytest
+from conftest import command_of
 
-from benchmarks.report import ReportOptions
-from benchmarks.workload import BenchOptions
-from traitscope.analysis import compare_groups, compare_models, cross_trait, export_vectors, judge_agreement
-from traitscope.analysis import draw_steering as figures
-from traitscope.extraction import check_trait, import_vectors, run_pipeline, trait_table
-from traitscope.extraction.new_trait import NewTraitOptions
-from traitscope.inference import capture_raw_activations, chat, monitor_dynamics, project_activations
-from traitscope.utils.stage.command import parse_arguments
-from traitscope.utils.stage.experiment import stage_flags
+from traitscope.utils.errors import UserError
+from traitscope.utils.stage.command import Command, parse_arguments
 from traitscope.utils.stage.flags import REQUIRED, Flag, option_flags
-from traitscope.utils.sync import main as sync
-from traitscope.visualization import serve
+from traitscope.utils.sync.main import direction_command
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-FOLDERS = "extraction|analysis|inference|visualization|tests/benchmarks"
+FOLDERS = ("extraction", "analysis", "inference", "visualization")
 COMMAND = re.compile(
-    rf"(?:(?:\.venv/bin/)?python )?((?<=python )(?:{FOLDERS})/[\w/]+\.py|utils/r2_\w+\.sh)([^\n`)]*)"
+    rf"(?:(?:\.venv/bin/)?python )?((?<=python )(?:{'|'.join(FOLDERS)}|tests/benchmarks)/[\w/]+\.py"
+    r"|utils/r2_\w+\.sh)([^\n`)]*)"
 )
-
-
-SCRIPTS = (
-    *(
-        run_pipeline,
-        trait_table,
-        judge_agreement,
-        cross_trait,
-        figures,
-        compare_groups,
-        compare_models,
-        export_vectors,
-        import_vectors,
-    ),
-    *(capture_raw_activations, project_activations, monitor_dynamics, chat, serve),
+SCRIPTS = sorted(
+    file.relative_to(ROOT).as_posix()
+    for folder in FOLDERS
+    for file in (ROOT / folder).glob("*.py")
+    if 'if __name__ == "__main__":' in file.read_text()
 )
-TOOLS = {Path(str(script.__file__)).stem: script.all_flags() for script in SCRIPTS}
-TOOLS |= {"check_trait": check_trait.FLAGS, "new_trait": option_flags(NewTraitOptions)}
-TOOLS |= {"r2_push": sync.all_flags(), "r2_pull": sync.all_flags()}
-TOOLS |= {"report": option_flags(ReportOptions)}
-TOOLS |= dict.fromkeys(
-    ("capture", "capture_chats", "steering_sweep", "fit", "judging", "pipeline", "memory"),
-    option_flags(BenchOptions),
-)
+MOVED = {"analysis/import_vectors.py": "extraction/import_vectors.py"}  # what was typed before still works
+SYNC = ("utils/r2_push.sh", "utils/r2_pull.sh")
+BENCHMARKS = ("capture", "capture_chats", "steering_sweep", "fit", "judging", "pipeline", "memory", "report")
 
 
+@cache
 def flags_of_script(script: str) -> dict[str, Flag]:
-    name = Path(script).stem
-    return TOOLS[name] if name in TOOLS else stage_flags(run_pipeline.load_stage(name))
+    """Return the flags of a command, by its file."""
+    if script in SYNC:
+        return direction_command(Path(script).stem.removeprefix("r2_")).flags
+    if script.startswith("tests/benchmarks/"):
+        from benchmarks.report import ReportOptions
+        from benchmarks.workload import BenchOptions
+
+        return option_flags(ReportOptions if Path(script).stem == "report" else BenchOptions)
+    module = MOVED.get(script, script).removesuffix(".py").replace("/", ".")
+    what = command_of(import_module(f"traitscope.{module}"))
+    return (what if isinstance(what, Command) else Command(what)).flags
+
+
+def all_scripts() -> list[str]:
+    return [*SCRIPTS, *SYNC, *(f"tests/benchmarks/{name}.py" for name in BENCHMARKS)]
 
 
 def commands() -> list[tuple[str, str, str]]:
@@ -62,58 +56,76 @@ def commands() -> list[tuple[str, str, str]]:
     ]
 
 
+def why_wrong(script: str, arguments: str) -> str:
+    """Return why a documented command would not start, "" where it would."""
+    if not (ROOT / script).is_file():
+        return "there is no such file"
+    try:
+        parse_arguments(shlex.split(arguments), flags_of_script(script))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def test_there_are_commands_to_check():
     assert len(commands()) >= 8
     assert {script for _, script, _ in commands()} >= {
         "extraction/run_pipeline.py",
         "extraction/2_vet_responses.py",
     }
+    assert len(SCRIPTS) >= 20
 
 
-@pytest.mark.parametrize(("page", "script", "arguments"), commands())
-def test_a_documented_command_parses(page, script, arguments):
-    assert (ROOT / script).is_file()
-    parse_arguments(shlex.split(arguments), flags_of_script(script))
+def test_every_documented_command_parses():
+    found = {(page, f"{script}{said}"): why_wrong(script, said) for page, script, said in commands()}
+    assert {command: why for command, why in found.items() if why} == {}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_no_page_holds_the_marks_of_a_merge(page):
-    assert not re.search(r"^(<<<<<<<|=======$|>>>>>>>)", page.read_text(), re.MULTILINE)
+def test_a_command_that_would_not_start_is_found():
+    assert "--metods" in why_wrong("extraction/run_pipeline.py", "--experiment demo --metods ica")
+    assert "missing --experiment" in why_wrong("extraction/4_fit_vectors.py", "")
+    assert why_wrong("extraction/no_such.py", "") == "there is no such file"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_every_flag_a_page_mentions_exists(page):
-    tools = [*TOOLS.values(), *(stage_flags(run_pipeline.load_stage(name)) for name in run_pipeline.NAMES)]
-    known = {name.replace("_", "-") for flags in tools for name in flags} | {"help", "no-deps"}
-    assert set(re.findall(r"--([a-z][a-z0-9-]*)", page.read_text())) <= known
+def test_no_page_holds_the_marks_of_a_merge():
+    marks = re.compile(r"^(<<<<<<<|=======$|>>>>>>>)", re.MULTILINE)
+    assert [page.name for page in PAGES if marks.search(page.read_text())] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_every_file_a_page_links_or_names_exists(page):
-    text = page.read_text()
-    named = re.findall(
-        r"`((?:utils|extraction|analysis|visualization|docs|tests|datasets)/[\w./-]+\.(?:py|md|json|txt))`",
-        text,
-    )
-    linked = [page.parent / m for m in re.findall(r"\]\(([^)#:]+)\)", text)]
-    assert not [p for p in [*(ROOT / n for n in named), *linked] if not p.exists()]
+def test_every_flag_a_page_mentions_exists():
+    flags = [flag for script in all_scripts() for flag in flags_of_script(script).values()]
+    known = {name.replace("_", "-") for flag in flags for name in (flag.name, *flag.also)}
+    known |= {"help", "no-deps"}
+    found = {page.name: set(re.findall(r"--([a-z][a-z0-9-]*)", page.read_text())) - known for page in PAGES}
+    assert {page: unknown for page, unknown in found.items() if unknown} == {}
 
 
-@pytest.mark.parametrize(
-    "target",
-    sorted(
-        set(
-            re.findall(r"`make (\w+)`|^    make (\w+)", "\n".join(p.read_text() for p in PAGES), re.MULTILINE)
+def test_every_file_a_page_links_or_names_exists():
+    absent = []
+    for page in PAGES:
+        text = page.read_text()
+        named = re.findall(
+            r"`((?:utils|extraction|analysis|inference|visualization|docs|tests|datasets)/[\w./-]+"
+            r"\.(?:py|md|json|txt))`",
+            text,
         )
-    ),
-)
-def test_every_make_target_exists(target):
-    assert re.search(rf"^{''.join(target)}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        linked = [page.parent / m for m in re.findall(r"\]\(([^)#:]+)\)", text)]
+        absent += [f"{page.name}: {p}" for p in [*(ROOT / n for n in named), *linked] if not p.exists()]
+    assert absent == []
 
 
-@pytest.mark.parametrize("name", [*TOOLS, *run_pipeline.NAMES])
-def test_every_flag_has_help_and_a_default_of_its_own_type(name):
-    for flag in flags_of_script(f"extraction/{name}.py").values():
-        assert flag.help, flag.name
-        if flag.default is not REQUIRED:
-            assert flag.coerce(flag.default) == flag.default
+def test_every_make_target_that_a_page_names_exists():
+    text = "\n".join(page.read_text() for page in PAGES)
+    targets = {a or b for a, b in re.findall(r"`make (\w+)`|^    make (\w+)", text, re.MULTILINE)}
+    made = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert targets
+    assert targets <= made
+
+
+def test_every_flag_of_every_command_has_help_and_a_default_of_its_own_type():
+    wrong = []
+    for script in all_scripts():
+        for flag in flags_of_script(script).values():
+            is_right = flag.default is REQUIRED or flag.coerce(flag.default) == flag.default
+            wrong += [] if flag.help and is_right else [f"{script} {flag.typed}"]
+    assert wrong == []

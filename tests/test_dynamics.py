@@ -20,6 +20,7 @@ from traitscope.inference.watch.dynamics import (
     smooth,
     velocity,
 )
+from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import read_json, write_json
 from traitscope.utils.files.paths import InferencePaths, TraitPaths
 from traitscope.utils.measures.groups import compare, compare_all, top_spans
@@ -190,7 +191,7 @@ def test_the_monitor_finds_planted_courses_and_known_points(captured, capsys):
     call(monitor_dynamics, "--experiment", "e", "--prompt-set", "set", "--window", "1", "--over", "prompt")
     rows = {row["id"]: row for row in read_json(paths.dynamics(TRAIT))["vectors"][0]["prompts"]}
     assert rows["up"]["commitment"] == 11  # of the prompt's tokens without the first, the sink
-    with pytest.raises(SystemExit, match="no projections of mood/none"):
+    with pytest.raises(UserError, match="no projections of mood/none"):
         call(monitor_dynamics, "--experiment", "e", "--prompt-set", "set", "--traits", "mood/none")
 
 
@@ -226,14 +227,14 @@ def test_a_planted_difference_between_groups_has_its_size(captured):
         (("--by", "kind", "--groups", "odd,none"), "fewer than two prompts are none"),
         (("--by", "colour"), "no prompt has a field 'colour'; name one of kind, three"),
     ):
-        with pytest.raises(SystemExit, match=message):
+        with pytest.raises(UserError, match=message):
             call(compare_groups, "--experiment", "e", "--prompt-set", "set", *flags)
 
 
 def test_groups_by_what_a_judge_says_of_the_responses(captured, tmp_path):
     from conftest import copy_trait
 
-    copy_trait(tmp_path, "behavioral/formality", 30)
+    copy_trait(tmp_path, "behavioral/formality", 14)
     texts = {
         "high": "Dear Sir or Madam, I should be most grateful for your kind attention to this matter.",
         "low": "hey dude lol gonna grab pizza wanna come",
@@ -308,7 +309,7 @@ def test_two_models_are_compared_token_by_token(captured):
     assert none["difference"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
     assert none["p"] == 1.0
     captured({name: np.append(course, 1.0) for name, course in courses.items()}, {}, experiment="longer")
-    with pytest.raises(SystemExit, match="0 prompts of set have the same tokens"):
+    with pytest.raises(UserError, match="0 prompts of set have the same tokens"):
         call(compare_models, "--experiment", "e", "--other", "longer", "--prompt-set", "set")
 
 
@@ -329,7 +330,7 @@ def test_different_fits_of_a_vector_are_not_mixed(captured):
     content["vectors"][0]["sha256"] = "another"
     write_json(paths.projections("p2"), content)
     for script, flags in ((monitor_dynamics, ()), (compare_groups, ("--by", "kind"))):
-        with pytest.raises(SystemExit, match="different fits"):
+        with pytest.raises(UserError, match="different fits"):
             call(script, "--experiment", "e", "--prompt-set", "set", *flags)
 
 
@@ -340,8 +341,8 @@ def test_unknown_sets_say_what_to_run(captured, tmp_path):
         (compare_groups, ("--by", "kind")),
         (compare_models, ("--other", "o")),
     ):
-        with pytest.raises(SystemExit, match=r"run inference/|no prompt has a field|0 prompts"):
+        with pytest.raises(UserError, match=r"run inference/|no prompt has a field|0 prompts"):
             call(script, "--experiment", "e", "--prompt-set", "set", *flags)
-        with pytest.raises(SystemExit, match=r"has no responses; run inference/capture"):
+        with pytest.raises(UserError, match=r"has no responses; run inference/capture"):
             call(script, "--experiment", "e", "--prompt-set", "none", *flags)
     assert not TraitPaths("e", TRAIT, tmp_path).dir.exists()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gguf import GGUFReader, dequantize
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.model import gguf
@@ -12,6 +13,21 @@ from traitscope.utils.model.hooks import Push, record, steer
 from traitscope.utils.model.loading import ModelOptions, wrap
 
 
+def test_converted_weights_are_those_of_the_gguf_file(embedded):
+    tensors = {tensor.name: tensor for tensor in GGUFReader(gguf.embedded_gguf()).tensors}
+    converted = embedded.model.state_dict()
+    for there, here in (
+        ("token_embd", "model.embed_tokens"),
+        ("blk.0.attn_norm", "model.layers.0.input_layernorm"),
+        ("blk.17.ffn_down", "model.layers.17.mlp.down_proj"),
+        ("blk.29.ffn_norm", "model.layers.29.post_attention_layernorm"),
+    ):
+        tensor = tensors[f"{there}.weight"]
+        expected = torch.tensor(dequantize(tensor.data, tensor.tensor_type))
+        assert torch.equal(converted[f"{here}.weight"], expected.reshape(converted[f"{here}.weight"].shape))
+
+
+@pytest.mark.slow
 def test_converted_weights_reproduce_the_gguf_models_logits_exactly(embedded):
     original, tokenizer = gguf.load_gguf(gguf.embedded_gguf())
     ids = torch.tensor([encode(embedded, [{"role": "user", "content": "What is the capital of France?"}])])
@@ -106,14 +122,19 @@ def test_the_default_system_message_and_no_bos(embedded):
     assert text.count("<|im_start|>") == 3
 
 
-def test_rows_of_a_mixed_sweep_batch_equal_solo_runs(embedded):
+@pytest.mark.parametrize(
+    ("n", "max_new_tokens", "strength"),
+    [(8, 6, 36.0), pytest.param(16, 16, 12.0, marks=pytest.mark.slow)],
+    ids=["short", "long"],
+)
+def test_rows_of_a_mixed_sweep_batch_equal_solo_runs(embedded, n, max_new_tokens, strength):
     """Greedy tokens agree, row by row; where one differs, the solo run's two best tokens were a near tie
     (batches of other shapes round differently).
     """
     generator = torch.Generator().manual_seed(0)
     vectors = torch.nn.functional.normalize(torch.randn(4, embedded.d_model, generator=generator), dim=-1)
     rows = []
-    for i in range(16):
+    for i in range(n):
         ids = encode(
             embedded,
             [
@@ -128,9 +149,10 @@ def test_rows_of_a_mixed_sweep_batch_equal_solo_runs(embedded):
                 }
             ],
         )
-        rows.append(Row(ids, pushes=(Push(9 + 4 * (i % 3), vectors[i // 4], 12.0 * (i // 4)),)))
-    mixed = [c.ids for c in generate(embedded, rows, Sampling(max_new_tokens=16))]
-    solo = [generate(embedded, [row], Sampling(max_new_tokens=16))[0].ids for row in rows]
+        rows.append(Row(ids, pushes=(Push(9 + 4 * (i % 3), vectors[i // 4], strength * (i // 4)),)))
+    sampling = Sampling(max_new_tokens=max_new_tokens)
+    mixed = [c.ids for c in generate(embedded, rows, sampling)]
+    solo = [generate(embedded, [row], sampling)[0].ids for row in rows]
     pairs = [(row, a, b) for row, a, b in zip(rows, mixed, solo, strict=True) if a != b]
     for row, a, b in pairs:
         first = next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
@@ -139,7 +161,7 @@ def test_rows_of_a_mixed_sweep_batch_equal_solo_runs(embedded):
         assert top[0] - top[1] < 1e-3
     agree = sum(x == y for a, b in zip(mixed, solo, strict=True) for x, y in zip(a, b, strict=False))
     print(f"greedy tokens that agree: {agree} of {sum(map(len, solo))}")
-    assert len({tuple(ids) for ids in mixed}) > 8  # the pushes did something
+    assert len({tuple(ids) for ids in mixed}) > max(4, n // 2)  # the pushes did something: 4 questions
 
 
 def test_coefficient_zero_is_bit_identical_to_unsteered(embedded):

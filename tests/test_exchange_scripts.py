@@ -5,6 +5,7 @@ vectors from elsewhere.
 import base64
 import json
 import re
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,17 +14,17 @@ from typing import ClassVar
 
 import pytest
 import torch
-from conftest import N_LAYERS, copy_trait
+from conftest import CHECKOUT, N_LAYERS, call, copy_trait
 
 from traitscope.analysis import export_vectors
 from traitscope.analysis.exchange.formats import FORMATS
 from traitscope.analysis.exchange.snippets import TARGETS, Use, render_snippet
 from traitscope.extraction import import_vectors, run_pipeline
+from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import digest, load_tensor, read_json
 from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.hooks import Push, steer
-from traitscope.utils.stage.command import run_cli
 
 TRAIT = "epistemic/optimism"
 WORLD = ["--experiment", "e", "--trait", TRAIT]
@@ -63,8 +64,7 @@ def root(tmp_path_factory, tiny_folders) -> Path:
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRAITSCOPE_ROOT", str(folder))
-        patch.setattr(sys, "argv", ["run_pipeline.py", "--experiment", "e", "--traits", TRAIT, *fit])
-        run_cli(run_pipeline.main, run_pipeline.all_flags(), "")
+        call(run_pipeline, "--experiment", "e", "--traits", TRAIT, *fit)
     return folder
 
 
@@ -75,19 +75,18 @@ def paths(root, monkeypatch) -> TraitPaths:
 
 
 @pytest.fixture
-def run(paths, monkeypatch, capfd):
+def run(paths, capfd):
     """Run a script's command line and return what it printed."""
     scripts = {"export": export_vectors, "import": import_vectors, "pipeline": run_pipeline}
 
     def run_here(script: str, *flags: str, code: int = 0) -> str:
         world = ["--experiment", "e", "--traits", TRAIT] if script == "pipeline" else WORLD
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", *world, *flags])
         capfd.readouterr()
         status = 0
         try:
-            run_cli(scripts[script].main, scripts[script].all_flags(), "")
-        except SystemExit as exit:
-            print(exit.code, file=sys.stderr)
+            call(scripts[script], *world, *flags)
+        except UserError as error:
+            print(error, file=sys.stderr)
             status = 1
         printed = "".join(capfd.readouterr())
         assert status == code, printed
@@ -237,7 +236,10 @@ def test_a_verdict_from_another_experiment_names_the_model_that_was_steered(run,
         "--layers",
         "1",
     ]
-    run("pipeline", *steering, *SMALL)
+    said = [line for line in run("pipeline", *steering, *SMALL).splitlines() if line.startswith("note:")]
+    assert (
+        len([line for line in said if "was fitted on" in line]) == 1
+    )  # a sibling is steered, and it is said
     run("export", "--method", "probe", "--verdict-from", "sibling")
     card = (paths.export("probe") / "README.md").read_text()
     assert f"**{read_json(paths.within('sibling').steering_results)['verdict']}**" in card
@@ -323,6 +325,20 @@ def test_what_a_file_says_of_its_model_is_compared(run, paths):
     file.write_bytes(content.replace(b'\\"model_type\\": \\"llama\\"', b'\\"model_type\\": \\"gemma\\"'))
     printed = run("import", "--file", str(file), "--format", "safetensors", "--method", "odd")
     assert "note: the file says model_type gemma; this experiment's is llama" in printed
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("analysis/import_vectors.py", "extraction/import_vectors.py"),
+        ("analysis/steering/cross_trait.py", "analysis/cross_trait.py"),
+        ("analysis/steering/figures.py", "analysis/draw_steering.py"),
+    ],
+)
+def test_a_command_that_has_moved_still_runs_as_it_was_typed_before(before, now, tmp_path):
+    typed = [sys.executable, str(CHECKOUT / before), "--help"]
+    done = subprocess.run(typed, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"python {now} --experiment EXPERIMENT --trait")
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -11,22 +11,24 @@ import pytest
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_text
 from traitscope.utils.files.paths import ExperimentPaths
+from traitscope.utils.stage.alone import stage_command
+from traitscope.utils.stage.command import parse_arguments
 from traitscope.utils.stage.experiment import (
     MODELS,
     RunOptions,
     default_model,
     keep_settings,
     resolve_settings,
-    stage_flags,
 )
-from traitscope.utils.stage.flags import REQUIRED, flags_of
+from traitscope.utils.stage.flags import REQUIRED
 from traitscope.utils.stage.stage import Stage
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SCRIPT = """
 from traitscope.utils.files.artifacts import write_text
 from traitscope.utils.errors import UserError
-from traitscope.utils.stage.experiment import stage_main
+from traitscope.utils.stage.alone import stage_command
+from traitscope.utils.stage.command import command
 from traitscope.utils.stage.stage import Stage
 
 def work(paths, *, model: str = "", seed: int = 0, batch_size: int = 8) -> dict:
@@ -35,7 +37,8 @@ def work(paths, *, model: str = "", seed: int = 0, batch_size: int = 8) -> dict:
     write_text(paths.scenario_scores, f"{model} {seed} {batch_size}")
     return {"texts": 1}
 
-stage_main(Stage("0_vet_scenarios", work, lambda p, v: [], lambda p, v: [p.scenario_scores], cosmetic=("batch_size",)))
+outputs = lambda p, v: [p.scenario_scores]
+command(stage_command(Stage("0_vet_scenarios", work, lambda p, v: [], outputs, cosmetic=("batch_size",))))
 """
 
 
@@ -58,13 +61,13 @@ def paths(tmp_path) -> ExperimentPaths:
 
 
 @pytest.fixture
-def flags():
-    return flags_of(work, cosmetic=("batch_size",))
+def stage() -> Stage:
+    return Stage("9_work", work, lambda paths, params: [], lambda paths, params: [], cosmetic=("batch_size",))
 
 
 @pytest.fixture
-def stage() -> Stage:
-    return Stage("9_work", work, lambda paths, params: [], lambda paths, params: [], cosmetic=("batch_size",))
+def flags(stage):
+    return stage.flags
 
 
 @pytest.fixture
@@ -203,10 +206,10 @@ def test_an_empty_model_in_the_config_leaves_the_name_to_decide(resolve, write_c
     assert resolve()["model"] == "embedded"
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_names_of_models_are_names_of_experiments(name, tmp_path):
-    assert ExperimentPaths(name, tmp_path)
-    assert default_model(name) == MODELS[name]
+def test_names_of_models_are_names_of_experiments(tmp_path):
+    for name in MODELS:
+        assert ExperimentPaths(name, tmp_path)
+        assert default_model(name) == MODELS[name]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '"text"', "null", "3"])
@@ -236,16 +239,11 @@ def test_settings_in_a_config_take_their_flag_s_kind_and_others_stay(resolve, wr
 
 
 @pytest.mark.parametrize(
-    ("trait", "traits", "expected"),
-    [
-        ("a/b", (), ["a/b"]),
-        ("", ("a/b", "c/d"), ["a/b", "c/d"]),
-        ("c/d", ("a/b", "c/d", "a/b"), ["c/d", "a/b"]),
-        ("", ("z/z", "a/b"), ["z/z", "a/b"]),
-    ],
+    ("traits", "expected"),
+    [(("a/b",), ["a/b"]), (("c/d", "a/b", "c/d"), ["c/d", "a/b"]), (("z/z", "a/b"), ["z/z", "a/b"])],
 )
-def test_traits_are_taken_once_each_in_the_order_given(trait, traits, expected):
-    targets = RunOptions("demo", trait, traits).targets
+def test_traits_are_taken_once_each_in_the_order_given(traits, expected):
+    targets = RunOptions("demo", traits).targets
     assert [paths.trait for paths in targets] == expected
     assert {paths.experiment for paths in targets} == {"demo"}
 
@@ -256,9 +254,21 @@ def test_no_trait_is_a_user_error_that_says_how_to_name_one():
 
 
 def test_a_script_has_its_stage_s_flags_and_those_of_every_run(stage):
-    flags = stage_flags(stage)
-    assert set(flags) == set(stage.flags) | {"experiment", "trait", "traits", "force"}
+    flags = stage_command(stage).flags
+    assert set(flags) == set(stage.flags) | {"experiment", "traits", "force"}
     assert [name for name, flag in flags.items() if flag.default is REQUIRED] == ["experiment"]
+
+
+def test_one_trait_and_several_are_the_same_flag(stage):
+    flags = stage_command(stage).flags
+    for written in (["--trait", "a/b"], ["--traits", "a/b"], ["--traits=a/b"]):
+        given = parse_arguments(["--experiment", "demo", *written], flags)
+        assert given == {"experiment": "demo", "traits": ("a/b",)}
+
+
+def test_every_flag_of_a_stage_is_a_setting_and_its_cosmetic_ones_are_marked(stage):
+    assert all(flag.is_setting for flag in stage.flags.values())
+    assert [name for name, flag in stage.flags.items() if flag.is_cosmetic] == ["batch_size"]
 
 
 def test_a_bad_trait_name_stops_before_anything_is_written(tmp_path):

@@ -1,21 +1,32 @@
 """Parameters declared once are flags, of their type or refused before anything starts."""
 
 import errno
-import inspect
+import json
 import os
 import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 import pytest
 
-from traitscope.extraction.run_pipeline import NAMES, all_flags, load_stage
-from traitscope.utils.errors import UserError
-from traitscope.utils.stage.command import explain_disk_error, is_disk_error, parse_arguments, run_cli
-from traitscope.utils.stage.flags import REQUIRED, Flag, bind, describe_kind, flags_of, option_flags
+from traitscope.extraction.run_pipeline import load_stage, setting_flags
+from traitscope.utils.errors import UserError, explain_disk_error, is_disk_error
+from traitscope.utils.files.paths import STAGES
+from traitscope.utils.stage.command import Command, command, parse_arguments, render_help, run_command
+from traitscope.utils.stage.flags import (
+    OWN_HEADING,
+    REQUIRED,
+    Flag,
+    bind,
+    describe_kind,
+    flag,
+    flags_of,
+    option_flags,
+)
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TEXTS, INTS, FLOATS, BOOLS = tuple[str, ...], tuple[int, ...], tuple[float, ...], tuple[bool, ...]
@@ -24,72 +35,55 @@ CHOICE = Literal["norm", "raw"]
 
 @dataclass(frozen=True)
 class Options:
-    """How it is done.
+    """How it is done."""
 
-    Args:
-        temperature: How bold, where 0 is
-            greedy.
-        batch_size: Rows at once.
-    """
+    temperature: float = flag(0.5, "How bold, where 0 is greedy.", also=("boldness",))
+    batch_size: int = flag(8, "Rows at once.", group="Speed", cosmetic=True)
+    source: str = flag("here", "Where from.", identify=str.upper)
 
-    temperature: float = 0.5
-    batch_size: int = 8
-
-    cosmetic: ClassVar[tuple[str, ...]] = ("batch_size",)
+    heading = "Text"
+    is_setting = True
 
 
 @dataclass(frozen=True)
 class Named:
-    """Makes a thing.
+    """Makes a thing."""
 
-    Args:
-        thing: Its name.
-        size: How large.
-    """
+    thing: str = flag(help="Its name.")
+    size: int = flag(1, "How large.")
 
-    thing: str
-    size: int = 1
-
-    positional: ClassVar[tuple[str, ...]] = ("thing",)
+    bare = "thing"
 
 
 @dataclass(frozen=True)
 class Needy:
     """Needs a name."""
 
-    name: str
-    limit: int = 3
+    name: str = flag(help="What it is called.")
+    limit: int = flag(3, "At most so many.")
 
 
 def work(
     place,
     *,
     options: Options,
-    experiment: str,
-    layers: str = "all",
-    seeds: INTS = (1, 2),
-    force: bool = False,
-    limit: int = -1,
-    verbose: bool = False,
+    experiment: Annotated[str, "Name of the folder."],
+    layers: Annotated[str, "Which layers."] = "all",
+    seeds: Annotated[INTS, "Seeds, one run each."] = (1, 2),
+    force: Annotated[bool, "Even if done."] = False,
+    limit: Annotated[int, "At most so many."] = -1,
 ) -> dict:
     """Do the work.
 
-    And more of it.
-
     Args:
-        experiment: Name of the folder.
-        layers: Which layers.
-        seeds: Seeds, one run each.
-        force: Even if done.
-        limit: At most so many.
-        verbose: Say more.
+        layers: Words for programmers, which no user sees.
     """
     return {"place": place} | locals()
 
 
 @pytest.fixture
 def flags() -> dict[str, Flag]:
-    return flags_of(work, cosmetic=("verbose",))
+    return flags_of(work)
 
 
 @pytest.fixture
@@ -99,15 +93,20 @@ def parse(flags):
 
 
 @pytest.fixture
-def run(monkeypatch, flags):
-    """Run a main as a command, and return what it leaves the shell: its exit status, or the line of a
-    failure.
+def run(monkeypatch, tmp_path):
+    """Run `work` as a command whose doings are a test's, and return what it leaves the shell: its exit
+    status, or the line of a failure.
     """
+    monkeypatch.setenv("TRAITSCOPE_ROOT", str(tmp_path))
 
-    def run(main, *arguments):
+    def run(doing, *arguments):
+        @wraps(work)
+        def command_line(**given):
+            doing(**given)
+
         monkeypatch.setattr(sys, "argv", ["extraction/9_work.py", *arguments])
         try:
-            run_cli(main, flags, inspect.getdoc(work))
+            command(command_line)
         except SystemExit as stop:
             return stop.code
         return 0
@@ -115,7 +114,7 @@ def run(monkeypatch, flags):
     return run
 
 
-def flag(kind, default=None) -> Flag:
+def flag_of(kind, default=None) -> Flag:
     return Flag("the_flag", kind, default, "What it does.")
 
 
@@ -160,7 +159,7 @@ def raising(error):
     ],
 )
 def test_a_value_of_a_flag_s_kind_becomes_that_kind(kind, value, expected):
-    got = flag(kind).coerce(value)
+    got = flag_of(kind).coerce(value)
     assert got == expected
     assert type(got) is type(expected)
     if isinstance(got, tuple):
@@ -209,7 +208,7 @@ def test_a_value_of_a_flag_s_kind_becomes_that_kind(kind, value, expected):
 )
 def test_a_value_of_another_kind_is_a_user_error_that_names_flag_kind_and_value(kind, value):
     with pytest.raises(UserError) as caught:
-        flag(kind).coerce(value)
+        flag_of(kind).coerce(value)
     assert "--the-flag" in str(caught.value)
     assert describe_kind(kind) in str(caught.value)
     assert repr(value) in str(caught.value)
@@ -218,12 +217,12 @@ def test_a_value_of_another_kind_is_a_user_error_that_names_flag_kind_and_value(
 @pytest.mark.parametrize("number", [2**53 + 1, 2**64 - 1, 10**400], ids=["2^53 + 1", "2^64 - 1", "10^400"])
 @pytest.mark.parametrize("written", [int, str])
 def test_a_whole_number_is_never_rounded(number, written):
-    assert flag(int).coerce(written(number)) == number
+    assert flag_of(int).coerce(written(number)) == number
 
 
 def test_null_in_a_config_is_the_default():
-    assert flag(int, 7).coerce(None) == 7
-    assert flag(TEXTS, ("a",)).coerce(None) == ("a",)
+    assert flag_of(int, 7).coerce(None) == 7
+    assert flag_of(TEXTS, ("a",)).coerce(None) == ("a",)
 
 
 @pytest.mark.parametrize(
@@ -242,38 +241,49 @@ def test_kinds_have_names_for_people(kind, words):
 
 def test_keyword_only_parameters_and_the_fields_of_options_are_flags(flags):
     assert list(flags) == [
-        "temperature",
-        "batch_size",
-        "experiment",
-        "layers",
-        "seeds",
-        "force",
-        "limit",
-        "verbose",
+        *["temperature", "batch_size", "source"],
+        *["experiment", "layers", "seeds", "force", "limit"],
     ]
-    assert flags["temperature"] == Flag("temperature", float, 0.5, "How bold, where 0 is greedy.")
-    assert flags["seeds"] == Flag("seeds", INTS, (1, 2), "Seeds, one run each.")
+    assert flags["temperature"] == Flag(
+        *("temperature", float, 0.5, "How bold, where 0 is greedy."),
+        group="Text",
+        is_setting=True,
+        also=("boldness",),
+    )
+    assert flags["seeds"] == Flag("seeds", INTS, (1, 2), "Seeds, one run each.", group=OWN_HEADING)
     assert flags["experiment"].default is REQUIRED
+    assert not flags["layers"].is_setting
 
 
 def test_the_fields_of_options_are_the_same_flags_alone_as_in_a_function(flags):
     alone = option_flags(Options)
-    assert alone == {name: flags[name] for name in ("temperature", "batch_size")}
+    assert alone == {name: flags[name] for name in ("temperature", "batch_size", "source")}
+
+
+def test_options_used_in_code_have_their_defaults_and_must_be_given_what_has_none():
+    assert Options() == Options(temperature=0.5, batch_size=8, source="here")
+    with pytest.raises(TypeError, match="name"):
+        Needy()
 
 
 def test_a_field_without_default_must_be_given():
-    assert {name: flag.default for name, flag in option_flags(Needy).items()} == {
+    assert {name: declared.default for name, declared in option_flags(Needy).items()} == {
         "name": REQUIRED,
         "limit": 3,
     }
 
 
-def test_cosmetic_flags_are_those_that_function_or_options_name(flags):
-    assert [name for name, flag in flags.items() if flag.is_cosmetic] == ["batch_size", "verbose"]
+def test_cosmetic_flags_groups_and_what_a_manifest_remembers_are_declared_at_the_field(flags):
+    assert [name for name, declared in flags.items() if declared.is_cosmetic] == ["batch_size"]
+    assert [name for name, declared in flags.items() if declared.is_positional] == []
+    groups = {name: declared.group for name, declared in option_flags(Options).items()}
+    assert groups == {"temperature": "Text", "batch_size": "Speed", "source": "Text"}
+    assert flags["source"].identify("there") == "THERE"
+    assert [name for name, declared in flags.items() if declared.identify] == ["source"]
 
 
 def test_bind_puts_options_together_again(flags):
-    values = {name: flag.default for name, flag in flags.items()} | {
+    values = {name: declared.default for name, declared in flags.items()} | {
         "experiment": "demo",
         "temperature": 0.0,
         "unknown": 1,
@@ -281,7 +291,7 @@ def test_bind_puts_options_together_again(flags):
     arguments = bind(work, values)
     assert arguments["options"] == Options(temperature=0.0, batch_size=8)
     assert arguments["seeds"] == (1, 2)
-    assert set(arguments) == {"options", "experiment", "layers", "seeds", "force", "limit", "verbose"}
+    assert set(arguments) == {"options", "experiment", "layers", "seeds", "force", "limit"}
     assert work("here", **arguments)["experiment"] == "demo"
 
 
@@ -305,6 +315,8 @@ def test_bind_puts_options_together_again(flags):
         ("--force=true", {"force": True}),
         ("--batch-size 4", {"batch_size": 4}),
         ("--batch_size 4", {"batch_size": 4}),
+        ("--boldness 1", {"temperature": 1.0}),
+        ("--temperature 0 --boldness=1", {"temperature": 1.0}),
         ("--limit 1 --limit 2", {"limit": 2}),
         ("", {}),
     ],
@@ -356,10 +368,39 @@ def test_help_needs_no_required_flag(flags, arguments):
     assert parse_arguments(arguments, flags) is None
 
 
-def test_main_gets_the_flags_given_and_no_others(run):
+def test_a_command_gets_its_options_filled_and_what_was_not_given_by_default(run):
     got = {}
-    assert run(got.update, "--experiment", "demo", "--seeds", "1,2", "--force") == 0
-    assert got == {"experiment": "demo", "seeds": (1, 2), "force": True}
+    assert run(got.update, "--experiment", "demo", "--seeds", "3", "--force", "--batch-size", "2") == 0
+    assert got == {
+        **{"options": Options(batch_size=2), "experiment": "demo", "layers": "all"},
+        **{"seeds": (3,), "force": True, "limit": -1},
+    }
+
+
+def test_the_config_of_an_experiment_is_heard_for_settings_alone_and_a_flag_wins(run, tmp_path, capsys):
+    config = tmp_path / "experiments/demo/config.json"
+    config.parent.mkdir(parents=True)
+    config.write_text(json.dumps({"temperature": 0.25, "source": "there", "layers": "9"}))
+    got = {}
+    assert run(got.update, "--experiment", "demo", "--source", "elsewhere") == 0
+    assert got["options"] == Options(temperature=0.25, source="elsewhere")
+    assert got["layers"] == "all"
+    assert capsys.readouterr().out == f"note: --source elsewhere overrides there of {config}\n"
+    config.write_text('{"temperature": "hot"}')
+    line = run(got.update, "--experiment", "demo")
+    assert str(config) in line
+    assert "--temperature expects a number, not 'hot'" in line
+
+
+def test_further_flags_are_handed_over_as_they_were_typed():
+    got = {}
+
+    def plain(options: Needy, given: dict) -> None:
+        got.update(given, name=options.name)
+
+    further = {"scale": Flag("scale", float, 1.0, "How much."), "unsaid": Flag("unsaid", int, 3, "Nothing.")}
+    run_command(Command(plain, lambda: further), ["--name", "x", "--scale", "2"])
+    assert got == {"name": "x", "scale": 2.0}
 
 
 @pytest.mark.parametrize(
@@ -371,7 +412,7 @@ def test_main_gets_the_flags_given_and_no_others(run):
         ["demo"],
     ],
 )
-def test_main_does_not_start_with_wrong_arguments(run, arguments):
+def test_a_command_does_not_start_with_wrong_arguments(run, arguments):
     assert run(raising(AssertionError("started")), *arguments).startswith("error: ")
 
 
@@ -412,7 +453,10 @@ def test_an_interrupt_says_how_to_go_on(run, capsys):
     ],
 )
 def test_the_shell_gets_the_status_and_no_traceback(tmp_path, error, status, words):
-    script = f"import errno\nfrom traitscope.utils.stage.command import run_cli\nfrom traitscope.utils.errors import UserError\ndef main(): raise {error}\nrun_cli(main, {{}}, '')"
+    script = (
+        "import errno\nfrom traitscope.utils.stage.command import command\n"
+        f"from traitscope.utils.errors import UserError\ndef main(): raise {error}\ncommand(main)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,
@@ -427,17 +471,31 @@ def test_the_shell_gets_the_status_and_no_traceback(tmp_path, error, status, wor
     assert done.stdout == ""
 
 
-def test_help_names_every_flag_with_its_words_and_no_one_letter_flag(run, flags, capsys):
+def test_help_begins_with_the_command_line_and_what_it_is_for(run, capsys):
     assert run(raising(AssertionError("started")), "--help") == 0
     text = capsys.readouterr().out
-    missing = [name for name, flag in flags.items() if f"--{name}" not in text or flag.help not in text]
-    assert missing == []
-    assert re.findall(r"(?<![\w-])-[a-zA-Z]\b", text) == []
-    assert "Do the work." in text
-    assert "python extraction/9_work.py" in text
+    assert text.startswith("python extraction/9_work.py --experiment EXPERIMENT [flags]\n\n")
+    assert "Parameters declared once are flags" in text.split("\n\n")[1]  # what this module says of itself
+    assert "Words for programmers" not in text
 
 
-@pytest.mark.parametrize("stage", NAMES)
+def test_help_names_every_flag_once_with_its_words_and_default_under_its_heading(flags, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["extraction/9_work.py"])
+    text = render_help(Command(work, doc="Do the work."))
+    blocks = {block.split("\n")[0]: block for block in text.split("\n\n")}
+    assert list(blocks)[1:] == ["Do the work.", OWN_HEADING, "Text", "Speed"]
+    for declared in flags.values():
+        assert text.count(f"\n  {declared.typed} ") + text.count(f"\n  {declared.typed}\n") == 1
+        assert declared.typed in blocks[declared.group]
+        assert declared.help in " ".join(blocks[declared.group].split())
+    assert "Rows at once. Default: 8." in blocks["Speed"]
+    assert "Seeds, one run each. Default: 1,2." in blocks[OWN_HEADING]
+    assert re.findall(r"(?<![\w-])-[a-zA-Z]\b", text) == []  # no flag of one letter
+    assert "_" not in re.sub(r"9_work|[A-Z_]{3,}", "", text.split("\n", 1)[1])  # flags with hyphens
+    assert max(map(len, text.split("\n"))) <= 100
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_every_flag_of_the_pipeline_has_help_a_kind_and_a_default_of_it(stage):
     for declared in load_stage(stage).flags.values():
         assert declared.help, declared.name
@@ -447,20 +505,20 @@ def test_every_flag_of_the_pipeline_has_help_a_kind_and_a_default_of_it(stage):
 def test_a_flag_that_stages_share_has_one_kind_and_one_default():
     # pos_threshold differs in help and in being cosmetic, since only later stages use it
     declared = [
-        (name, flag.kind, flag.default) for stage in NAMES for name, flag in load_stage(stage).flags.items()
+        (name, flag.kind, flag.default) for stage in STAGES for name, flag in load_stage(stage).flags.items()
     ]
     names = {name for name, _, _ in declared}
     assert len(set(declared)) == len(names)
-    assert names <= set(all_flags())
+    assert names <= set(setting_flags())
 
 
 def test_a_reader_that_goes_away_ends_the_run_quietly():
-    script = "import sys; sys.path[0] = '.'\nfrom traitscope.utils.stage.command import run_cli\nrun_cli(lambda: [print('x' * 100, flush=True) for _ in range(10_000)], {}, '')"
+    script = (
+        "from traitscope.utils.stage.command import command\n"
+        "command(lambda: [print('x' * 100, flush=True) for _ in range(10_000)])"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=Path(__file__).parents[1],
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=CHECKOUT
     )
     process.stdout.readline()
     process.stdout.close()
@@ -489,6 +547,9 @@ def test_a_bare_argument_is_needed_once_and_taken_once(arguments, words):
 
 
 def test_help_shows_what_may_be_given_without_its_name(monkeypatch, capsys):
+    def new_thing(options: Named) -> None:
+        raise AssertionError("started")
+
     monkeypatch.setattr(sys, "argv", ["extraction/new_thing.py", "--help"])
-    run_cli(raising(AssertionError("started")), option_flags(Named), inspect.getdoc(Named))
-    assert "python extraction/new_thing.py THING <flags>" in capsys.readouterr().out
+    command(new_thing)
+    assert "python extraction/new_thing.py THING [flags]\n" in capsys.readouterr().out

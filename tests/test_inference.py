@@ -18,19 +18,21 @@ from traitscope.inference.chat import Chat
 from traitscope.inference.watch import responding as responses
 from traitscope.inference.watch.engine import ChatEngine, Decoder, Talk
 from traitscope.inference.watch.projection import project, project_texts, scores_of
-from traitscope.inference.watch.watched import CardOptions, read_cards
+from traitscope.inference.watch.watched import WatchOptions, read_watched
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import read_json, save_tensor, write_json
-from traitscope.utils.files.paths import InferencePaths, TraitPaths
+from traitscope.utils.files.artifacts import read_json, write_json
+from traitscope.utils.files.paths import CAPTURE, STEER, ExperimentPaths, InferencePaths, TraitPaths
 from traitscope.utils.model.anatomy import layers
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.generation import Row, Sampling, generate
 from traitscope.utils.model.hooks import Push, steer
 from traitscope.utils.model.loading import LM, ModelOptions, load_lm
 from traitscope.utils.model.tokens import locate, token_texts
+from traitscope.utils.records.choice import best_of, choose_keys
 from traitscope.utils.records.prompt_sets import read_prompt_set
 from traitscope.utils.records.readings import Record, read_projections, read_record
-from traitscope.utils.records.vectors import Card, best_cell, choose_cells, load_card, require_match
+from traitscope.utils.records.vectors import Vector, list_traits, read_vector, write_vector
+from traitscope.utils.records.verdict import Verdict, write_verdict
 
 TRAIT, OTHER = "mood/hope", "mood/calm"
 QUESTION = [{"role": "user", "content": "What is the tide?"}]
@@ -39,27 +41,47 @@ QUESTION = [{"role": "user", "content": "What is the tide?"}]
 def plant(
     root: Path, lm: LM, trait: str, cells: dict[tuple[str, int], torch.Tensor], experiment: str = "e", **about
 ) -> TraitPaths:
-    """Write vectors as stage 4 does."""
+    """Write vectors as stage 4 does, with the residual norms that stage 3 measured."""
     paths = TraitPaths(experiment, trait, root)
     for (method, layer), vector in cells.items():
-        save_tensor(paths.vector(method, layer), vector)
-        origin = {
-            "made_by": {"stage": "3_capture_activations", "model": lm.identity},
+        known = {
+            "made_by": {"stage": CAPTURE, "model": lm.identity},
             "component": "residual",
             "position": "response[:]",
-        }
-        content = {
-            "trait": trait,
-            "method": method,
-            "layer": layer,
-            **origin,
+            "norm": float(vector.nan_to_num().norm()),
             "centre": 0.25,
-            "val": {"auroc": 0.5 + layer / 10, "cohens_d": 1.0},
+            "train": None,
+            "val": {"auroc": 0.5 + layer / 10, "cohens_d": 1.0, "n_pos": 4, "n_neg": 4},
         }
-        write_json(paths.vector_metadata(method, layer), content | about)
+        write_vector(paths, (method, layer), vector, known | about)
     norms = [2.0 + layer for layer in range(lm.n_layers)]
     write_json(paths.activations_metadata, {"shape": [8, lm.n_layers, lm.d_model], "mean_norms": norms})
     return paths
+
+
+def plant_verdict(paths: TraitPaths, verdict: str, layer: int, norms: list[float], vectors: str = "") -> None:
+    """Write what stage 5 leaves when it is done, of mean_diff at a layer.
+
+    Args:
+        norms: Mean residual norms of the unsteered answers.
+        vectors: The experiment whose vectors were steered with; by default the same.
+    """
+    effect = {"mean": 9.0, "low": 5.0, "high": 12.0, "n": 8}
+    columns = {name: None for name, field in Verdict.model_fields.items() if field.is_required()}
+    found = {
+        "trait": paths.trait,
+        "made_by": {"model": {}, "vectors": {"experiment": vectors or paths.experiment}},
+        "chosen": {"method": "mean_diff", "layer": layer, "dose": 0.2, "coefficient": 1.0},
+        "verdict": verdict,
+        "why": "",
+        "n_questions": 8,
+        "effect": effect,
+        "odd_part": effect,
+        "residual_norms": norms,
+    }
+    empty = {name: {} for name in ("judge", "coherence_judge", "coherence", "questions")}
+    write_verdict(paths, columns | empty | {"dev": []} | found)
+    write_json(paths.manifest(STEER), {"params": {}, "inputs": {}, "outputs": [], "version": 2})
 
 
 def draw(seed: int, d_model: int = 32) -> torch.Tensor:
@@ -125,42 +147,47 @@ def hidden_by_hand(lm: LM, ids: list[int]) -> list[torch.Tensor]:
     return [state[0].float() for state in states[1:-1]]
 
 
-def cards_of(lm: LM, root: Path) -> list[Card]:
+def vectors_of(lm: LM, root: Path) -> list[Vector]:
     cells = {("mean_diff", layer): draw(layer) for layer in range(lm.n_layers - 1)} | {("probe", 1): draw(99)}
     paths = plant(root, lm, TRAIT, cells)
-    return [load_card(paths, *cell) for cell in cells]
+    return [read_vector(paths, cell) for cell in cells]
 
 
 def test_projections_are_those_of_the_models_own_hidden_states(lm, root):
-    cards = cards_of(lm, root)
+    vectors = vectors_of(lm, root)
     sequences = [encode(lm, [{"role": "user", "content": "x" * n}]) for n in (3, 30, 11)]
     found = {}
-    project_texts(lm, sequences, cards, lambda i, scores: found.update({i: scores}), batch_tokens=80)
+    project_texts(lm, sequences, vectors, lambda i, scores: found.update({i: scores}), batch_tokens=80)
     for i, ids in enumerate(sequences):
         states = hidden_by_hand(lm, ids)
-        for card, scores in zip(cards, found[i], strict=True):
-            hidden = states[card.layer]
+        for vector, scores in zip(vectors, found[i], strict=True):
+            hidden = states[vector.layer]
             np.testing.assert_allclose(
-                scores.raw, hidden @ (card.vector / card.vector.norm()), atol=2e-4, rtol=1e-4
+                scores.raw, hidden @ (vector.tensor / vector.tensor.norm()), atol=2e-4, rtol=1e-4
             )
             np.testing.assert_allclose(scores.norms, hidden.norm(dim=-1), rtol=1e-4)
             np.testing.assert_allclose(scores.on("centered"), scores.raw - 0.25)
             np.testing.assert_allclose(
-                scores.on("cosine"), torch.cosine_similarity(hidden, card.vector[None]), atol=1e-4
+                scores.on("cosine"), torch.cosine_similarity(hidden, vector.tensor[None]), atol=1e-4
             )
 
 
+def hooks_of(lm: LM) -> list[list[int]]:
+    """Return what is hooked on every block; transformers leaves hooks of its own where states were asked for."""
+    return [[*block._forward_hooks, *block._forward_pre_hooks] for block in layers(lm.model)]
+
+
 def test_blocks_above_the_last_layer_asked_for_are_not_computed(llama, root):
-    seen = []
+    seen, before = [], hooks_of(llama)
     handles = [
         block.register_forward_hook(lambda *_, i=i: seen.append(i))
         for i, block in enumerate(layers(llama.model))
     ]
-    project_texts(llama, [[5, 6, 7]], [c for c in cards_of(llama, root) if c.layer <= 1], lambda *_: None)
+    project_texts(llama, [[5, 6, 7]], [c for c in vectors_of(llama, root) if c.layer <= 1], lambda *_: None)
     for handle in handles:
         handle.remove()
     assert seen == [0, 1]
-    assert not any(block._forward_hooks for block in layers(llama.model))
+    assert hooks_of(llama) == before
 
 
 def test_capture_leaves_what_the_model_wrote_and_says_which_turn_is_whose(world, llama):
@@ -183,7 +210,7 @@ def test_capture_leaves_what_the_model_wrote_and_says_which_turn_is_whose(world,
 
 def test_projecting_while_it_is_generated_equals_projecting_afterwards(world, llama, root):
     paths = world("--layers", "2")
-    engine = ChatEngine(llama, read_cards("e", CardOptions(layers="2")))
+    engine = ChatEngine(llama, read_watched("e", WatchOptions(layers="2")))
     for name in ("p0", "p1", "talk"):
         record = read_record(paths, name)
         steps = list(engine.reply(record.prompt, {}, Talk(max_new_tokens=9)))
@@ -215,7 +242,7 @@ def test_replay_refuses_ids_of_another_tokenizer(world, root, llama):
     record = read_json(paths.response("p0"))
     record["tokens"][3] = "other"
     write_json(paths.response("p0"), record)
-    with pytest.raises(SystemExit, match=r"the tokenizer of .* differs"):
+    with pytest.raises(UserError, match=r"the tokenizer of .* differs"):
         world("--limit", "1", "--responses-from", "e", "--vectors-from", "e", experiment="s")
 
 
@@ -257,7 +284,7 @@ def test_an_interrupted_capture_resumes_per_prompt_and_ends_the_same(world, monk
             real(where, record)
 
         patch.setattr(capture_raw_activations, "write_record", dies)
-        with pytest.raises(SystemExit):
+        with pytest.raises(KeyboardInterrupt):
             world("--batch-size", "2")
     counts = count_generated(monkeypatch)
     world("--batch-size", "2")
@@ -307,11 +334,13 @@ def test_raw_streams_give_the_same_projections_without_a_model(world, root, monk
     kept = {s.label: s for s in read_projections(paths, "p0")}
     paths.raw_metadata("p0").unlink()
     paths.projections("p0").unlink()
+    with pytest.raises(UserError, match="nothing names the model; pass --model"):
+        call(project_activations, "--experiment", "e", "--prompt-set", "set", "--layers", "0,2")
     model = read_json(paths.index)["made_by"]["model"]["name"]
     call(project_activations, "--experiment", "e", "--prompt-set", "set", "--layers", "0,2", "--model", model)
     for label, scores in {s.label: s for s in read_projections(paths, "p0")}.items():
         np.testing.assert_allclose(scores.raw, kept[label].raw, atol=1e-4)
-    with pytest.raises(SystemExit, match="were read by"):
+    with pytest.raises(UserError, match="were read by"):
         call(
             project_activations,
             "--experiment",
@@ -339,7 +368,7 @@ def test_the_table_holds_the_means_on_every_scale(world, root):
         assert float(row["prompt"]) == pytest.approx(
             scores[1 : record.prompt_tokens].mean()
         )  # without the first token, an attention sink
-    with pytest.raises(SystemExit, match="not both"):
+    with pytest.raises(UserError, match="not both"):
         call(project_activations, "--experiment", "e", "--prompt-set", "set", "--centered", "--cosine")
 
 
@@ -350,71 +379,122 @@ def test_best_is_where_steering_works_and_else_what_separates_best(root, llama):
         TRAIT,
         {("mean_diff", layer): draw(layer) for layer in range(4)} | {("random", 3): draw(9)},
     )
-    assert best_cell(paths)[:2] == ("mean_diff", 3)
-    write_json(
-        paths.steering_results, {"verdict": "not proven", "chosen": {"method": "mean_diff", "layer": 1}}
-    )
-    assert best_cell(paths)[:2] == ("mean_diff", 3)
-    write_json(paths.steering_results, {"verdict": "works", "chosen": {"method": "mean_diff", "layer": 1}})
-    assert best_cell(paths) == ("mean_diff", 1, "steering works there")
-    assert [c[:2] for c in choose_cells(paths, "best,best+2,0", "")] == [
-        ("mean_diff", 1),
-        ("mean_diff", 3),
-        ("mean_diff", 0),
+    best = ("mean_diff", 3), "best held-out AUROC, 0.80"
+    assert best_of(paths) == best
+    plant_verdict(paths, "not proven", 1, [1.0] * 4)
+    assert best_of(paths) == best
+    plant_verdict(paths, "works", 1, [1.0] * 4)
+    assert best_of(paths) == (("mean_diff", 1), "steering works there")
+    paths.manifest(STEER).unlink()  # stage 5 is running again: what it left is no verdict
+    assert best_of(paths) == best
+    plant_verdict(paths, "works", 1, [1.0] * 4)
+    assert choose_keys(paths, "best,best+2,0", "") == [
+        (("mean_diff", 1), "steering works there"),
+        (("mean_diff", 3), "asked for as best+2"),
+        (("mean_diff", 0), "asked for as 0"),
     ]
-    assert [c[1] for c in choose_cells(paths, "1-3:2", "mean_diff")] == [1, 3]
+    assert [key[1] for key, _ in choose_keys(paths, "1-3:2", "mean_diff")] == [1, 3]
     for spec, method, message in (
         ("best+3", "", "no vector of mean_diff at layer 4"),
         ("1", "probe", "no vector of probe"),
         ("bets", "", "is not a layer"),
     ):
         with pytest.raises(UserError, match=message):
-            choose_cells(paths, spec, method)
+            choose_keys(paths, spec, method)
+
+
+def test_traits_are_those_that_have_vectors(root, llama):
+    for trait in (TRAIT, "a/b/c"):
+        plant(root, llama, trait, {("mean_diff", 1): draw(1)})
+    TraitPaths("e", OTHER, root).vectors.mkdir(parents=True)
+    assert list_traits(ExperimentPaths("e", root)) == ["a/b/c", TRAIT]
 
 
 def test_what_does_not_belong_on_the_model_is_refused(root, llama, gemma, tiny_folders):
-    paths = plant(root, llama, TRAIT, {("mean_diff", 3): draw(1)})
-    assert require_match(load_card(paths, "mean_diff", 3), llama) is None
+    key = ("mean_diff", 3)
+    vector = read_vector(plant(root, llama, TRAIT, {key: draw(1)}), key)
+    assert vector.require_fit(llama) is None
     shallow, sibling = (
         load_lm(ModelOptions(model=tiny_folders[name], device="cpu")) for name in ("shallow", "sibling")
     )
     for lm, message in (
         (gemma, "architecture LlamaForCausalLM against Gemma2"),
         (shallow, "layers 4 against 3"),
+        (
+            LM(llama.model, llama.tokenizer, True, llama.identity | {"quantization": "int4"}),
+            "4-bit weights False against True",
+        ),
     ):
         with pytest.raises(UserError, match=message):
-            require_match(load_card(paths, "mean_diff", 3), lm)
-    assert "was fitted on" in str(require_match(load_card(paths, "mean_diff", 3), sibling))
-    plant(root, llama, TRAIT, {("mean_diff", 3): draw(1, 16)})
+            vector.require_fit(lm)
+    assert "was fitted on" in str(vector.require_fit(sibling))
+
+    paths = plant(root, llama, TRAIT, {key: draw(1, 16)})
+    with pytest.raises(UserError, match="is of width 16; the activations beside it are of width 32"):
+        read_vector(paths, key)
+    paths.activations_metadata.unlink()  # as where only the vectors were pulled
     with pytest.raises(UserError, match="width 16 against 32"):
-        require_match(load_card(paths, "mean_diff", 3), llama)
-    quantised = LM(llama.model, llama.tokenizer, True, llama.identity | {"quantization": "int4"})
-    plant(root, llama, TRAIT, {("mean_diff", 3): draw(1)})
-    with pytest.raises(UserError, match="4-bit weights"):
-        require_match(load_card(paths, "mean_diff", 3), quantised)
+        read_vector(paths, key).require_fit(llama)
+    paths.vector_metadata(*key).unlink()
+    plant(root, llama, TRAIT, {key: draw(1)}, made_by={})
+    with pytest.raises(UserError, match="architecture None against LlamaForCausalLM"):
+        read_vector(paths, key).require_fit(llama)
+
+
+def test_a_vector_for_a_layer_that_the_model_lacks_is_refused_where_nothing_else_says_so(root, llama):
+    paths = plant(root, llama, TRAIT, {("mean_diff", 7): draw(1)})
+    paths.activations_metadata.unlink()
+    with pytest.raises(UserError, match=r"is for layer 7; .* has layers 0 to 3"):
+        read_vector(paths, ("mean_diff", 7)).require_fit(llama)
 
 
 def test_damaged_vectors_are_refused_in_one_line(root, llama):
+    key = ("mean_diff", 1)
     damages = {
-        "NaN": torch.full((32,), float("nan")),
+        "not a finite float32 vector": torch.full((32,), float("nan")),
         "zero vector": torch.zeros(32),
-        r"expected \(None,\)": torch.ones(2, 32),
+        "is of width 64": torch.ones(2, 32),
     }
     for message, tensor in damages.items():
-        paths = plant(root, llama, TRAIT, {("mean_diff", 1): tensor})
+        paths = plant(root, llama, TRAIT, {key: tensor})
         with pytest.raises(UserError, match=message):
-            load_card(paths, "mean_diff", 1)
-    paths = plant(root, llama, TRAIT, {("mean_diff", 1): draw(1)}, made_by={})
-    with pytest.raises(UserError, match="lacks or garbles 'model'"):
-        load_card(paths, "mean_diff", 1)
+            read_vector(paths, key)
+    paths = plant(root, llama, TRAIT, {key: draw(1)})
+    known = read_json(paths.vector_metadata(*key))
+    for column, value in (("made_by", None), ("centre", "left"), ("val", {"auroc": 0.9})):
+        write_json(paths.vector_metadata(*key), known | {column: value})
+        with pytest.raises(UserError, match=rf"mean_diff_layer1_metadata.json: {column}"):
+            read_vector(paths, key)
+
+
+def test_a_dose_is_in_units_of_what_stage_5_measured_and_before_it_of_what_was_captured(root, llama):
+    key = ("mean_diff", 1)
+    paths = plant(root, llama, TRAIT, {key: draw(1)})
+    elsewhere = paths.within("steered")
+
+    def norm_of(used_in: TraitPaths) -> float | None:
+        return read_vector(paths, key, "", used_in).mean_norm
+
+    assert norm_of(paths) == 3.0  # as captured
+    plant_verdict(paths, "not proven", 1, [7.0, 8.0, 9.0, 10.0])
+    assert norm_of(paths) == 8.0
+    assert norm_of(elsewhere) == 3.0  # nobody measured there
+    plant_verdict(elsewhere, "works", 1, [20.0] * 4, vectors="e")
+    assert norm_of(elsewhere) == 20.0
+    plant_verdict(elsewhere, "works", 1, [20.0] * 4, vectors="others")  # another experiment's vectors
+    assert norm_of(elsewhere) == 3.0
+    paths.manifest(STEER).unlink()
+    paths.activations_metadata.unlink()
+    with pytest.raises(UserError, match=r"the residual norm at its layer is not known .* only be watched"):
+        read_vector(paths, key).push(0.2)
 
 
 def test_vectors_of_different_components_are_not_mixed(world, root, llama):
     plant(root, llama, OTHER, {("mean_diff", 3): draw(5)}, component="mlp_out")
-    with pytest.raises(SystemExit, match="different components"):
+    with pytest.raises(UserError, match="different components"):
         world()
     plant(root, llama, OTHER, {("mean_diff", 3): draw(5)}, position="prompt[-1]")
-    with pytest.raises(SystemExit, match="different positions"):
+    with pytest.raises(UserError, match="different positions"):
         world()
     plant(
         root, llama, OTHER, {("mean_diff", 3): draw(5)}, position=None
@@ -426,22 +506,22 @@ def test_a_planted_push_is_read_as_it_was_planted(lm, root):
     """A vector added at a layer shifts its own projection there by c·‖v‖ on every token, and nothing
     below.
     """
-    cards = cards_of(lm, root)[:2]
-    push, ids = Push(1, cards[1].vector, 3.0), encode(lm, QUESTION)
+    vectors = vectors_of(lm, root)[:2]
+    push, ids = Push(1, vectors[1].tensor, 3.0), encode(lm, QUESTION)
     plain, pushed = [], []
-    project_texts(lm, [ids], cards, lambda _, scores: plain.extend(scores))
-    with torch.inference_mode(), steer(lm.model, [[push]]), project(lm, cards) as readout:
+    project_texts(lm, [ids], vectors, lambda _, scores: plain.extend(scores))
+    with torch.inference_mode(), steer(lm.model, [[push]]), project(lm, vectors) as readout:
         lm.model.base_model(torch.tensor([ids]), use_cache=False)
-    pushed = scores_of(readout, cards, 0, len(ids))
-    np.testing.assert_allclose(pushed[1].raw - plain[1].raw, 3.0 * float(cards[1].vector.norm()), rtol=1e-3)
+    pushed = scores_of(readout, vectors, 0, len(ids))
+    np.testing.assert_allclose(pushed[1].raw - plain[1].raw, 3.0 * float(vectors[1].tensor.norm()), rtol=1e-3)
     np.testing.assert_allclose(pushed[0].raw, plain[0].raw, atol=1e-4)
 
 
 def test_steered_replies_are_those_of_steered_generation(llama, root):
-    card = load_card(plant(root, llama, TRAIT, {("mean_diff", 1): draw(4)}), "mean_diff", 1)
-    engine = ChatEngine(llama, [card])
+    vector = read_vector(plant(root, llama, TRAIT, {("mean_diff", 1): draw(4)}), ("mean_diff", 1))
+    engine = ChatEngine(llama, [vector])
     (push,) = engine.pushes({TRAIT: 0.8})
-    assert float(push.coefficient * card.vector.norm()) == pytest.approx(
+    assert float(push.coefficient * vector.tensor.norm()) == pytest.approx(
         0.8 * 3.0
     )  # 3.0: the mean residual norm at layer 1
     steered = [step.id for step in engine.reply(QUESTION, {TRAIT: 0.8}, Talk(max_new_tokens=12))]
@@ -453,16 +533,16 @@ def test_steered_replies_are_those_of_steered_generation(llama, root):
 
 def test_a_seeded_reply_repeats_and_an_abandoned_one_leaves_no_hook(llama, root):
     engine = ChatEngine(
-        llama, [load_card(plant(root, llama, TRAIT, {("mean_diff", 1): draw(4)}), "mean_diff", 1)]
+        llama, [read_vector(plant(root, llama, TRAIT, {("mean_diff", 1): draw(4)}), ("mean_diff", 1))]
     )
-    talk = Talk(max_new_tokens=8, temperature=1.0, seed=3)
+    talk, before = Talk(max_new_tokens=8, temperature=1.0, seed=3), hooks_of(llama)
     twice = [[step.id for step in engine.reply(QUESTION, {}, talk)] for _ in range(2)]
     assert twice[0] == twice[1]
     assert twice[0] != [
         step.id for step in engine.reply(QUESTION, {}, Talk(max_new_tokens=8, temperature=1.0, seed=4))
     ]
     next(engine.reply(QUESTION, {TRAIT: 0.5}, talk))
-    assert not any(block._forward_hooks or block._forward_pre_hooks for block in layers(llama.model))
+    assert hooks_of(llama) == before
     with pytest.raises(UserError, match="the conversation has"):
         list(engine.reply([{"role": "user", "content": "x" * 600}], {}, talk))
     reply = list(engine.reply([{"role": "user", "content": "x" * 480}], {}, Talk(max_new_tokens=400)))
@@ -472,7 +552,7 @@ def test_a_seeded_reply_repeats_and_an_abandoned_one_leaves_no_hook(llama, root)
 def test_a_chat_in_the_terminal(llama, root, capsys):
     chat = Chat(
         ChatEngine(
-            llama, [load_card(plant(root, llama, TRAIT, {("mean_diff", 1): draw(4)}), "mean_diff", 1)]
+            llama, [read_vector(plant(root, llama, TRAIT, {("mean_diff", 1): draw(4)}), ("mean_diff", 1))]
         ),
         Talk(max_new_tokens=5),
         "Be brief.",
@@ -556,7 +636,7 @@ def test_prompts_from_the_command_line_and_plain_completions(root, llama, tiny_f
         (("--prompt", "x", "--prompt-set", "set"), "pass --prompt-set NAME, or"),
         (("--prompt", "x", "--completion", "--system-prompt", "y"), "needs chat"),
     ):
-        with pytest.raises(SystemExit, match=message):
+        with pytest.raises(UserError, match=message):
             call(capture_raw_activations, *base, *flags)
     call(capture_raw_activations, *base, "--prompt", "x", "--system-prompt", "Be kind.")
     found = [read_record(paths, p["id"]) for p in read_json(paths.index)["prompts"]]

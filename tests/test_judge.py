@@ -97,7 +97,7 @@ def test_examples_are_scored_out_of_fold():
 
 
 def test_a_response_to_the_rubrics_own_prompt_is_scored_by_a_model_that_has_not_seen_it(judge):
-    texts = [Answer("", e.text, e.group) for e in RUBRIC.examples]
+    texts = [Answer("", e.text, e.family) for e in RUBRIC.examples]
     assert [s.value for s in judge.score_responses(texts)] == pytest.approx(
         [s.value for s in judge.score_examples()]
     )

@@ -1,23 +1,28 @@
 """Judges behind an API, with the official clients against real servers on loopback."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from conftest import call_as_shell, copy_trait
 from judge_server import FAULTS, KEYS, URLS, expected, score_of
 
 from traitscope.utils.errors import UserError
+from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.judge import (
     Answer,
     Example,
     JudgeOptions,
     Rubric,
+    _say_once,
     asking,
+    budget,
     choose_judge,
     count_states,
     identify_judge,
@@ -25,10 +30,12 @@ from traitscope.utils.judge import (
     prepare_judge,
 )
 from traitscope.utils.judge.answers import AnswerCache
-from traitscope.utils.judge.ledger import Purse
-from traitscope.utils.judge.prompts import LONGEST, ask_trait
+from traitscope.utils.judge.prompts import LONGEST, ask_scenario, ask_trait
+from traitscope.utils.model.loading import unload_lm
+from traitscope.utils.records.dataset import read_trait
 
 ROOT = Path(__file__).parents[1]
+OPTIMISM = "epistemic/optimism"
 EXAMPLES = tuple(Example(side, i, f"{side} text {i}") for side in ("pos", "neg") for i in range(6))
 RUBRIC = Rubric("weather/warmth", "Warm weather.", EXAMPLES)
 ANSWERS = [Answer(f"question {i}", f"response number {i}") for i in range(120)]
@@ -212,8 +219,8 @@ def test_with_faults_of_every_kind_all_numbers_are_those_of_a_server_without(
     serve()
     clean = [s.value for s in judge_of(name).score_responses(ANSWERS)]
     monkeypatch.setenv("TRAITSCOPE_CACHE", str(own_cache / "other"))
-    server = serve(fault_share=0.3, hang_seconds=8.0)
-    judge = judge_of(name, judge_timeout=3.0)
+    server = serve(fault_share=0.3, hang_seconds=4.0)
+    judge = judge_of(name, judge_timeout=1.5, judge_concurrency=16)  # so that no good answer is late
     scores = judge.score_responses(ANSWERS)
     assert [s.value for s in scores] == clean
     assert max(server.answered.values()) == 1  # nothing is asked twice that was answered
@@ -306,20 +313,18 @@ def test_another_prompt_or_model_is_another_question(serve):
     assert server.requests == before + 11  # and one to find out how the other model can be asked
 
 
-SCRIPT = """
-import sys; sys.path[:0] = [{root!r}, {tests!r}]
-import traitscope
-from test_judge_api import RUBRIC
-from traitscope.utils.judge import Answer, JudgeOptions, load_judge
-judge = load_judge(JudgeOptions("openai", judge_concurrency=20), RUBRIC)
-print(sum(s.value for s in judge.score_responses([Answer("q", f"text {{i}}") for i in range(400)])))
+SCRIPT = f"""
+from traitscope.utils.judge import Answer, Example, JudgeOptions, Rubric, load_judge
+judge = load_judge(JudgeOptions("openai", judge_concurrency=20), {RUBRIC!r})
+judge.score_responses([Answer("q", f"text {{i}}") for i in range(400)])
 """
 
 
 def test_killed_in_the_middle_of_400_it_asks_only_for_the_rest(serve, own_cache):
     server = serve(latency=0.05)
-    command = [sys.executable, "-c", SCRIPT.format(root=str(ROOT), tests=str(ROOT / "tests"))]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while server.requests < 150 and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -330,15 +335,16 @@ def test_killed_in_the_middle_of_400_it_asks_only_for_the_rest(serve, own_cache)
     assert 50 < kept < 200
     time.sleep(0.2)
     before = server.requests
-    total = float(subprocess.check_output(command, text=True).splitlines()[-1])
+    texts = [Answer("q", f"text {i}") for i in range(400)]
+    scores = judge_of(judge_concurrency=20).score_responses(texts)
     assert server.requests - before == 400 - kept
-    assert total == pytest.approx(sum(expected(asked_text(Answer("q", f"text {i}"))) for i in range(400)))
+    assert [s.value for s in scores] == pytest.approx([expected(asked_text(text)) for text in texts])
 
 
 def test_many_processes_share_the_cache(own_cache):
-    script = "import sys; sys.path.insert(0, sys.argv[1]); import utils; from traitscope.utils.judge.answers import AnswerCache as C; c = C()\n"
+    script = "from traitscope.utils.judge.answers import AnswerCache as C; c = C()\n"
     script += "for i in range(300): c.put(f'k{i}', i); assert c.get([f'k{i}']) == {f'k{i}': i}"
-    running = [subprocess.Popen([sys.executable, "-c", script, str(ROOT)]) for _ in range(4)]
+    running = [subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) for _ in range(4)]
     assert [p.wait() for p in running] == [0] * 4
     assert AnswerCache().get([f"k{i}" for i in range(300)]) == {f"k{i}": i for i in range(300)}
 
@@ -368,13 +374,14 @@ def test_money_is_counted_by_the_table_and_never_exceeds_the_limit(serve, monkey
     judge = judge_of(**price)
     judge.score_responses(ANSWERS[:10])
     assert judge.usage.cost == pytest.approx(11 * 0.0101)
-    monkeypatch.setattr(Purse, "spent", 0.0)
+    monkeypatch.setattr(budget, "_own_accounts", {})  # another run
     limited = judge_of(max_cost=0.5, judge_concurrency=4, **price)
     with pytest.raises(UserError, match=r"--max-cost \$0.5 would be exceeded.*asks only for the rest"):
         limited.score_responses(ANSWERS)
     assert 0.15 < limited.usage.cost <= 0.5
+    assert limited.grader.budget.spent == pytest.approx(limited.usage.cost)
     before, kept = server.requests, limited.usage.calls
-    monkeypatch.setattr(Purse, "spent", 0.0)
+    monkeypatch.setattr(budget, "_own_accounts", {})  # another run
     judge_of(**price).score_responses(ANSWERS)
     assert server.requests - before == len(ANSWERS) - 10 - kept
 
@@ -427,30 +434,53 @@ def test_auto_takes_the_first_key_there_is(monkeypatch):
     assert choose_judge() == "openai:gpt-4.1-mini"
 
 
-def run_script(root: Path, *arguments: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, "TRAITSCOPE_ROOT": str(root)}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False
-    )
+# Commands
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command leaves the shell."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @pytest.fixture
-def trait_root(tmp_path) -> Path:
-    from conftest import copy_trait
-
-    copy_trait(tmp_path / "root", "epistemic/optimism", 12)
+def trait_root(tmp_path, monkeypatch) -> Path:
+    """A root with a trait, where commands work."""
+    copy_trait(tmp_path / "root", OPTIMISM, 12)
+    monkeypatch.setenv("TRAITSCOPE_ROOT", str(tmp_path / "root"))
     return tmp_path / "root"
 
 
-def stage0(root: Path, *flags: str) -> subprocess.CompletedProcess:
-    return run_script(
-        root, "extraction/0_vet_scenarios.py", "--experiment", "demo", "--trait", "epistemic/optimism", *flags
-    )
+@pytest.fixture
+def run_script(trait_root, capfd):
+    """Run a command as a shell does, in this process, as if that had only begun."""
+
+    def run(script: str, *arguments: str) -> Done:
+        _say_once.cache_clear()
+        unload_lm("studied")
+        status = 0
+        capfd.readouterr()
+        try:
+            call_as_shell(import_module(f"traitscope.extraction.{script}"), *arguments)
+        except SystemExit as stop:
+            print(stop.code, file=sys.stderr)  # as the interpreter does
+            status = 1
+        return Done(status, *capfd.readouterr())
+
+    return run
 
 
-def test_too_many_gaps_end_the_stage_after_saving_and_a_rerun_asks_only_for_them(serve, trait_root):
+@pytest.fixture
+def stage0(run_script):
+    return lambda *flags: run_script("0_vet_scenarios", "--experiment", "demo", "--trait", OPTIMISM, *flags)
+
+
+def test_too_many_gaps_end_the_stage_after_saving_and_a_rerun_asks_only_for_them(serve, trait_root, stage0):
     server = serve(refusal_share=0.3)
-    failed = stage0(trait_root, "--judge", "anthropic")
+    failed = stage0("--judge", "anthropic")
     assert failed.returncode == 1
     assert "could not be judged" in failed.stderr
     assert "--max-unjudged 0.05" in failed.stderr
@@ -461,7 +491,7 @@ def test_too_many_gaps_end_the_stage_after_saving_and_a_rerun_asks_only_for_them
     assert sum(partial["states"][side].get("refused", 0) for side in ("pos", "neg")) == lost
     assert not (vetting / "scenario_scores.json").exists()
     server.refusal_share, before = 0.0, server.requests
-    assert stage0(trait_root, "--judge", "anthropic").returncode == 0
+    assert stage0("--judge", "anthropic").returncode == 0
     assert server.requests - before == lost
     content = json.loads((vetting / "scenario_scores.json").read_text())
     assert [row["value"] for row in content["rows"]] == [
@@ -474,27 +504,15 @@ def test_too_many_gaps_end_the_stage_after_saving_and_a_rerun_asks_only_for_them
 
 
 def questions_of(content: dict, root: Path) -> list[str]:
-    from traitscope.utils.files.paths import TraitPaths
-    from traitscope.utils.judge.prompts import ask_scenario
-    from traitscope.utils.records.dataset import read_trait
-
     rubric = read_trait(TraitPaths("demo", "epistemic/optimism", root)).rubric
     return [ask_scenario(rubric, e).messages[-1]["content"] for e in rubric.examples]
 
 
-def test_a_wrong_key_stops_the_pipeline_before_a_model_is_loaded(serve, trait_root):
+def test_a_wrong_key_stops_the_pipeline_before_a_model_is_loaded(serve, trait_root, run_script):
     serve(key="sk-wrong-key-123456")
     done = run_script(
-        trait_root,
-        "extraction/run_pipeline.py",
-        "--experiment",
-        "demo",
-        "--traits",
-        "epistemic/optimism",
-        "--stages",
-        "1-5",
-        "--judge",
-        "openai",
+        *("run_pipeline", "--experiment", "demo", "--traits", OPTIMISM),
+        *("--stages", "1-5", "--judge", "openai"),
     )
     assert done.returncode == 1
     assert "model:" not in done.stdout
@@ -502,15 +520,15 @@ def test_a_wrong_key_stops_the_pipeline_before_a_model_is_loaded(serve, trait_ro
     assert not (trait_root / "experiments").exists()
 
 
-def test_keys_are_nowhere_in_what_is_written_or_said(serve, trait_root, own_cache):
+def test_keys_are_nowhere_in_what_is_written_or_said(serve, trait_root, own_cache, stage0):
     server = serve(fault_share=0.2, faults=("500", "429", "truncated"))
     said = []
     for name in KEYS:
-        done = stage0(trait_root, "--judge", name, "--force")
+        done = stage0("--judge", name, "--force")
         assert done.returncode == 0, done.stderr
         said += [done.stdout, done.stderr]
     serve(key="sk-wrong-key-123456")
-    said += [stage0(trait_root, "--judge", name, "--force").stderr for name in KEYS]
+    said += [stage0("--judge", name, "--force").stderr for name in KEYS]
     written = [
         path.read_bytes()
         for folder in (trait_root / "experiments", own_cache)
@@ -523,58 +541,27 @@ def test_keys_are_nowhere_in_what_is_written_or_said(serve, trait_root, own_cach
         assert not [data for data in written if secret.encode() in data]
 
 
-def test_an_experiment_keeps_the_judge_it_began_with(trait_root, serve):
-    assert stage0(trait_root).returncode == 0
+def test_an_experiment_keeps_the_judge_it_began_with(trait_root, serve, stage0):
+    assert stage0().returncode == 0
     assert json.loads((trait_root / "experiments/demo/config.json").read_text())["judge"] == "embedded"
     serve()
-    again = stage0(trait_root)
+    again = stage0()
     assert "up to date" in again.stdout
-    told = stage0(trait_root, "--judge", "auto")
+    told = stage0("--judge", "auto")
     assert "overrides embedded" in told.stdout
     assert "judge: openai:gpt-4.1-mini/logprobs" in told.stdout
 
 
-def test_the_whole_pipeline_with_a_judge_behind_an_api(serve, tmp_path, tiny_folders):
-    from conftest import copy_trait
-
-    root = tmp_path / "root"
-    copy_trait(root, "epistemic/optimism", 12)
+def test_the_whole_pipeline_with_a_judge_behind_an_api(serve, trait_root, run_script, tiny_folders):
     server = serve(fault_share=0.1, faults=("500", "reset", "429"))
-    small = [
-        "--max-new-tokens",
-        "6",
-        "--subset",
-        "3",
-        "--random-pairs",
-        "2",
-        "--doses",
-        "0.1,0.3",
-        "--min-usable",
-        "2",
-        "--coherence-gate",
-        "0",
-    ]
+    root = trait_root
     command = [
-        "extraction/run_pipeline.py",
-        "--experiment",
-        "e",
-        "--model",
-        tiny_folders["llama"],
-        "--traits",
-        "epistemic/optimism",
-        *small,
+        *("run_pipeline", "--experiment", "e", "--traits", OPTIMISM, "--model", tiny_folders["llama"]),
+        *("--max-new-tokens", "6", "--subset", "3", "--random-pairs", "2", "--doses", "0.1,0.3"),
+        *("--min-usable", "2", "--coherence-gate", "0", "--pos-threshold", "0", "--neg-threshold", "100"),
+        *("--judge", "openai", "--judge-price", "0.4,1.6"),
     ]
-    command += [
-        "--pos-threshold",
-        "0",
-        "--neg-threshold",
-        "100",
-        "--judge",
-        "openai",
-        "--judge-price",
-        "0.4,1.6",
-    ]
-    done = run_script(root, *command)
+    done = run_script(*command)
     assert done.returncode == 0, done.stderr
     results = json.loads((root / "experiments/e/steering/epistemic/optimism/results.json").read_text())
     assert results["judge"]["mode"] == "openai:gpt-4.1-mini/logprobs"
@@ -591,7 +578,7 @@ def test_the_whole_pipeline_with_a_judge_behind_an_api(serve, tmp_path, tiny_fol
         if row["coherence"]["state"] == "scored" and row["coherence"]["value"]
     } == {results["judge"]["prompts"]["coherence"]}
     before = server.requests
-    again = run_script(root, *command, "--force")
+    again = run_script(*command, "--force")
     assert again.returncode == 0, again.stderr
     assert server.requests == before  # texts are the same bytes, so every question has been asked
     assert "0 judge calls" in again.stdout

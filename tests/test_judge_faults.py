@@ -10,10 +10,9 @@ from judge_server import KEYS, URLS, JudgeServer, error, first
 from test_judge_api import ANSWERS, RUBRIC, asked_text, judge_of
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.judge import Answer, asking, count_states
+from traitscope.utils.judge import Answer, asking, budget, count_states
 from traitscope.utils.judge.faults import Fault, read_fault
 from traitscope.utils.judge.language import LanguageJudge
-from traitscope.utils.judge.ledger import Purse
 from traitscope.utils.judge.prompts import ask_trait
 from traitscope.utils.judge.providers import PROVIDERS, Want
 
@@ -29,7 +28,7 @@ def short_waits(monkeypatch, own_cache):
 def price_of_asking(judge: LanguageJudge, answer: Answer) -> float:
     """What one question may cost at most."""
     n_bytes = sum(len(m["content"].encode()) for m in ask_trait(RUBRIC, answer).messages)
-    return judge.grader.purse.most(n_bytes, judge.grader.want.max_tokens)
+    return judge.grader.budget.most(n_bytes, judge.grader.want.max_tokens)
 
 
 def fault_of(server: JudgeServer, name: str, answer: Callable[[dict], tuple]) -> Fault:
@@ -189,12 +188,14 @@ def test_tokens_a_minute_are_kept(serve):
 def test_many_at_once_do_not_spend_the_last_cent_twice(serve):
     server = serve(latency=0.02)
     limit = 1.2 * price_of_asking(judge_of(**PRICE), ANSWERS[49])
-    Purse.spent = 0.0
+    budget._own_accounts.clear()  # another run
+    judge = judge_of(max_cost=limit, judge_concurrency=50, **PRICE)
     with pytest.raises(UserError, match="--max-cost"):
-        judge_of(max_cost=limit, judge_concurrency=50, **PRICE).score_responses(ANSWERS[:50])
+        judge.score_responses(ANSWERS[:50])
     assert server.busiest == 1
-    assert 0 < Purse.spent <= limit
-    assert Purse.set_aside == pytest.approx(0)
+    assert 0 < judge.grader.budget.spent <= limit
+    assert not judge.grader.budget.is_waiting
+    assert [account.set_aside for account in budget._own_accounts.values()] == [pytest.approx(0)]
 
 
 @pytest.mark.parametrize("fault", ["truncated", "reset", "malformed", "hang"])
@@ -202,11 +203,12 @@ def test_many_at_once_do_not_spend_the_last_cent_twice(serve):
 def test_an_answer_that_is_lost_is_taken_for_paid(serve, monkeypatch, name, fault):
     monkeypatch.setattr(asking.Asker.__init__, "__defaults__", (3,))
     server = serve(hang_seconds=1.0)
-    judge = judge_of(name, judge_timeout=0.3, **PRICE)
-    server.fault_share, server.faults, before, spent = 1.0, (fault,), server.requests, Purse.spent
+    judge = judge_of(name, judge_timeout=0.5 if fault == "hang" else 5.0, **PRICE)
+    server.fault_share, server.faults, before = 1.0, (fault,), server.requests
+    spent = judge.grader.budget.spent
     assert judge.score_responses(ANSWERS[:1])[0].state == "error"
     assert server.requests - before == 3
-    assert Purse.spent - spent == pytest.approx(3 * price_of_asking(judge, ANSWERS[0]))
+    assert judge.grader.budget.spent - spent == pytest.approx(3 * price_of_asking(judge, ANSWERS[0]))
 
 
 def test_an_answer_that_came_and_that_the_client_could_not_read_is_taken_for_paid():
@@ -220,7 +222,8 @@ def test_an_answer_that_came_and_that_the_client_could_not_read_is_taken_for_pai
 @pytest.mark.parametrize("name", NAMES)
 def test_a_connection_that_is_refused_costs_nothing(serve, monkeypatch, name):
     serve()
-    judge, spent = judge_of(name, **PRICE), Purse.spent
+    judge = judge_of(name, **PRICE)
+    spent = judge.grader.budget.spent
     monkeypatch.setenv(URLS[name], "http://127.0.0.1:9")
     assert judge.score_responses(ANSWERS[:1])[0].state == "error"
-    assert Purse.spent == spent > 0
+    assert judge.grader.budget.spent == spent > 0

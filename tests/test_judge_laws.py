@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from conftest import call_with
 from test_judge_api import RUBRIC, judge_of
 
 from traitscope.analysis import judge_agreement
@@ -130,7 +131,7 @@ def test_a_sample_has_as_many_texts_as_asked_evenly_over_both_sides(monkeypatch,
 
 def test_a_sample_below_none_and_a_text_labelled_twice_are_one_line(tmp_path):
     with pytest.raises(UserError, match="--sample"):
-        judge_agreement.main(experiment="e", traits=("x/y",), against="openai", sample=-1)
+        call_with(judge_agreement, experiment="e", traits=("x/y",), against="openai", sample=-1)
     (tmp_path / "labels.csv").write_text("trait,key,score\nx/y,k,10\nx/z,k,10\nx/y,k,10\n")
     with pytest.raises(UserError, match="line 4: x/y k has been labelled before"):
         read_labels(tmp_path / "labels.csv")

@@ -10,7 +10,7 @@ from traitscope.utils.judge import Answer, Example, JudgeOptions, Rubric, count_
 from traitscope.utils.judge.local import LocalGrader, digit_tokens, number_paths, number_probabilities
 from traitscope.utils.judge.prompts import Question
 from traitscope.utils.model.encode import encode
-from traitscope.utils.model.loading import ModelOptions, _loaded, load_lm
+from traitscope.utils.model.loading import LM, ModelOptions, _loaded, load_lm
 
 EXAMPLES = tuple(Example(side, i, f"{side} {i}") for side in ("pos", "neg") for i in range(4))
 RUBRIC = Rubric("x/warmth", "Warm.", EXAMPLES)
@@ -19,6 +19,13 @@ RUBRIC = Rubric("x/warmth", "Warm.", EXAMPLES)
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TRAITSCOPE_CACHE", str(tmp_path))
+
+
+@pytest.fixture
+def judging(embedded, monkeypatch) -> LM:
+    """The embedded model, in the judge's place already: it need not be loaded again."""
+    monkeypatch.setitem(_loaded, "judge", (ModelOptions(model="embedded", device="cpu"), embedded))
+    return embedded
 
 
 def prompts_of(lm) -> list[list[int]]:
@@ -120,7 +127,7 @@ def test_a_name_without_a_model_is_one_line():
         load_judge(JudgeOptions("local:"), RUBRIC)
 
 
-def test_the_embedded_model_judges_and_asks_each_text_once(embedded):
+def test_the_embedded_model_judges_and_asks_each_text_once(judging):
     judge = load_judge(JudgeOptions("local:embedded@cpu"), RUBRIC)
     answers = [
         Answer("How is the weather?", text)
@@ -136,13 +143,14 @@ def test_the_embedded_model_judges_and_asks_each_text_once(embedded):
     assert count_states(scores) == {"scored": 4, "unparsable": 1}
     assert scores[0] == scores[2]
     assert {s.mode for s in scores if s.value is not None} == {"local:embedded/logprobs"}
+    assert judge.grader.lm is judging
     assert judge.usage.calls == 3
     again = load_judge(JudgeOptions("local:embedded@cpu"), RUBRIC)
     assert again.score_responses(answers) == scores
     assert (again.usage.calls, again.usage.cached) == (0, 3)
 
 
-def test_json_that_a_local_judge_writes_is_read_or_is_unparsable(embedded, monkeypatch):
+def test_json_that_a_local_judge_writes_is_read_or_is_unparsable(judging, monkeypatch):
     monkeypatch.setattr("traitscope.utils.judge.local.TEXT_TOKENS", 24)
     rubric = Rubric("x/y", "", EXAMPLES, 'Q {question} A {answer}. Answer in JSON: {"score": number}')
     scores = load_judge(JudgeOptions("local:embedded@cpu"), rubric).score_responses([Answer("q", "Sunny.")])

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traitscope.utils.judge.ledger import Purse, price_of
+from traitscope.utils.judge.budget import Budget
+from traitscope.utils.judge.ledger import price_of
 from traitscope.utils.judge.parsing import is_score, parse_text, weigh_tokens
 
 
@@ -173,6 +174,6 @@ def test_prices_are_found_by_model_and_dated_snapshots_of_it():
 
 
 def test_what_a_call_may_cost_is_never_underestimated():
-    purse = Purse(1.0, (2.0, 8.0))
-    assert purse.most(10_000, 2048) >= purse.cost(10_000, 2048)
-    assert Purse(0.0, None).cost(10**9, 10**9) == 0
+    budget = Budget(1.0, (2.0, 8.0))
+    assert budget.most(10_000, 2048) >= budget.cost(10_000, 2048)
+    assert Budget(0.0, None).cost(10**9, 10**9) == 0

@@ -14,7 +14,7 @@ from traitscope.extraction.fitting.methods import (
     probe,
 )
 from traitscope.utils.records import activations
-from traitscope.utils.records.activations import Captured
+from traitscope.utils.records.activations import ActivationsAbout, Captured
 
 N, LAYERS, D = 60, 3, 96
 METHODS = fit_functions(FitOptions())
@@ -218,7 +218,8 @@ def test_fitting_layers_in_groups_gives_the_same_vectors(method, monkeypatch):
     rows = [
         {"key": f"{side}{i}", "side": side, "split": "train"} for side in ("pos", "neg") for i in range(N)
     ]
-    captured = Captured(torch.cat([pos, neg]).half(), rows, {"sha256": "x"})
+    about = ActivationsAbout(shape=(2 * N, 3, D), mean_norms=[1.0] * 3, rows=rows, sha256="x")
+    captured = Captured(torch.cat([pos, neg]).half(), about)
     monkeypatch.setattr(activations, "CHUNK_BYTES", 4 * 2 * N * D * 2)  # two layers
     assert captured.chunks([0, 1, 2]) == [[0, 1], [2]]
     fitted_on = {"activations_sha256": "x", "train": [row["key"] for row in rows], "val": []}

@@ -1,37 +1,29 @@
-"""The pipeline as a user runs it: whole processes, on a tiny model for the mechanics and on the embedded
-one for the story.
-"""
+"""The pipeline as a user runs it: on a tiny model for the mechanics, on the embedded one for the story."""
 
 import csv
 import json
 import os
 import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
-from conftest import copy_trait
+from conftest import call_as_shell, copy_trait
 
-from traitscope.extraction import run_pipeline
-from traitscope.utils.stage.command import run_cli
-from traitscope.utils.stage.experiment import stage_main
+from traitscope.utils.files.journal import Journal
+from traitscope.utils.model.loading import unload_lm
 
 CODE = Path(__file__).parents[1]
 OPTIMISM, FORMALITY = "epistemic/optimism", "behavioral/formality"
 SMALL = [
-    "--max-new-tokens",
-    "6",
-    "--subset",
-    "3",
-    "--random-pairs",
-    "2",
-    "--doses",
-    "0.1,0.3",
-    "--min-usable",
-    "2",
+    *("--max-new-tokens", "6", "--subset", "3", "--random-pairs", "2"),
+    *("--doses", "0.1,0.3", "--min-usable", "2"),
 ]
 ALL_PASS = ["--pos-threshold", "0", "--neg-threshold", "100"]  # a random model's texts show no trait
 
@@ -61,13 +53,9 @@ def run(monkeypatch, capfd):
 
     def run_here(root: Path, *args: str, script: str = "run_pipeline", code: int = 0) -> str:
         monkeypatch.setenv("TRAITSCOPE_ROOT", str(root))
-        monkeypatch.setattr(sys, "argv", [f"extraction/{script}.py", *args])
         capfd.readouterr()
         try:
-            if script == "run_pipeline":
-                run_cli(run_pipeline.main, run_pipeline.all_flags(), "")
-            else:
-                stage_main(run_pipeline.load_stage(script))
+            call_as_shell(import_module(f"traitscope.extraction.{script}"), *args)
             status = 0
         except SystemExit as exit:
             print(exit.code, file=sys.stderr)  # as the interpreter does
@@ -91,33 +79,70 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def home(tmp_path) -> Path:
+    """A root with two traits of which nothing has run."""
     copy_trait(tmp_path, OPTIMISM, 12)
     copy_trait(tmp_path, FORMALITY, 12)
     return tmp_path
 
 
-def test_the_story_on_the_embedded_model(home):
-    traits = ["--experiment", "demo", "--traits", f"{FORMALITY},{OPTIMISM}"]
-    settings = ["--layers", "14", "--method", "mean_diff", *SMALL, "--max-new-tokens", "12"]
-    first = run_process(home, *traits, *settings)
-    assert first.count("model: embedded on cpu") == 1  # loaded once, whatever the number of traits
-    assert len(stages(first, r"\d s \(no completed run\)")) == 12
-    base = home / "experiments" / "demo"
+def settings_of(model: str) -> list[str]:
+    return [
+        "--experiment",
+        "tiny",
+        "--model",
+        model,
+        "--layers",
+        "1-2",
+        "--batch-size",
+        "7",
+        *SMALL,
+        *ALL_PASS,
+    ]
+
+
+@pytest.fixture
+def tiny(tiny_folders) -> list[str]:
+    """The arguments of a run on a tiny model, of one trait."""
+    return [*settings_of(tiny_folders["llama"]), "--traits", OPTIMISM]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, tiny_folders) -> tuple[Path, str]:
+    """A root with both traits after a whole run in a process of its own, and what that printed. Nobody may
+    change it.
+    """
+    root = tmp_path_factory.mktemp("prepared")
+    for trait in (FORMALITY, OPTIMISM):
+        copy_trait(root, trait, 12)
+    return root, run_process(root, *settings_of(tiny_folders["llama"]), "--traits", f"{FORMALITY},{OPTIMISM}")
+
+
+@pytest.fixture
+def done(prepared, tmp_path) -> Path:
+    """A copy of that root to work on."""
+    shutil.copytree(prepared[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def require_whole(home: Path, said: str, experiment: str, vectors: int) -> None:
+    """Check all that a first run of two traits leaves and says."""
+    assert said.count("\nmodel: ") == 1  # loaded once, whatever the number of traits
+    assert len(stages(said, r"\d s \(no completed run\)")) == 12
+    base = home / "experiments" / experiment
 
     rows = json.loads((base / "summary.json").read_text())
     assert [row["trait"] for row in rows] == [FORMALITY, OPTIMISM]
     for row in rows:
         assert row["verdict"] in ("works", "not proven", "breaks the text")
-        assert row["vectors"] == 150
+        assert row["vectors"] == vectors
         assert row["effect"]["low"] <= row["effect"]["mean"] <= row["effect"]["high"]
         assert row["p"] >= 1 / 3  # two random pairs cannot say more
-        assert row["coherence_before"] > 80
         assert set(row["example"]) == {"question", "unsteered", "plus", "minus"}
-        assert row["trait"] in first
+        assert row["trait"] in said
     with open(base / "summary.csv") as file:
         assert [row["verdict"] for row in csv.DictReader(file)] == [row["verdict"] for row in rows]
-    assert "unsteered" in first
-    assert "+vector" in first
+    assert "unsteered" in said
+    assert "+vector" in said
     assert not list(base.rglob("*.progress.jsonl"))
     tests = json.loads((base / "steering" / OPTIMISM / "responses" / "test.json").read_text())["rows"]
     assert len({row["arm"] for row in tests}) == 2 + 2 * (
@@ -125,61 +150,119 @@ def test_the_story_on_the_embedded_model(home):
     )  # unsteered, system prompt, ± of vector, shuffled and 2 random
     assert all(row["response_ids"] for row in tests)
 
-    second = run_process(home, *traits, *settings)
+
+def require_frugal(home: Path, again) -> None:
+    """Check that a second run does nothing, and that after an edit just what reads it runs, as was foreseen."""
+    second = again()
     assert len(stages(second, "up to date")) == 12
     assert "model:" not in second
 
     definition = home / "datasets" / "traits" / OPTIMISM / "definition.txt"
     definition.write_text(definition.read_text() + " more")
-    predicted = run_process(home, *traits, *settings, "--dry-run")
-    actual = run_process(home, *traits, *settings)
+    predicted, actual = again("--dry-run"), again()
     expected = {(number, OPTIMISM) for number in "025"}
     assert stages(predicted, "would run") == expected
     assert stages(actual, "input changed") == expected
     assert len(stages(actual, "up to date")) == 9
 
 
-@pytest.fixture
-def tiny(tiny_folders) -> list[str]:
-    return [
-        "--experiment",
-        "tiny",
-        "--traits",
-        OPTIMISM,
-        "--model",
-        tiny_folders["llama"],
-        "--layers",
-        "1-2",
-        *SMALL,
-        *ALL_PASS,
-    ]
+def test_a_whole_run_a_second_one_and_one_after_an_edit_do_what_they_should(
+    run, prepared, done, tiny_folders
+):
+    settings = [*settings_of(tiny_folders["llama"]), "--traits", f"{FORMALITY},{OPTIMISM}"]
+
+    def again(*more: str) -> str:
+        unload_lm("studied")  # as in a process that has not loaded it yet
+        return run(done, *settings, *more)
+
+    require_whole(done, prepared[1], "tiny", 5 * 4)
+    require_frugal(done, again)
 
 
-def test_killed_at_any_moment_it_resumes_and_ends_with_the_same_bytes(home, tiny, tmp_path_factory):
-    other = tmp_path_factory.mktemp("uninterrupted")
-    copy_trait(other, OPTIMISM, 12)
-    batches = ["--batch-size", "7"]
-    run_process(other, *tiny, *batches)
-    folder = Path("experiments") / "tiny" / "extraction" / OPTIMISM
-    moments = [
-        "vetting/scenario_scores.json",
-        "stages/1_generate_responses.progress.jsonl",
-        "responses/pos.json",
-        "activations/all_layers.pt",
+@pytest.mark.slow
+def test_the_story_on_the_embedded_model(home):
+    settings = [
+        *("--experiment", "demo", "--traits", f"{FORMALITY},{OPTIMISM}"),
+        *("--layers", "14", "--method", "mean_diff", *SMALL, "--max-new-tokens", "12"),
     ]
-    moments += ["vectors/mean_diff_layer2.pt", "stages/5_steer_evaluate.progress.jsonl"]
-    for moment in moments:
-        process = start(home, *tiny, *batches)
-        while process.poll() is None and not (home / folder / moment).exists():
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, moment
-    final = run_process(home, *tiny, *batches)
-    assert stages(final, "up to date") == {(n, OPTIMISM) for n in "01234"}
+    first = run_process(home, *settings)
+    assert "model: embedded on cpu" in first
+    require_whole(home, first, "demo", 5 * 30)
+    rows = json.loads((home / "experiments/demo/summary.json").read_text())
+    assert all(row["coherence_before"] > 80 for row in rows)
+    require_frugal(home, lambda *more: run_process(home, *settings, *more))
+
+
+MOMENTS = (  # files after whose appearance a run is killed, in their order
+    "vetting/scenario_scores.json",
+    "stages/1_generate_responses.progress.jsonl",
+    "responses/pos.json",
+    "activations/all_layers.pt",
+    "vectors/mean_diff_layer2.pt",
+    "stages/5_steer_evaluate.progress.jsonl",
+)
+FOLDER = Path("experiments/tiny/extraction") / OPTIMISM
+
+
+def kill_when_written(root: Path, moment: str, arguments: list[str]) -> None:
+    """Start the pipeline in a process, and kill it when a file is there."""
+    process = start(root, *arguments)
+    while process.poll() is None and not (root / FOLDER / moment).exists():
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, moment
+
+
+def require_same_results(root: Path, uninterrupted: Path) -> None:
+    """Check that the trait's results are the same bytes under two roots."""
     for part in ("vetting", "responses", "activations", "vectors"):
-        assert contents(home / folder / part) == contents(other / folder / part), part
-    assert contents(home / "experiments/tiny/steering") == contents(other / "experiments/tiny/steering")
+        assert contents(root / FOLDER / part) == contents(uninterrupted / FOLDER / part), part
+    steering = f"experiments/tiny/steering/{OPTIMISM}"
+    assert contents(root / steering) == contents(uninterrupted / steering)
+    assert contents(root / steering)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_resumes_and_ends_with_the_same_bytes(home, tiny, prepared):
+    for moment in MOMENTS:
+        kill_when_written(home, moment, tiny)
+    final = run_process(home, *tiny)
+    assert stages(final, "up to date") == {(n, OPTIMISM) for n in "01234"}
+    require_same_results(home, prepared[0])
+
+
+def test_killed_in_the_last_stage_it_resumes_and_ends_with_the_same_bytes(run, home, tiny, prepared):
+    kill_when_written(home, MOMENTS[-1], tiny)
+    assert stages(run(home, *tiny), "up to date") == {(n, OPTIMISM) for n in "01234"}
+    require_same_results(home, prepared[0])
+
+
+class KilledError(BaseException):
+    """Ends a run as a kill does: nothing of ours catches it."""
+
+
+def test_stopped_short_at_any_moment_it_resumes_and_ends_with_the_same_bytes(
+    run, home, tiny, prepared, monkeypatch
+):
+    replace, add = os.replace, Journal.add
+    for moment in MOMENTS:
+
+        def killing(action, path_of, moment=moment):
+            def act(*arguments):
+                action(*arguments)
+                if str(path_of(*arguments)).endswith(moment):
+                    raise KilledError
+
+            return act
+
+        with monkeypatch.context() as patch, pytest.raises(KilledError):
+            patch.setattr(os, "replace", killing(replace, lambda source, target: target))
+            patch.setattr(Journal, "add", killing(add, lambda journal, *_: journal.path))
+            run(home, *tiny)
+    final = run(home, *tiny)
+    assert stages(final, "up to date") == {(n, OPTIMISM) for n in "01234"}
+    require_same_results(home, prepared[0])
 
 
 def test_one_bad_trait_does_not_stop_the_others_and_the_last_lines_say_what_to_do(run, home, tiny):
@@ -194,12 +277,11 @@ def test_one_bad_trait_does_not_stop_the_others_and_the_last_lines_say_what_to_d
     ]
 
 
-def test_a_numbered_stage_by_hand_uses_the_experiments_settings(run, home, tiny):
-    run(home, *tiny, "--no-steering")
-    by_hand = run(home, "--experiment", "tiny", "--trait", OPTIMISM, script="4_fit_vectors")
+def test_a_numbered_stage_by_hand_uses_the_experiments_settings(run, done, tiny):
+    by_hand = run(done, "--experiment", "tiny", "--trait", OPTIMISM, script="4_fit_vectors")
     assert "up to date" in by_hand
     changed = run(
-        home,
+        done,
         "--experiment",
         "tiny",
         "--trait",
@@ -211,13 +293,12 @@ def test_a_numbered_stage_by_hand_uses_the_experiments_settings(run, home, tiny)
         script="4_fit_vectors",
     )
     assert re.search(r"1 vectors, .*methods \[.*\] → \['mean_diff'\]", changed)
-    forced = run(home, "--experiment", "tiny", "--trait", OPTIMISM, "--force", script="2_vet_responses")
+    forced = run(done, "--experiment", "tiny", "--trait", OPTIMISM, "--force", script="2_vet_responses")
     assert "(--force)" in forced
 
 
-def test_moving_a_threshold_judges_nothing_again(run, home, tiny):
-    run(home, *tiny, "--no-steering")
-    moved = run(home, *tiny, "--no-steering", "--neg-threshold", "99.5")
+def test_moving_a_threshold_judges_nothing_again(run, done, tiny):
+    moved = run(done, *tiny, "--no-steering", "--neg-threshold", "99.5")
     assert stages(moved, "neg_threshold") == {("4", OPTIMISM)}
     assert "note: --neg-threshold 99.5 overrides 100.0" in moved
 
@@ -234,7 +315,7 @@ def test_vectors_of_one_model_steer_another(run, home, tiny_folders, tiny):
     refused = run(
         home, *arguments, "--steer-experiment", "shallow", "--steer-model", tiny_folders["shallow"], code=1
     )
-    assert "are for 4 layers of width 32" in refused
+    assert f"does not fit {tiny_folders['shallow']}: layers 4 against 3" in refused
 
 
 def test_failed_scenarios_are_dropped_on_request(run, home, tiny):
@@ -256,7 +337,8 @@ def test_failed_scenarios_are_dropped_on_request(run, home, tiny):
 
 
 def test_no_vet_uses_every_response(run, home, tiny):
-    output = run(home, *tiny[:-4], "--no-vet", "--no-steering")
+    lenient = [a for a in tiny if a not in ALL_PASS]
+    output = run(home, *lenient, "--no-vet", "--no-steering")
     assert {number for number, _ in stages(output, "no completed run")} == {"1", "3", "4"}
 
 
@@ -302,88 +384,54 @@ def test_a_wrong_command_is_one_line_and_loads_nothing(run, home, arguments, mes
     ],
 )
 def test_an_impossible_setting_is_one_clear_line_and_keeps_earlier_results(
-    run, home, tiny, arguments, message, prepared
+    run, done, tiny, arguments, message
 ):
-    experiments = prepared
-    before = contents(experiments / "experiments")
-    output = run(experiments, *tiny, *arguments, code=1)
+    before = contents(done / "experiments")
+    output = run(done, *tiny, *arguments, code=1)
     assert message in output
-    after = contents(experiments / "experiments")
+    after = contents(done / "experiments")
     assert {k: v for k, v in before.items() if "/stages/" not in k and "summary" not in k} == {
         k: v for k, v in after.items() if "/stages/" not in k and "summary" not in k
     }
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory, tiny_folders) -> Path:
-    """A finished tiny experiment that several tests fail to damage."""
-    root = tmp_path_factory.mktemp("prepared")
-    copy_trait(root, OPTIMISM, 12)
-    settings = [
-        "--experiment",
-        "tiny",
-        "--traits",
-        OPTIMISM,
-        "--model",
-        tiny_folders["llama"],
-        "--layers",
-        "1-2",
-        *SMALL,
-        *ALL_PASS,
-    ]
-    run_process(root, *settings)
-    return root
-
-
 def test_a_disk_that_takes_no_more_is_one_line_and_loses_nothing(run, home, tiny):
-    import resource
-
     run(home, *tiny, "--stages", "0")
-    scores = contents(home / "experiments/tiny/extraction" / OPTIMISM / "vetting")
-    environment = os.environ | {"TRAITSCOPE_ROOT": str(home)}
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))  # noqa: E731  # what a full quota looks like to a process
-    done = subprocess.run(
-        [sys.executable, str(CODE / "extraction/run_pipeline.py"), *tiny, "--no-steering"],
-        env=environment | {"PYTHONDONTWRITEBYTECODE": "1"},
-        preexec_fn=limit,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "File too large; make room or make it writable, then run the same command again" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert contents(home / "experiments/tiny/extraction" / OPTIMISM / "vetting") == scores
+    scores = contents(home / FOLDER / "vetting")
+    assert scores
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))  # what a full quota looks like to a process
+    try:
+        said = run(home, *tiny, "--no-steering", code=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "File too large; make room or make it writable, then run the same command again" in said
+    assert contents(home / FOLDER / "vetting") == scores
     assert len(stages(run(home, *tiny, "--no-steering"), "no completed run")) == 4
 
 
-def test_a_refit_leaves_no_vector_of_an_earlier_one(run, home, tiny):
-    run(home, *tiny, "--no-steering")
-    vectors = home / "experiments/tiny/extraction" / OPTIMISM / "vectors"
+def test_a_refit_leaves_no_vector_of_an_earlier_one(run, done, tiny):
+    vectors = done / "experiments/tiny/extraction" / OPTIMISM / "vectors"
     assert len(list(vectors.glob("*.pt"))) == 5 * 4
-    output = run(home, *tiny, "--no-steering", "--methods", "mean_diff", "--fit-layers", "1,2")
+    output = run(done, *tiny, "--no-steering", "--methods", "mean_diff", "--fit-layers", "1,2")
     assert sorted(p.name for p in vectors.glob("*.pt")) == ["mean_diff_layer1.pt", "mean_diff_layer2.pt"]
-    assert json.loads((home / "experiments/tiny/summary.json").read_text())[0]["vectors"] == 2
+    assert json.loads((done / "experiments/tiny/summary.json").read_text())[0]["vectors"] == 2
     assert "2 vectors" in output
 
 
-def test_scores_and_activations_of_different_responses_are_not_mixed(run, home, tiny):
-    run(home, *tiny, "--no-steering")
+def test_scores_and_activations_of_different_responses_are_not_mixed(run, done, tiny):
     longer = [*tiny, "--max-new-tokens", "7"]
-    output = run(home, *longer, "--stages", "1,3-4", code=1)
+    output = run(done, *longer, "--stages", "1,3-4", code=1)
     assert "scores and activations are of different responses; run 2_vet_responses" in output
-    run(home, *longer, "--no-steering")
+    run(done, *longer, "--no-steering")
 
 
-def test_activations_are_captured_by_the_model_that_wrote_the_ids(run, home, tiny, tiny_folders):
-    run(home, *tiny, "--no-steering")
+def test_activations_are_captured_by_the_model_that_wrote_the_ids(run, done, tiny, tiny_folders):
     other = [a if a != tiny_folders["llama"] else tiny_folders["sibling"] for a in tiny]
-    assert "the responses are token ids of" in run(home, *other, "--stages", "3", code=1)
+    assert "the responses are token ids of" in run(done, *other, "--stages", "3", code=1)
 
 
 def test_a_fine_tune_saved_over_a_model_is_another_model(run, home, tiny, tiny_folders, tmp_path):
-    import shutil
-
     folder = tmp_path / "my-model"
     shutil.copytree(tiny_folders["llama"], folder)
     mine = [a if a != tiny_folders["llama"] else str(folder) for a in tiny]
@@ -393,31 +441,29 @@ def test_a_fine_tune_saved_over_a_model_is_another_model(run, home, tiny, tiny_f
     assert re.search(r"model \S+#\w+ → \S+#\w+", run(home, *mine, "--stages", "1"))
 
 
-def test_results_of_a_stage_that_has_not_completed_are_not_reported(run, home, tiny):
-    run(home, *tiny)
-    assert json.loads((home / "experiments/tiny/summary.json").read_text())[0]["verdict"]
-    (
-        home / "experiments/tiny/extraction" / OPTIMISM / "stages/5_steer_evaluate.json"
-    ).unlink()  # as a killed re-run leaves it
-    run(home, *tiny, "--no-steering")
-    assert json.loads((home / "experiments/tiny/summary.json").read_text())[0]["verdict"] is None
+def test_results_of_a_stage_that_has_not_completed_are_not_reported(run, done, tiny):
+    summary = done / "experiments/tiny/summary.json"
+    assert all(row["verdict"] for row in json.loads(summary.read_text()))
+    (done / FOLDER / "stages/5_steer_evaluate.json").unlink()  # as a killed re-run leaves it
+    run(done, *tiny, "--no-steering")
+    assert [row["verdict"] for row in json.loads(summary.read_text())] == [None]
 
 
-def test_a_plan_is_printed_for_every_trait_whatever_its_state(run, home, tiny):
-    run(home, *tiny, "--no-steering")
+def test_a_plan_is_printed_for_every_trait_whatever_its_state(run, done, tiny):
+    shutil.rmtree(done / "experiments/tiny/extraction" / FORMALITY)
+    (done / FOLDER / "stages/5_steer_evaluate.json").unlink()
     both = [a if a != OPTIMISM else f"{OPTIMISM},{FORMALITY}" for a in tiny]
-    assert len(stages(run(home, *both, "--dry-run"), "would run")) == 1 + 6
-    downstream = run(home, *tiny, "--methods", "mean_diff", "--dry-run")
+    assert len(stages(run(done, *both, "--dry-run"), "would run")) == 1 + 6
+    downstream = run(done, *tiny, "--methods", "mean_diff", "--dry-run")
     assert stages(downstream, "would run") == {("4", OPTIMISM), ("5", OPTIMISM)}
 
 
-def test_degenerate_activations_name_trait_method_layer_and_cause(run, home, tiny):
+def test_degenerate_activations_name_trait_method_layer_and_cause(run, done, tiny):
     import torch
 
     from traitscope.utils.files.artifacts import save_tensor, write_json
 
-    run(home, *tiny, "--no-steering")
-    folder = home / "experiments/tiny/extraction" / OPTIMISM / "activations"
+    folder = done / "experiments/tiny/extraction" / OPTIMISM / "activations"
     activations, metadata = (
         torch.load(folder / "all_layers.pt", weights_only=True),
         json.loads((folder / "metadata.json").read_text()),
@@ -426,21 +472,20 @@ def test_degenerate_activations_name_trait_method_layer_and_cause(run, home, tin
     write_json(
         folder / "metadata.json", metadata | {"sha256": save_tensor(folder / "all_layers.pt", activations)}
     )
-    output = run(home, *tiny, "--only-stage", "4", "--fit-layers", "1-3", code=1)
+    output = run(done, *tiny, "--only-stage", "4", "--fit-layers", "1-3", code=1)
     assert f"{OPTIMISM}, method mean_diff, layer 2: the activations are constant" in output
     save_tensor(folder / "all_layers.pt", activations * float("nan"))
     assert "is not the file its metadata describes" in run(
-        home, *tiny, "--only-stage", "4", "--fit-layers", "1-3", code=1
+        done, *tiny, "--only-stage", "4", "--fit-layers", "1-3", code=1
     )
 
 
-def test_ids_are_the_record_and_text_is_for_people(run, home, tiny):
-    run(home, *tiny, "--no-steering")
-    folder = home / "experiments/tiny/extraction" / OPTIMISM
+def test_ids_are_the_record_and_text_is_for_people(run, done, tiny):
+    folder = done / "experiments/tiny/extraction" / OPTIMISM
     before = (folder / "activations/all_layers.pt").read_bytes()
     responses = json.loads((folder / "responses/pos.json").read_text())
     for row in responses["rows"]:
         row["response"] = row["response"].strip() + " edited"
     (folder / "responses/pos.json").write_text(json.dumps(responses))
-    assert "input changed" in run(home, *tiny, "--only-stage", "3")
+    assert "input changed" in run(done, *tiny, "--only-stage", "3")
     assert (folder / "activations/all_layers.pt").read_bytes() == before

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +14,9 @@ import pytest
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json, write_text
-from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.files.paths import ExperimentPaths, TraitPaths
+from traitscope.utils.stage.experiment import resolve_settings
+from traitscope.utils.stage.flags import flag
 from traitscope.utils.stage.stage import Stage, execute, provenance, run_stage, take_digests, why_run
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -77,14 +79,25 @@ def paths(make_trait) -> TraitPaths:
 
 
 @pytest.fixture
-def why(stage, paths):
-    """why(scale=2.0): the reason to run with these values."""
-    return lambda **values: why_run(stage, paths, stage.params(values))
+def params(stage, paths):
+    """params(scale="2"): the stage's parameters where a config says so, or a flag with these words."""
+
+    def params_of(**values):
+        write_json(ExperimentPaths(paths.experiment, paths.root).config, values)
+        return stage.params(resolve_settings(ExperimentPaths("demo", paths.root), stage.flags, {}))
+
+    return params_of
 
 
 @pytest.fixture
-def run(stage, paths):
-    return lambda force=False, **values: execute(stage, paths, stage.params(values), force=force)
+def why(stage, paths, params):
+    """why(scale=2.0): the reason to run with these values."""
+    return lambda **values: why_run(stage, paths, params(**values))
+
+
+@pytest.fixture
+def run(stage, paths, params):
+    return lambda force=False, **values: execute(stage, paths, params(**values), force=force)
 
 
 @pytest.fixture
@@ -398,16 +411,53 @@ def test_run_stage_passes_values_and_force_on_and_reports_nothing_when_all_went_
 ):
     traits = [make_trait("a/b"), make_trait("a/c")]
     for _ in range(2):
-        assert run_stage(stage, traits, {"scale": "2", "unknown": 1}, force=True) == {}
+        assert run_stage(stage, traits, {"scale": 2.0, "unknown": 1}, force=True) == {}
     assert recorder.calls == ["a/b", "a/c"] * 2
     assert [why_run(stage, t, stage.params({"scale": 2.0})) for t in traits] == [None, None]
 
 
-def test_a_value_of_the_wrong_kind_fails_each_trait_in_one_line(stage, make_trait, recorder):
-    failures = run_stage(stage, [make_trait("a/b"), make_trait("a/c")], {"scale": "much"})
-    assert set(failures) == {"a/b", "a/c"}
-    assert all("--scale" in line for line in failures.values())
+def test_a_value_of_the_wrong_kind_is_refused_before_anything_runs(params, recorder):
+    with pytest.raises(UserError, match=r"config\.json: --scale expects a number, not 'much'"):
+        params(scale="much")
     assert recorder.calls == []
+
+
+def test_a_manifest_remembers_of_a_value_what_its_flag_says(paths, recorder):
+    known = {"model": "first weights"}
+
+    @dataclass(frozen=True)
+    class Options:
+        model: str = flag("m", "Which model.", identify=lambda name: f"{name}#{known['model']}")
+
+    def work(paths, *, options: Options) -> dict:
+        write_text(paths.scenario_scores, options.model)
+        return {}
+
+    stage = Stage(STAGE, work, lambda p, v: [], lambda p, v: [p.scenario_scores])
+    assert execute(stage, paths, stage.params({}))
+    assert paths.scenario_scores.read_text() == "m"
+    assert read_manifest(paths)["params"] == {"model": "m#first weights"}
+    assert not execute(stage, paths, stage.params({}))
+    known["model"] = "other weights"  # under the same name
+    assert why_run(stage, paths, stage.params({})) == "model m#first weights → m#other weights"
+
+
+def test_options_reach_a_stage_filled_and_its_cosmetic_flags_are_not_remembered(paths):
+    @dataclass(frozen=True)
+    class Options:
+        size: int = flag(3, "How large.")
+        device: str = flag("auto", "Where.", cosmetic=True)
+
+    def work(paths, *, options: Options) -> dict:
+        write_text(paths.scenario_scores, f"{options.size} on {options.device}")
+        return {}
+
+    stage = Stage(STAGE, work, lambda p, v: [], lambda p, v: [p.scenario_scores])
+    execute(stage, paths, stage.params({"device": "cpu"}))
+    assert paths.scenario_scores.read_text() == "3 on cpu"
+    assert read_manifest(paths)["params"] == {"size": 3}
+    assert why_run(stage, paths, stage.params({"device": "cuda"})) is None
+    assert why_run(stage, paths, stage.params({"size": 4})) == "size 3 → 4"
 
 
 def test_the_manifest_tells_what_was_read_with_what_and_written(stage, paths, run):

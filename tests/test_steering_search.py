@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from traitscope.analysis.steering import evaluate as protocol
 from traitscope.analysis.steering.arms import Arm, ArmResult
 from traitscope.analysis.steering.evaluate import evaluate
 from traitscope.analysis.steering.nulls import random_cells, rival_cells
@@ -158,26 +159,45 @@ def random_vectors(seed: int) -> dict:
     return {("mean_diff", layer): torch.tensor(rng.normal(size=D)).float() for layer in LAYERS}
 
 
-def test_a_planted_effect_works_in_most_repetitions():
-    verdicts = [run(bench := SimulatedBench(seed), planted_vectors(bench))["verdict"] for seed in range(40)]
-    assert verdicts.count("works") >= 38
+@pytest.fixture
+def without_rows(monkeypatch):
+    """Spare a simulation the writing of its texts: it is about verdicts."""
+    monkeypatch.setattr(protocol, "arm_rows", lambda *_: [])
 
 
+OFTEN = pytest.mark.parametrize("repetitions", [40, pytest.param(100, marks=pytest.mark.slow)])
+
+
+@pytest.mark.usefixtures("without_rows")
+@pytest.mark.parametrize("repetitions", [15, pytest.param(40, marks=pytest.mark.slow)])
+def test_a_planted_effect_works_in_most_repetitions(repetitions):
+    verdicts = [
+        run(bench := SimulatedBench(seed), planted_vectors(bench))["verdict"] for seed in range(repetitions)
+    ]
+    assert verdicts.count("works") >= 0.95 * repetitions
+
+
+@OFTEN
+@pytest.mark.usefixtures("without_rows")
 @pytest.mark.parametrize("damage", [0.0, 60.0])
-def test_random_vectors_are_not_proven_in_at_least_95_of_100_repetitions_though_the_best_of_all_is_chosen(
-    damage,
+def test_random_vectors_are_not_proven_in_at_least_19_of_20_repetitions_though_the_best_of_all_is_chosen(
+    damage, repetitions
 ):
     verdicts = [
-        run(SimulatedBench(seed, damage=damage), random_vectors(seed + 500))["verdict"] for seed in range(100)
+        run(SimulatedBench(seed, damage=damage), random_vectors(seed + 500))["verdict"]
+        for seed in range(repetitions)
     ]
-    assert verdicts.count("not proven") >= 95
+    assert verdicts.count("not proven") >= 0.95 * repetitions
 
 
-def test_vectors_fitted_on_shuffled_labels_are_not_proven_in_at_least_95_of_100_repetitions():
+@OFTEN
+@pytest.mark.usefixtures("without_rows")
+def test_vectors_fitted_on_shuffled_labels_are_not_proven_in_at_least_19_of_20_repetitions(repetitions):
     verdicts = [
-        run(bench := SimulatedBench(seed), shuffled_vectors(bench, seed=2))["verdict"] for seed in range(100)
+        run(bench := SimulatedBench(seed), shuffled_vectors(bench, seed=2))["verdict"]
+        for seed in range(repetitions)
     ]
-    assert verdicts.count("not proven") >= 95
+    assert verdicts.count("not proven") >= 0.95 * repetitions
 
 
 def test_a_trait_that_is_unwanted_is_the_mirror_image():
@@ -455,6 +475,8 @@ def shared_candidates(bench: SimulatedBench) -> Candidates:
     )
 
 
+@OFTEN
+@pytest.mark.usefixtures("without_rows")
 @pytest.mark.parametrize(
     ("kind", "intervention"),
     [
@@ -463,7 +485,7 @@ def shared_candidates(bench: SimulatedBench) -> Candidates:
         (SimulatedBench, Intervention(multi_layer="orthogonal")),
     ],
 )
-def test_where_layers_differ_or_act_together_chance_is_still_not_proven(kind, intervention):
+def test_where_layers_differ_or_act_together_chance_is_still_not_proven(kind, intervention, repetitions):
     found = [
         evaluate(
             bench := kind(seed),
@@ -473,9 +495,9 @@ def test_where_layers_differ_or_act_together_chance_is_still_not_proven(kind, in
             QUESTIONS[:12],
             QUESTIONS[12:],
         )[0]
-        for seed in range(100)
+        for seed in range(repetitions)
     ]
-    assert [f["verdict"] for f in found].count("not proven") >= 95
+    assert [f["verdict"] for f in found].count("not proven") >= 0.95 * repetitions
 
 
 def test_random_directions_of_several_layers_point_as_much_alike_as_the_layers_do():

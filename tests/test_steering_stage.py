@@ -3,7 +3,6 @@ embedded one.
 """
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,14 @@ from judge_server import JudgeServer
 from traitscope.analysis import cross_trait
 from traitscope.analysis import draw_steering as figures
 from traitscope.extraction import run_pipeline
+from traitscope.inference.watch.engine import ChatEngine
+from traitscope.inference.watch.watched import WatchOptions, read_watched
+from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import read_json
 from traitscope.utils.files.paths import TraitPaths
-from traitscope.utils.stage.experiment import stage_main
+from traitscope.utils.records.activations import read_activations_about
+from traitscope.utils.stage.alone import stage_command
+from traitscope.utils.stage.command import run_command
 
 OPTIMISM, FORMALITY = "epistemic/optimism", "behavioral/formality"
 SMALL = [
@@ -45,7 +49,7 @@ def worlds(tmp_path_factory, tiny_folders):
         if name not in roots:
             roots[name] = tmp_path_factory.mktemp(name)
             for trait in (OPTIMISM, FORMALITY):
-                copy_trait(roots[name], trait, 12)
+                copy_trait(roots[name], trait, 12 if name == "tiny" else 8)
             model = tiny_folders["llama"] if name == "tiny" else "embedded"
             flags = [
                 "--experiment",
@@ -59,6 +63,8 @@ def worlds(tmp_path_factory, tiny_folders):
                 "6",
                 "--min-usable",
                 "2",
+                "--methods",
+                "mean_diff,probe",
             ]
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("TRAITSCOPE_ROOT", str(roots[name]))
@@ -69,6 +75,13 @@ def worlds(tmp_path_factory, tiny_folders):
     return make
 
 
+def steer(trait: str, world: str, *flags: str) -> None:
+    """Run stage 5 for a trait, as its own command does."""
+    stage = stage_command(run_pipeline.load_stage(STAGE))
+    about = ["--experiment", "e", "--trait", trait, *SMALL, "--layers", LAYERS[world]]
+    run_command(stage, [*about, *flags])
+
+
 @pytest.fixture
 def steer_with(worlds, monkeypatch, capfd):
     """Return a function that runs stage 5 for optimism and gives back its results."""
@@ -76,22 +89,7 @@ def steer_with(worlds, monkeypatch, capfd):
     def run(world: str, *flags: str) -> dict:
         root = worlds(world)
         monkeypatch.setenv("TRAITSCOPE_ROOT", str(root))
-        monkeypatch.setattr(
-            sys,
-            "argv",
-            [
-                f"extraction/{STAGE}.py",
-                "--experiment",
-                "e",
-                "--trait",
-                OPTIMISM,
-                *SMALL,
-                "--layers",
-                LAYERS[world],
-                *flags,
-            ],
-        )
-        stage_main(run_pipeline.load_stage(STAGE))
+        steer(OPTIMISM, world, *flags)
         return read_json(TraitPaths("e", OPTIMISM, root).steering_results)
 
     return run
@@ -99,7 +97,30 @@ def steer_with(worlds, monkeypatch, capfd):
 
 LAYERS = {"tiny": "1,2", "embedded": "16"}
 SPREAD = {"tiny": "1,2,3", "embedded": "12,16"}
-BOTH = pytest.mark.parametrize("world", ["tiny", "embedded"])
+BOTH = pytest.mark.parametrize("world", ["tiny", pytest.param("embedded", marks=pytest.mark.slow)])
+JUDGED = ("verdict", "effect", "odd_part", "random", "coherence", "shuffled_labels_odd_part")
+
+
+def test_the_real_model_is_steered_with_several_abilities_at_once_and_its_texts_are_judged_again(
+    steer_with, worlds
+):
+    """The short form of what `make test-slow` tries ability by ability on the embedded model."""
+    mixed = ("--with-traits", f"{FORMALITY}:-0.5", "--gate-trait", FORMALITY, "--positions", "response")
+    short = ("--search-steps", "1", "--start-mult", "0.2", "--random-pairs", "1", "--max-new-tokens", "4")
+    results = steer_with("embedded", "--multi-layer", "weighted", "--layers", "12,16", *mixed, *short)
+    chosen = results["chosen"]
+    assert {chosen["layer"]} <= {12, 16} if isinstance(chosen["layer"], int) else chosen["layer"] == [12, 16]
+    assert chosen["relative_push"] == pytest.approx(chosen["dose"], rel=1e-3)
+    assert (chosen["positions"], chosen["gate_trait"]) == ("response", FORMALITY)
+    assert chosen["with_traits"] == [f"{FORMALITY}:-0.5"]
+    assert [p["dose"] for p in results["dev"]] == [0.2]
+    assert results["random"]["n"] == 1
+    assert set(results["side_effects"]) == {"unsteered", "plus", "minus"}
+    assert all(found["neutral_perplexity"] > 1 for found in results["side_effects"].values())
+    assert len(results["residual_norms"]) == 30
+    steer_with("embedded", "--rescore")
+    same = read_json(TraitPaths("e", OPTIMISM, worlds("embedded")).rescored("embedded"))
+    assert {key: same[key] for key in JUDGED} == {key: results[key] for key in JUDGED}
 
 
 @BOTH
@@ -185,6 +206,43 @@ def test_only_the_response_is_steered(steer_with, world):
     assert results["chosen"]["positions"] == "response"
 
 
+def test_a_dose_means_the_same_to_stage_5_to_a_vector_and_to_a_chat(steer_with, worlds, llama):
+    results = steer_with("tiny", "--search-steps", "2")
+    paths = TraitPaths("e", OPTIMISM, worlds("tiny"))
+    assert results["residual_norms"] != pytest.approx(read_activations_about(paths).mean_norms, rel=1e-3)
+    assert len(results["dev"]) == 4
+    for cell in results["dev"]:
+        (vector,) = read_watched(
+            "e", WatchOptions(traits=(OPTIMISM,), layers=str(cell["layer"]), method="mean_diff")
+        )
+        assert vector.mean_norm == results["residual_norms"][cell["layer"]]
+        assert vector.push(cell["dose"]).coefficient == pytest.approx(cell["coefficient"], rel=1e-4)
+        (pushed,) = ChatEngine(llama, [vector]).pushes({OPTIMISM: cell["dose"]})
+        assert pushed.key == vector.push(cell["dose"]).key
+
+
+@pytest.mark.parametrize("family", ["gemma", "qwen"])
+def test_a_model_of_another_architecture_is_refused_in_one_line_before_anything_is_written(
+    worlds, tiny_folders, monkeypatch, capfd, family
+):
+    root = worlds("tiny")
+    monkeypatch.setenv("TRAITSCOPE_ROOT", str(root))
+    monkeypatch.setattr("traitscope.utils.model.generation._generate_batch", None)
+    about = ["--experiment", family, "--model", tiny_folders[family], "--vectors-from", "e"]
+    with pytest.raises(UserError, match=f"1 of 1 traits failed: {OPTIMISM}"):
+        run_command(
+            stage_command(run_pipeline.load_stage(STAGE)),
+            [*about, "--trait", OPTIMISM, *SMALL, "--judge", "embedded"],
+        )
+    (said,) = [line for line in capfd.readouterr().err.splitlines() if "failed" in line]
+    assert f"the {OPTIMISM} vector of e does not fit {tiny_folders[family]}" in said
+    assert "architecture LlamaForCausalLM against " in said
+    paths = TraitPaths(family, OPTIMISM, root)
+    assert not paths.journal(STAGE).exists()
+    assert not paths.manifest(STAGE).exists()
+    assert not paths.steering.exists()
+
+
 def test_the_vector_of_other_traits_is_part_of_what_is_read(steer_with, worlds):
     steer_with("tiny", "--with-traits", FORMALITY)
     manifest = json.loads(TraitPaths("e", OPTIMISM, worlds("tiny")).manifest(STAGE).read_text())
@@ -203,9 +261,9 @@ def test_the_vector_of_other_traits_is_part_of_what_is_read(steer_with, worlds):
     ],
 )
 def test_senseless_settings_are_one_line(steer_with, flags, said, capfd):
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(UserError) as refused:
         steer_with("tiny", *flags)
-    printed = str(ended.value.code) + "".join(capfd.readouterr())
+    printed = str(refused.value) + "".join(capfd.readouterr())
     assert said in printed
     assert "Traceback" not in printed
 
@@ -220,16 +278,7 @@ def test_rescoring_judges_the_stored_texts_and_leaves_the_results(
     monkeypatch.setattr("traitscope.utils.model.loading._load", loaded.append)
     steer_with(world, "--rescore")
     same = read_json(paths.rescored("embedded"))
-    for key in (
-        "verdict",
-        "effect",
-        "odd_part",
-        "random",
-        "coherence",
-        "shuffled_labels_odd_part",
-        "strongest",
-    ):
-        assert same[key] == before[key] or key == "strongest"
+    assert {key: same[key] for key in JUDGED} == {key: before[key] for key in JUDGED}
     steer_with(world, "--rescore", "--coherence-gate", "101")
     assert read_json(paths.rescored("embedded"))["verdict"] == "breaks the text"
     with JudgeServer() as server:
@@ -241,31 +290,19 @@ def test_rescoring_judges_the_stored_texts_and_leaves_the_results(
     assert other["judge"]["mode"] == "openai:gpt-4.1-mini/logprobs"
     assert other["effect"] != before["effect"]
     assert other["chosen"] == before["chosen"]
+    places = [
+        [{k: p[k] for k in ("cell", "dose", "relative_push")} for p in r["dev"]] for r in (other, before)
+    ]
+    assert places[0] == places[1]
     assert read_json(paths.steering_results) == before
     assert loaded == []  # no model was needed
 
 
 @BOTH
-def test_the_cross_trait_matrix_and_the_figures(steer_with, worlds, monkeypatch, capfd, world):
+def test_the_cross_trait_matrix_and_the_figures(steer_with, worlds, capfd, world):
     steer_with(world, "--search-steps", "1")
     root = worlds(world)
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "x",
-            "--experiment",
-            "e",
-            "--trait",
-            FORMALITY,
-            *SMALL,
-            "--layers",
-            LAYERS[world],
-            "--search-steps",
-            "1",
-        ],
-    )
-    stage_main(run_pipeline.load_stage(STAGE))
+    steer(FORMALITY, world, "--search-steps", "1")
     both = f"{OPTIMISM},{FORMALITY}"
     call(cross_trait, "--experiment", "e", "--traits", both, "--subset", "3", "--max-new-tokens", "6")
     stored = read_json(root / "experiments/e/steering/cross_trait.json")
@@ -284,7 +321,7 @@ def test_the_journal_spares_a_rerun_all_generation(steer_with, worlds, monkeypat
         patch.setenv("OPENAI_API_KEY", server.key)
         patch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
         patch.setenv("TRAITSCOPE_CACHE", str(root / "cache"))
-        with pytest.raises(SystemExit):
+        with pytest.raises(UserError):
             steer_with("tiny", "--judge", "openai", "--null-seed", "7")
         journal = TraitPaths("e", OPTIMISM, root).journal(STAGE)
         kept = journal.stat().st_size
@@ -354,7 +391,7 @@ def handed(steer_with, monkeypatch):
     """Return a function that runs stage 5 on the tiny model and gives back what it handed to the
     evaluation.
     """
-    stage = run_pipeline.importlib.import_module(f"extraction.{STAGE}")
+    stage = run_pipeline.importlib.import_module(f"traitscope.extraction.{STAGE}")
 
     def run(*flags: str):
         seen: dict = {}
@@ -446,12 +483,10 @@ def test_neutral_prose_is_less_likely_under_a_strong_push(handed):
     assert effects["plus"]["neutral_perplexity"] != effects["unsteered"]["neutral_perplexity"]
 
 
-def test_the_matrix_refuses_what_it_cannot_repeat(handed, worlds):
+def test_the_matrix_refuses_what_it_cannot_repeat(handed):
     handed("--positions", "response")
-    with pytest.raises(SystemExit) as ended:
-        worlds("tiny")
+    with pytest.raises(UserError, match="on the response only"):
         call(cross_trait, "--experiment", "e", "--traits", OPTIMISM, "--max-new-tokens", "4")
-    assert "on the response only" in str(ended.value.code)
 
 
 def test_everything_that_a_push_does_is_in_its_key():

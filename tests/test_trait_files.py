@@ -301,9 +301,12 @@ def read_damaged(paths: TraitPaths, files: dict[str, bytes]) -> TraitDataset | s
         return str(error)
 
 
-def test_a_thousand_damaged_datasets_load_or_are_one_clear_line(tmp_path):
+@pytest.mark.parametrize(
+    "seeds", [range(0, 1000, 8), pytest.param(range(1000), marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_a_thousand_damaged_datasets_load_or_are_one_clear_line(tmp_path, seeds):
     paths, refused = TraitPaths("demo", "persona/evil", tmp_path), 0
-    for seed in range(1000):
+    for seed in seeds:
         rng = random.Random(seed)
         files, done = damage(rng, FORMS[rng.choice(list(FORMS))])
         result = read_damaged(paths, files)
@@ -316,7 +319,7 @@ def test_a_thousand_damaged_datasets_load_or_are_one_clear_line(tmp_path):
             assert {item.side for item in result.items} == {"pos", "neg"}, (seed, done)
             assert all(question.strip() for question in result.questions), (seed, done)
             measure_all(paths)
-    assert 200 < refused < 800
+    assert 0.2 < refused / len(seeds) < 0.8
 
 
 def measure_all(paths: TraitPaths) -> None:

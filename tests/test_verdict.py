@@ -60,12 +60,14 @@ def test_a_planted_effect_works():
     assert all(reach_verdict(CELL, trial(seed=seed), 70)["verdict"] == "works" for seed in range(50))
 
 
-def test_random_directions_are_not_proven_in_at_least_95_of_100_repetitions():
+@pytest.mark.parametrize("repetitions", [60, pytest.param(200, marks=pytest.mark.slow)])
+def test_random_directions_are_not_proven_in_at_least_19_of_20_repetitions(repetitions):
     rng = np.random.default_rng(1)
     verdicts = [
-        reach_verdict(CELL, trial(effect=rng.normal(0, 3.0), seed=seed), 70)["verdict"] for seed in range(200)
+        reach_verdict(CELL, trial(effect=rng.normal(0, 3.0), seed=seed), 70)["verdict"]
+        for seed in range(repetitions)
     ]
-    assert verdicts.count("not proven") >= 190
+    assert verdicts.count("not proven") >= 0.95 * repetitions
 
 
 def test_damage_without_direction_is_not_proven_however_strong():
