@@ -12,7 +12,9 @@ from traitscope.utils.model import cpu
 GROWTH = """
 import traitscope, torch
 from pathlib import Path
-def held(): return next(int(line.split()[1]) / 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:"))
+def held():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:"))
 weight = torch.randn(64, 64)
 def multiply(rows): torch.ops.mkldnn._linear_pointwise(torch.randn(rows, 64), weight, None, "none", [], "")
 for rows in range(500, 550): multiply(rows)

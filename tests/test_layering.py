@@ -147,7 +147,8 @@ def test_imports_point_down_in_every_file():
         ("inference/watch/engine.py", "from traitscope.extraction import fitting as f"),
         (
             "extraction/4_fit_vectors.py",
-            "from importlib import import_module\nimport_module('traitscope.extraction.3_capture_activations')",
+            "from importlib import import_module\n"
+            "import_module('traitscope.extraction.3_capture_activations')",
         ),
         (
             "extraction/4_fit_vectors.py",
@@ -170,7 +171,8 @@ def test_a_wrong_arrow_is_found(file, source):
     [
         (
             "extraction/4_fit_vectors.py",
-            "from traitscope.utils.measures.separation import separation\nimport traitscope.analysis.steering",
+            "from traitscope.utils.measures.separation import separation\n"
+            "import traitscope.analysis.steering",
         ),
         (
             "extraction/run_pipeline.py",
@@ -254,7 +256,8 @@ def test_importing_traitscope_sets_the_threads_unless_they_are_set(setting, expe
     env = {
         name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "OPENBLAS_"))
     } | setting
-    script = "import os, sys, traitscope; print(*(os.environ[n] for n in ('OMP_WAIT_POLICY', 'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS')), 'torch' in sys.modules)"
+    names = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    script = f"import os, sys, traitscope; print(*(os.environ[n] for n in {names}), 'torch' in sys.modules)"
     policy, threads, blas, has_torch = subprocess.check_output(
         [sys.executable, "-c", script], cwd=CHECKOUT, env=env, text=True
     ).split()

@@ -152,7 +152,7 @@ def require_whole(home: Path, said: str, experiment: str, vectors: int) -> None:
 
 
 def require_frugal(home: Path, again) -> None:
-    """Check that a second run does nothing, and that after an edit just what reads it runs, as was foreseen."""
+    """Check that a second run does nothing, and that after an edit just what reads it runs, as foreseen."""
     second = again()
     assert len(stages(second, "up to date")) == 12
     assert "model:" not in second

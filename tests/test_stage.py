@@ -327,7 +327,8 @@ def test_a_missing_input_names_the_stage_that_writes_it(stage, paths, recorder, 
     needs = replace(stage, inputs=lambda paths, params: [paths.dataset / "one.txt", paths.responses("pos")])
     with pytest.raises(
         UserError,
-        match=r"^4_fit_vectors needs experiments/demo/.*/responses/pos\.json, .*run 1_generate_responses first$",
+        match=r"^4_fit_vectors needs experiments/demo/.*/responses/pos\.json, .*"
+        r"run 1_generate_responses first$",
     ):
         execute(needs, paths, stage.params({}), force=force)
     assert recorder.calls == []

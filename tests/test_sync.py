@@ -340,9 +340,9 @@ def killed(
     return killed_at(call, owner, name, lambda: synchronise(direction, SyncOptions()))
 
 
+# at which run of rclone a push is killed (before the promise, after it, before the record, and one that it does
+# not come to) → whether it was killed, and whether what it pushed is there
 STEPS = {5: (True, False), 6: (True, True), 8: (True, True), 99: (False, True)}
-"""Runs of rclone: before the promise, after it, before the record, and none that a push comes to → whether it
-was killed, and whether what it pushed is there."""
 
 
 @pytest.mark.parametrize("steps", [[6], pytest.param([*STEPS], marks=pytest.mark.slow)], ids=["one", "all"])
