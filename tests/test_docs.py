@@ -1,5 +1,6 @@
-"""Every command that README and docs show is one that the scripts understand."""
+"""Every command that README, docs and the commands themselves show is one that the scripts understand."""
 
+import ast
 import re
 import shlex
 from functools import cache
@@ -14,7 +15,7 @@ from traitscope.utils.stage.flags import REQUIRED, Flag, option_flags
 from traitscope.utils.sync.main import direction_command
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = ("extraction", "analysis", "inference", "visualization")
 COMMAND = re.compile(
     rf"(?:(?:\.venv/bin/)?python )?((?<=python )(?:{'|'.join(FOLDERS)}|tests/benchmarks)/[\w/]+\.py"
@@ -28,7 +29,17 @@ SCRIPTS = sorted(
 )
 MOVED = {"analysis/import_vectors.py": "extraction/import_vectors.py"}  # what was typed before still works
 SYNC = ("utils/r2_push.sh", "utils/r2_pull.sh")
-BENCHMARKS = ("capture", "capture_chats", "steering_sweep", "fit", "judging", "pipeline", "memory", "report")
+BENCHMARKS = (
+    "capture",
+    "capture_chats",
+    "steering_sweep",
+    "decoding",
+    "fit",
+    "judging",
+    "pipeline",
+    "memory",
+    "report",
+)
 
 
 @cache
@@ -51,8 +62,11 @@ def all_scripts() -> list[str]:
 
 
 def commands() -> list[tuple[str, str, str]]:
+    """Return (where it stands, script, arguments) of every command line shown."""
+    texts = {page.name: page.read_text() for page in PAGES}
+    texts |= {script: ast.get_docstring(ast.parse((ROOT / script).read_text())) or "" for script in SCRIPTS}
     return [
-        (page.name, m[1], m[2].split("#")[0]) for page in PAGES for m in COMMAND.finditer(page.read_text())
+        (where, m[1], m[2].split("#")[0]) for where, text in texts.items() for m in COMMAND.finditer(text)
     ]
 
 
@@ -74,6 +88,11 @@ def test_there_are_commands_to_check():
         "extraction/2_vet_responses.py",
     }
     assert len(SCRIPTS) >= 20
+
+
+def test_every_command_shows_its_own_command_line():
+    shown = {(where, script) for where, script, _ in commands()}
+    assert [script for script in SCRIPTS if (script, MOVED.get(script, script)) not in shown] == []
 
 
 def test_every_documented_command_parses():
@@ -116,7 +135,7 @@ def test_every_file_a_page_links_or_names_exists():
 
 def test_every_make_target_that_a_page_names_exists():
     text = "\n".join(page.read_text() for page in PAGES)
-    targets = {a or b for a, b in re.findall(r"`make (\w+)`|^    make (\w+)", text, re.MULTILINE)}
+    targets = {a or b for a, b in re.findall(r"`make ([\w-]+)|^    make ([\w-]+)", text, re.MULTILINE)}
     made = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert targets
     assert targets <= made
