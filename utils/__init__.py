@@ -17,27 +17,27 @@ from pathlib import Path
 from dotenv import load_dotenv
 
 load_dotenv(Path(__file__).parents[1] / ".env")  # the shell's own variables win
-for _name in (
-    *(
-        "HF_TOKEN",
-        "TRAITSCOPE_CACHE",
-        "TRAITSCOPE_ROOT",
-        "TRAITSCOPE_ONEDNN",
-        "TRAITSCOPE_CUDA_GRAPHS",
-        "OMP_NUM_THREADS",
-    ),
-    *(
-        "OPENAI_API_KEY",
-        "OPENAI_BASE_URL",
-        "ANTHROPIC_API_KEY",
-        "ANTHROPIC_BASE_URL",
-        "GOOGLE_API_KEY",
-        "GEMINI_API_KEY",
-        "GOOGLE_GEMINI_BASE_URL",
-    ),
-):
+_SETTINGS = (
+    "HF_TOKEN",
+    "TRAITSCOPE_CACHE",
+    "TRAITSCOPE_ROOT",
+    "TRAITSCOPE_ONEDNN",
+    "TRAITSCOPE_CUDA_GRAPHS",
+    "OMP_NUM_THREADS",
+)
+_JUDGES = (
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_BASE_URL",
+    "GOOGLE_API_KEY",
+    "GEMINI_API_KEY",
+    "GOOGLE_GEMINI_BASE_URL",
+)
+for _name in (*_SETTINGS, *_JUDGES):
     if not os.environ.get(_name, "x"):
         del os.environ[_name]  # left empty in .env: not set
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault(
     "OMP_NUM_THREADS",

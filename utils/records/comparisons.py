@@ -52,8 +52,8 @@ class Stretch(Shaped):
     text: str
 
 
-class ModelDifference(VectorName):
-    """One vector's comparison of two models: the other minus this one."""
+class Difference(VectorName):
+    """What two models differ by in one vector's scores: the other minus this one."""
 
     difference: Interval
     d: float
@@ -61,6 +61,11 @@ class ModelDifference(VectorName):
     q: float
     n: int
     top: list[Stretch]
+
+
+class ModelDifference(Difference):
+    """The same, with what it is on every token."""
+
     by_token: dict[str, list[float]]  # prompt → difference on every token from first_token on
     first_token: dict[str, int]
 

@@ -8,10 +8,9 @@ from pydantic import BaseModel
 
 from traitscope.inference.watch.dynamics import DynamicsOptions, describe, smooth, velocity
 from traitscope.inference.watch.known_points import turn_of
-from traitscope.utils.records.comparisons import ModelDifference, Stretch, VectorName
+from traitscope.utils.records.comparisons import Difference, ModelDifference, VectorName
 from traitscope.utils.records.courses import Dynamics, Figures, KnownPoint
 from traitscope.utils.records.readings import Projections, Record
-from traitscope.utils.records.verdict import Interval
 
 Scale = Literal["raw", "centered", "cosine"]
 FIRST = 4  # traits that are shown when none is named
@@ -30,15 +29,9 @@ class Course(VectorName):
     known_point: KnownPoint | None
 
 
-class Compared(VectorName):
+class Compared(Difference):
     """One vector's comparison, over all prompts and on the tokens of one."""
 
-    difference: Interval
-    d: float
-    p: float
-    q: float
-    n: int
-    top: list[Stretch]
     differences: Values  # on every token of the prompt, smoothed
     theirs: Values  # the other model's smoothed scores; null on the cosine scale
 
