@@ -59,6 +59,10 @@ def load_vector(experiment: str, trait: str, method: str = "", layer: int | None
 
     The best is what steering proved to work, else what separates held-out responses best.
 
+    Args:
+        method: By default that of the best vector.
+        layer: By default that of the best vector, whatever the method.
+
     Raises:
         UserError: there is no such vector.
 
@@ -128,7 +132,7 @@ def ask(
 def record(lm: "LM", text: str) -> "Tensor":
     """Return the residual stream of a text after every block, [n_layers, n_tokens, d_model], float32.
 
-    Token 0 is an attention sink, a hundred times as long as any other: leave it out of means.
+    Token 0 is an attention sink on many models, far longer than any other: leave it out of means.
 
     >>> ts.record(lm, "The sun rose.").shape[0]
     30

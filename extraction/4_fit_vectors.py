@@ -2,7 +2,7 @@
 
 For example:
 
-    python extraction/4_fit_vectors.py --experiment demo --traits behavioral/formality --methods probe
+    python extraction/4_fit_vectors.py --experiment demo --traits behavioral/formality
 """
 
 import runpy
@@ -48,7 +48,8 @@ from traitscope.utils.stage.command import command
 from traitscope.utils.stage.layers import parse_layers
 from traitscope.utils.stage.stage import Stage
 
-ALL = ("mean_diff", "probe", "ica", "gradient", "random")
+ALL = tuple(fit_functions(FitOptions()))
+METHODS_HELP = f"{', '.join(ALL)}: they replace all that this stage fitted for the trait before."
 Fitted = dict[Key, tuple[Tensor, dict]]  # (method, layer) → vector [d_model], and what is measured of it
 
 
@@ -57,7 +58,7 @@ def fit_vectors(
     *,
     fit: FitOptions,
     thresholds: Thresholds,
-    methods: Annotated[tuple[str, ...], "mean_diff, probe, ica, gradient, random."] = ALL,
+    methods: Annotated[tuple[str, ...], METHODS_HELP] = ALL,
     fit_layers: Annotated[str, "Layers to fit: all, 16, 5-20, 0-75:5, 30%-60%."] = "all",
     no_vet: Annotated[bool, "Use every response, whatever its score."] = False,
     min_usable: Annotated[int, "Usable responses per side below which the trait stops."] = 10,

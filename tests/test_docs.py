@@ -3,20 +3,24 @@
 import ast
 import re
 import shlex
+import sys
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from conftest import command_of
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.stage.command import Command, parse_arguments
+from traitscope.utils.files.artifacts import write_json
+from traitscope.utils.stage.command import Command, parse_arguments, run_command
 from traitscope.utils.stage.flags import REQUIRED, Flag, option_flags
 from traitscope.utils.sync.main import direction_command
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = ("extraction", "analysis", "inference", "visualization")
+EXAMPLE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 COMMAND = re.compile(
     rf"(?:(?:\.venv/bin/)?python )?((?<=python )(?:{'|'.join(FOLDERS)}|tests/benchmarks)/[\w/]+\.py"
     r"|utils/r2_\w+\.sh)([^\n`)]*)"
@@ -63,7 +67,7 @@ def all_scripts() -> list[str]:
 
 def commands() -> list[tuple[str, str, str]]:
     """Return (where it stands, script, arguments) of every command line shown."""
-    texts = {page.name: page.read_text() for page in PAGES}
+    texts = {page.name: EXAMPLE.sub("", page.read_text()) for page in PAGES}
     texts |= {script: ast.get_docstring(ast.parse((ROOT / script).read_text())) or "" for script in SCRIPTS}
     return [
         (where, m[1], m[2].split("#")[0]) for where, text in texts.items() for m in COMMAND.finditer(text)
@@ -104,6 +108,29 @@ def test_a_command_that_would_not_start_is_found():
     assert "--metods" in why_wrong("extraction/run_pipeline.py", "--experiment demo --metods ica")
     assert "missing --experiment" in why_wrong("extraction/4_fit_vectors.py", "")
     assert why_wrong("extraction/no_such.py", "") == "there is no such file"
+
+
+def test_the_guide_s_example_of_a_command_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TRAITSCOPE_ROOT", str(tmp_path))
+    for trait, layer in (("mood/hope", 1), ("mood/hope", 2), ("mood/dread", 1)):
+        file = tmp_path / f"experiments/demo/extraction/{trait}/vectors/probe_layer{layer}_metadata.json"
+        measured = {
+            "norm": 1.0,
+            "centre": 0.0,
+            "train": None,
+            "val": None,
+            "component": "residual",
+            "position": None,
+        }
+        write_json(file, {"trait": trait, "method": "probe", "layer": layer, "made_by": {}, **measured})
+    guide = ModuleType("traitscope.analysis.count_vectors")
+    guide.__package__ = "traitscope.analysis"
+    monkeypatch.setitem(sys.modules, guide.__name__, guide)
+
+    [source] = EXAMPLE.findall((ROOT / "CONTRIBUTING.md").read_text())
+    exec(compile(source, "count_vectors.py", "exec"), vars(guide))
+    run_command(guide.count_vectors, ["--experiment", "demo", "--most", "2"])
+    assert capsys.readouterr().out.split() == ["mood/dread", "1", "mood/hope", "2"]
 
 
 def test_no_page_holds_the_marks_of_a_merge():

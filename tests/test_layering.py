@@ -213,6 +213,18 @@ def test_a_command_is_known_by_its_foot_and_not_by_an_example_of_one():
     assert not is_command("utils/stage/command.py")
 
 
+def test_every_command_runs_the_checkout_it_lies_in_whichever_is_installed():
+    lost = []
+    for file in [file for file in modules() if is_command(file)]:
+        up = re.search(
+            r'^if not __package__:.*\n    runpy\.run_path\(str\(Path\(__file__\)\.resolve\(\)\.parents\[(\d)\] / "__init__\.py"\)',
+            source_of(file),
+            re.MULTILINE,
+        )
+        lost += [] if up and int(up[1]) == file.count("/") else [file]
+    assert lost == ["analysis/import_vectors.py"]  # it imports nothing, and forwards to a command that does
+
+
 def test_no_module_is_named_like_the_standard_library_s():
     assert [
         file for file in modules() if set(Path(file).with_suffix("").parts) & sys.stdlib_module_names

@@ -18,7 +18,7 @@ from traitscope.utils.records.activations import ActivationsAbout, Captured
 
 N, LAYERS, D = 60, 3, 96
 METHODS = fit_functions(FitOptions())
-FITTED = ["mean_diff", "probe", "ica", "gradient"]
+FITTED = [method for method in METHODS if method != "random"]
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

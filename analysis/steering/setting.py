@@ -22,7 +22,7 @@ class Protocol:
     random_pairs: int = flag(
         20,
         (
-            "± pairs of random directions that the vector must beat; p cannot fall below 1 / (1 + pairs), so "
+            "± pairs of random directions that the vector must beat; the rank's p cannot fall below 1 / (1 + pairs), so "
             "fewer than 19 prove nothing."
         ),
     )

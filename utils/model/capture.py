@@ -41,7 +41,7 @@ def select_positions(position: str, n_prompt: int, n_response: int) -> list[int]
 
     Args:
         position: `prompt` or `response` with a Python index or slice: response[:], response[:5],
-            response[-1], prompt[-1]. Token 0, an attention sink with a norm a hundred times any other's, is
+            response[-1], prompt[-1]. Token 0, often an attention sink, far longer than any other, is
             never among them.
 
     Raises:

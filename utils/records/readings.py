@@ -16,7 +16,7 @@ from traitscope.utils.records.shaped import Shaped, read_shaped
 if TYPE_CHECKING:  # a laptop without torch reads these files too
     from torch import Tensor
 
-SINK = 1  # the first token is an attention sink, a hundred times as long as any other: it is no reading
+SINK = 1  # the first token is often an attention sink, far longer than any other: it is no reading
 
 
 @dataclass(frozen=True)
