@@ -22,7 +22,9 @@ def best_of(paths: TraitPaths) -> tuple[Key, str]:
     """
     found = list_vectors(paths)
     if not found:
-        advice = f"run extraction/run_pipeline.py --experiment {paths.experiment} --traits {paths.trait} first"
+        advice = (
+            f"run extraction/run_pipeline.py --experiment {paths.experiment} --traits {paths.trait} first"
+        )
         raise UserError(f"{paths.trait} has no vectors in {paths.experiment}; {advice}")
 
     steered = read_verdict(paths)
