@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "checkout":  # run by a command of this folder, which is the package, whatever it is called
@@ -91,7 +92,7 @@ def steering(
 
     Raises:
         UserError: the vector does not belong on the model, or its layer's mean norm is not known.
-        ValueError: neither or both of dose and coefficient were given.
+        ValueError: neither or both of dose and coefficient were given, or one that is not finite.
 
     >>> with ts.steering(lm, vector, dose=0.2):
     ...     steered = ts.ask(lm, "How do I bake bread?", max_new_tokens=8)
@@ -102,6 +103,8 @@ def steering(
 
     if (dose is None) == (coefficient is None):
         raise ValueError("pass a dose or a coefficient")
+    if not isfinite(dose if dose is not None else coefficient or 0):
+        raise ValueError("a dose or coefficient is a finite number")
     if note := vector.require_fit(lm):
         print(note)
     push = (
@@ -113,9 +116,20 @@ def steering(
 
 
 def ask(
-    lm: "LM", prompt: str | list[dict[str, str]], max_new_tokens: int = 64, temperature: float = 0.0
+    lm: "LM",
+    prompt: str | list[dict[str, str]],
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> str:
     """Return the model's answer to a question, or to chat messages; greedy unless a temperature is given.
+
+    Args:
+        prompt: A question, or messages {"role", "content"}.
+        seed: Fixes the answer where there is a temperature.
+
+    Raises:
+        UserError: the prompt is empty, or not of that form.
 
     >>> ts.ask(lm, "What is the capital of France?", max_new_tokens=8)
     'The capital of France is Paris.'
@@ -125,7 +139,7 @@ def ask(
 
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, batch_size=1)
-    completion = generate(lm, [Row(encode(lm, messages))], sampling)[0]
+    completion = generate(lm, [Row(encode(lm, messages), seed)], sampling)[0]
     return lm.tokenizer.decode(completion.ids, skip_special_tokens=True)
 
 

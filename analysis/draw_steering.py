@@ -19,6 +19,7 @@ matplotlib.use("Agg")  # no display is needed
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
 
+from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_figure
 from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.records.verdict import Interval, Verdict, require_verdict
@@ -82,7 +83,11 @@ def draw_curves(found: Verdict) -> Any:
         lower.plot(doses, [p.coherence for p in points], **style)
 
     place = (found.chosen.method, found.chosen.layer, found.chosen.dose)
-    chosen = next(p for p in found.dev if (p.method, p.layer, p.dose) == place)
+    chosen = next((p for p in found.dev if (p.method, p.layer, p.dose) == place), None)
+    if chosen is None:
+        raise UserError(
+            f"{found.trait}: the chosen cell is not among those tried; run stage 5 again with --force"
+        )
     upper.plot(
         chosen.dose, chosen.effect, "o", markersize=13, markerfacecolor="none", markeredgecolor="black"
     )

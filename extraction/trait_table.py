@@ -123,7 +123,7 @@ def steering_row(trait: str, found: Verdict) -> list[str]:
         interval(found.effect),
         interval(found.odd_part),
         f"{null.z:.1f}" if null else "–",
-        f"{selected['p']:.3f}" if selected else "–",
+        f"{selected.p:.3f}" if selected else "–",
         f"{found.coherence['unsteered']:.0f} → {found.coherence['plus']:.0f}",
         f"{strongest.dose:.2g}: {interval(strongest.effect)}" if strongest else "the same",
     ]

@@ -16,6 +16,8 @@ import pytest
 from traitscope.extraction.run_pipeline import load_stage, setting_flags
 from traitscope.utils.errors import UserError, explain_disk_error, is_disk_error
 from traitscope.utils.files.paths import STAGES
+from traitscope.utils.judge import JudgeOptions
+from traitscope.utils.model.loading import ModelOptions
 from traitscope.utils.stage.command import Command, command, parse_arguments, render_help, run_command
 from traitscope.utils.stage.flags import (
     OWN_HEADING,
@@ -317,6 +319,7 @@ def test_bind_puts_options_together_again(flags):
         ("--batch_size 4", {"batch_size": 4}),
         ("--boldness 1", {"temperature": 1.0}),
         ("--temperature 0 --boldness=1", {"temperature": 1.0}),
+        ("--boldness=1 --temperature 0", {"temperature": 1.0}),
         ("--limit 1 --limit 2", {"limit": 2}),
         ("", {}),
     ],
@@ -350,6 +353,32 @@ def test_arguments_that_cannot_be_meant_are_user_errors_that_say_what_is_wrong(p
         parse(*arguments.split())
     assert [word for word in words if word not in str(caught.value)] == []
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--trait a/b --traits c/d", ("c/d", "a/b")),
+        ("--traits c/d --trait a/b", ("c/d", "a/b")),
+        ("--trait a/b", ("a/b",)),
+    ],
+)
+def test_a_list_that_is_typed_by_two_names_loses_nothing(arguments, expected):
+    traits = {"traits": Flag("traits", tuple[str, ...], (), "Traits.", also=("trait",))}
+    assert parse_arguments(arguments.split(), traits) == {"traits": expected}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--only-stage 3 --stages 0-5", "3"),
+        ("--stages 0-5 --only_stage 3", "3"),
+        ("--stages 0-2 --only-stage=", "0-2"),
+    ],
+)
+def test_the_older_name_of_a_flag_decides_as_it_did_unless_it_is_empty(arguments, expected):
+    stages = {"stages": Flag("stages", str, "0-5", "Stages.", also=("only_stage",))}
+    assert parse_arguments(arguments.split(), stages) == {"stages": expected}
 
 
 def test_a_required_flag_that_is_missing_is_named_with_its_help(flags):
@@ -390,6 +419,27 @@ def test_the_config_of_an_experiment_is_heard_for_settings_alone_and_a_flag_wins
     line = run(got.update, "--experiment", "demo")
     assert str(config) in line
     assert "--temperature expects a number, not 'hot'" in line
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command asks for."""
+
+    experiment: str = flag(help="Experiment.")
+
+
+def test_a_judge_or_a_model_that_is_left_open_on_the_command_line_is_the_experiments(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAITSCOPE_ROOT", str(tmp_path))
+    config = tmp_path / "experiments/demo/config.json"
+    config.parent.mkdir(parents=True)
+    config.write_text('{"model": "embedded"}')
+    got = []
+
+    def judged(_options: Asked, model: ModelOptions, judging: JudgeOptions) -> None:
+        got.extend([model.model, judging.judge])
+
+    run_command(judged, ["--experiment", "demo", "--model", "", "--judge", "auto"])
+    assert got == ["embedded", "embedded"]
 
 
 def test_further_flags_are_handed_over_as_they_were_typed():

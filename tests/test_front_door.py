@@ -78,7 +78,7 @@ def test_what_a_page_shows_runs_in_a_folder_with_a_utils_py(root, page, monkeypa
     monkeypatch.chdir(root)
     monkeypatch.syspath_prepend(str(root))
     plt.switch_backend("agg")
-    monkeypatch.setattr(ts.ask, "__defaults__", (8, 0.0))  # short answers show as much
+    monkeypatch.setattr(ts.ask, "__defaults__", (8, *ts.ask.__defaults__[1:]))  # short answers show as much
     code = re.sub(r"max_new_tokens=\d+", "max_new_tokens=8", code)
     exec(compile(code, page, "exec"), {"__name__": "__main__"})
     assert "mean_diff 12" in capsys.readouterr().out
@@ -179,3 +179,50 @@ def test_nothing_inside_imports_by_a_bare_name():
         or (isinstance(node, ast.ImportFrom) and node.level == 0 and str(node.module).split(".")[0] in tops)
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda lm, v: ts.steering(lm, v, dose=float("nan")).__enter__(), "finite"),
+        (lambda lm, v: ts.steering(lm, v, coefficient=float("inf")).__enter__(), "finite"),
+        (lambda lm, v: ts.steering(lm, v).__enter__(), "a dose or a coefficient"),
+        (lambda lm, v: ts.fit(lm, "joyful", "dullest"), "a list of texts"),
+        (lambda lm, v: ts.fit(lm, FORMAL, FORMAL, layer=15), "layer 15"),
+        (lambda lm, v: ts.fit(lm, FORMAL[:1], CASUAL), "at least 2"),
+    ],
+)
+def test_a_call_that_cannot_be_meant_is_a_value_error_that_says_why(embedded, vector, ask, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        ask(embedded, vector)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda lm, v: ts.record(lm, ""), "no tokens"),
+        (lambda lm, v: ts.project(lm, v, ""), "no tokens"),
+        (lambda lm, v: ts.ask(lm, []), "a prompt is"),
+        (lambda lm, v: ts.ask(lm, [{"rol": "user"}]), "a prompt is"),
+        (lambda lm, v: ts.ask(lm, None), "a prompt is"),
+        (lambda lm, v: ts.ask(lm, [{"role": "system", "content": "Be brief."}]), "a prompt is"),
+        (lambda lm, v: ts.load_model("embedded", dtype="float7"), "float7"),
+        (lambda lm, v: ts.load_vector("demo", "mood/none"), "--traits mood/none"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(embedded, vector, ask, words):
+    with pytest.raises(UserError, match=words) as caught:
+        ask(embedded, vector)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_seeds_give_two_answers_and_one_seed_the_same(embedded):
+    said = [ts.ask(embedded, "Tell me a story.", 12, temperature=1.0, seed=seed) for seed in (1, 1, 2)]
+    assert said[0] == said[1] != said[2]
+
+
+def test_the_numbers_of_a_vector_cannot_be_changed_by_accident(embedded, vector):
+    for one in (vector, ts.fit(embedded, FORMAL, CASUAL, layer=12)):
+        with pytest.raises(ValueError, match="read-only"):
+            one.values[0] = 1.0

@@ -1,6 +1,7 @@
 """What lies on disk has one reader: damage is one line wherever it is met, and one ranking names the best vector."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,18 @@ from traitscope.extraction.run_pipeline import load_stage
 from traitscope.inference.watch.watched import WatchOptions, read_watched
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import read_json, write_json
-from traitscope.utils.files.paths import FIT, STAGES, TraitPaths
+from traitscope.utils.files.paths import FIT, STAGES, STEER, InferencePaths, TraitPaths
 from traitscope.utils.records.activations import read_activations_about, write_captured, write_fitted_on
 from traitscope.utils.records.choice import best_of
+from traitscope.utils.records.readings import (
+    Projections,
+    Record,
+    read_index,
+    read_projected,
+    read_projections,
+    write_projections,
+    write_record,
+)
 from traitscope.utils.records.scores import Thresholds, read_scores
 from traitscope.utils.records.vectors import (
     VectorAbout,
@@ -122,7 +132,8 @@ def test_every_reader_gets_the_numbers_that_stage_4_wrote(paths, routes):
 DAMAGE = {
     "zero": (lambda size: torch.zeros(size), "zero vector"),
     "NaN": (lambda size: torch.full((size,), float("nan")), "not a finite"),
-    "64 bits": (lambda size: torch.ones(size, dtype=torch.float64), "not a finite float32 vector"),
+    "infinity in 64 bits": (lambda size: torch.full((size,), float("inf"), dtype=torch.float64), "infinite"),
+    "a matrix": (lambda size: torch.ones((size, 1), dtype=torch.float16), "expected"),
     "too short": (lambda size: torch.ones(size - 1), "width"),
 }
 
@@ -136,6 +147,111 @@ def test_a_damaged_vector_is_the_same_line_to_every_reader(paths, routes, llama,
         READERS[reader](paths, routes)
     assert "\n" not in str(caught.value)
     assert "mean_diff_layer2.pt" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_archive"), [(torch.float64, True), (torch.float16, True), (torch.float32, False)]
+)
+def test_a_vector_of_another_precision_or_an_older_file_is_still_read(paths, kind, is_archive):
+    wrote = read_vector(paths, ("mean_diff", 2)).values
+    file = paths.vector("mean_diff", 2)
+    torch.save(torch.tensor(wrote).to(kind), file, _use_new_zipfile_serialization=is_archive)
+    found = read_vector(paths, ("mean_diff", 2)).values
+    assert found.dtype == np.float32
+    assert np.allclose(found, wrote, rtol=1e-3)
+
+
+def test_a_damaged_verdict_costs_only_what_needs_it(paths):
+    write_json(paths.manifest(STEER), {"params": {}, "inputs": {}, "outputs": [], "version": 1})
+    write_json(paths.steering_results, {"made_by": {}})
+    vector = read_vector(paths, ("mean_diff", 2))
+    assert vector.origin["layer"] == 2
+    with pytest.raises(UserError, match=r"results\.json"):
+        vector.push(0.2)
+
+
+def test_a_file_with_a_number_that_is_none_is_refused(paths):
+    text = paths.vector_metadata("mean_diff", 2).read_text()
+    paths.vector_metadata("mean_diff", 2).write_text(re.sub(r'"norm": [^,]+', '"norm": NaN', text))
+    with pytest.raises(UserError, match="NaN is no number"):
+        list_vectors(paths)
+
+
+ORIGIN = {"trait": TRAIT, "method": "probe", "layer": 1, "centre": 0.5, "sha256": "0", "norm": 1.0, "why": ""}
+WATCHED = Record(
+    **{
+        "id": "p",
+        "key": "k",
+        "prompt": "Hello",
+        "response": " you",
+        "ids": [1, 2, 3],
+        "tokens": ["H", "i", "!"],
+    },
+    **{"prompt_tokens": 2, "turns": [], "is_finished": True, "metadata": {}, "made_by": {}},
+)
+
+
+@pytest.fixture
+def watched(tmp_path) -> InferencePaths:
+    """What was captured and projected of one prompt."""
+    paths = InferencePaths("e", "few", tmp_path)
+    write_record(paths, WATCHED)
+    write_projections(paths, "p", [Projections(ORIGIN, np.arange(3.0), np.ones(3))], {"vectors": []})
+    write_json(paths.index, {"made_by": {"model": {}}, "prompt_set": {}, "prompts": [{"id": "p"}]})
+    return paths
+
+
+def test_what_was_watched_is_read_as_it_was_written(watched):
+    [(record, scores)] = read_projected(watched)
+    assert record == WATCHED
+    assert (scores.origin, scores.raw.tolist()) == (ORIGIN, [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "spoil"),
+    [
+        ("projections", lambda c: []),
+        ("projections", lambda c: None),
+        ("projections", lambda c: c | {"made_by": 3, "vectors": None}),
+        ("projections", lambda c: c | {"vectors": [ORIGIN | {"centre": None}]}),
+        ("projections", lambda c: c | {"vectors": [{k: v for k, v in ORIGIN.items() if k != "sha256"}]}),
+        ("projections", lambda c: c | {"scores": [None]}),
+        ("projections", lambda c: c | {"scores": [[1.0]]}),
+        ("response", lambda c: c | {"ids": None}),
+        ("response", lambda c: c | {"ids": ["x", 2, 3]}),
+        ("response", lambda c: c | {"tokens": None}),
+        ("response", lambda c: c | {"prompt_tokens": "two"}),
+        ("response", lambda c: c | {"metadata": None}),
+        ("response", lambda c: {k: v for k, v in c.items() if k != "turns"}),
+        ("index", lambda c: c | {"made_by": {}}),
+        ("index", lambda c: c | {"prompts": [{"name": "p"}]}),
+    ],
+)
+def test_a_damaged_file_of_inference_is_one_line_that_names_it(watched, kind, spoil):
+    file = watched.index if kind == "index" else getattr(watched, kind)("p")
+    write_json(file, spoil(read_json(file)))
+    with pytest.raises(UserError) as caught:
+        read_projected(watched)
+        read_projections(watched, "p", {"vectors": []})
+        read_index(watched)
+    assert file.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"value": 101.0, "state": "scored"},
+        {"value": -1.0, "state": "scored"},
+        {"value": None, "state": "scored"},
+        {"value": 50.0, "state": "refused"},
+        {"value": 50.0, "state": "glad"},
+    ],
+)
+def test_a_score_that_no_judge_gives_is_refused_where_it_is_read(paths, row):
+    write_json(paths.response_scores, {"judge": {}, "rows": [row | {"side": "pos", "mode": "text"}]})
+    with pytest.raises(UserError, match=r"response_scores\.json"):
+        read_scores(paths.response_scores)
 
 
 def test_one_ranking_names_the_best_vector_to_everybody(paths, routes):
@@ -164,7 +280,7 @@ def test_a_push_moves_by_its_dose_times_the_mean_norm(paths):
     push = vector.push(0.25)
     assert (push.coefficient * vector.tensor).norm() == pytest.approx(0.25 * 4.0, rel=1e-6)
     with pytest.raises(UserError, match="it can only be watched"):
-        replace(vector, mean_norm=None).push(0.25)
+        replace(vector, measured=lambda: None).push(0.25)
 
 
 @pytest.mark.parametrize("stage", STAGES)

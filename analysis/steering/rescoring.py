@@ -131,7 +131,7 @@ def _evidence(arms: dict[str, ArmResult], results: Verdict) -> Evidence:
         return [(arms[f"{name} plus"], arms.get(f"{name} minus")) for name in names]
 
     strongest = next(iter(pairs("strongest")), None)
-    candidates = results.random.selected["of"] if results.random and results.random.selected else 1.0
+    candidates = results.random.selected.of if results.random and results.random.selected else 1.0
     return Evidence(
         arms["unsteered"],
         pairs("vector")[0],

@@ -3,7 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 
-from traitscope.extraction.fitting.methods import FitOptions, fit_directions, fit_functions, require_known
+from traitscope.extraction.fitting.methods import (
+    DegenerateError,
+    FitOptions,
+    fit_directions,
+    fit_functions,
+    require_known,
+)
 from traitscope.utils.measures.separation import describe_vector
 from traitscope.utils.model.capture import Pooled, Reading, pool_activations
 from traitscope.utils.model.encode import encode
@@ -20,6 +26,9 @@ def fit_texts(lm: LM, pos: Sequence[str], neg: Sequence[str], layer: int, method
         ValueError: the model has no such layer, a side has fewer than two texts, or no direction follows from
             them.
     """
+    if isinstance(pos, str) or isinstance(neg, str):
+        raise ValueError("a side is a list of texts, not one text")
+    pos, neg = list(pos), list(neg)
     functions = fit_functions(FitOptions())
     require_known([method], functions)
     if not 0 <= layer < lm.n_layers:
@@ -27,7 +36,10 @@ def fit_texts(lm: LM, pos: Sequence[str], neg: Sequence[str], layer: int, method
 
     pooled = _pool(lm, [*pos, *neg])
     acts = {"pos": pooled.activations[: len(pos), layer], "neg": pooled.activations[len(pos) :, layer]}
-    direction = fit_directions(functions[method], acts["pos"][:, None], acts["neg"][:, None])[0]
+    try:
+        direction = fit_directions(functions[method], acts["pos"][:, None], acts["neg"][:, None])[0]
+    except DegenerateError as error:
+        raise ValueError(f"layer {layer}: {error.cause}") from None
 
     nobody = {(side, "val"): rows[:0] for side, rows in acts.items()}  # no text was held out
     measured = describe_vector(direction, {(side, "train"): rows for side, rows in acts.items()} | nobody)
@@ -41,20 +53,21 @@ def fit_texts(lm: LM, pos: Sequence[str], neg: Sequence[str], layer: int, method
         **measured,
     )
     values = direction.numpy()
+    values.setflags(write=False)
     sha256 = hashlib.sha256(values.tobytes()).hexdigest()
     return Vector(
         "memory",
         about,
         values,
         lm.n_layers,
-        float(pooled.norms[layer]),
+        lambda: float(pooled.norms[layer]),
         sha256,
         "fitted on two lists of texts",
     )
 
 
 def _pool(lm: LM, texts: Sequence[str]) -> Pooled:
-    ids = [encode(lm, text) for text in texts]
+    ids = [encode(lm, text) if text else [] for text in texts]
     short = [text for text, row in zip(texts, ids, strict=True) if len(row) < 2]
     if short:
         raise ValueError(f"{short[0]!r} has fewer than two tokens; nothing of it can be read")

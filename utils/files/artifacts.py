@@ -1,6 +1,7 @@
 """Files, read and written so that nobody ever sees half of one."""
 
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -98,13 +99,17 @@ def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON; a missing or broken file is a UserError that names it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (ValueError, RecursionError, IsADirectoryError) as error:
         raise UserError(
             f"{path} is not valid JSON ({error}); mend it, or delete it and run its stage again"
         ) from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def save_tensor(path: Path, tensor: "Tensor") -> str:
@@ -175,8 +180,8 @@ def write_figure(path: Path, figure: Any) -> None:
 
 
 def read_vector_file(path: Path, size: int | None = None) -> "np.ndarray":
-    """Read a float32 vector that `save_tensor` wrote, without torch: its archive holds the bare numbers
-    beside a pickle that stays unread.
+    """Read a vector. What `save_tensor` wrote is read without torch: its archive holds the bare float32
+    numbers beside a pickle that stays unread. A file of another make or precision needs torch.
 
     Args:
         size: How many numbers it must hold; by default any.
@@ -187,23 +192,33 @@ def read_vector_file(path: Path, size: int | None = None) -> "np.ndarray":
     import numpy as np
 
     try:
-        with zipfile.ZipFile(path) as archive:
-            parts = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-            is_vector = parts["data/0"].file_size % 4 == 0 and b"FloatStorage" in archive.read(
-                parts["data.pkl"]
-            )
-            raw, order = archive.read(parts["data/0"]) if is_vector else b"", archive.read(parts["byteorder"])
+        values = _bare_numbers(path)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run the stage that writes it") from None
-    except (zipfile.BadZipFile, KeyError, IsADirectoryError) as error:
         raise UserError(
-            f"{path} is not a readable tensor file ({first_line(error)}); run its stage again with --force"
+            f"{path} does not exist; {why_left_out(path) or 'run the stage that writes it'}"
         ) from None
-    values = np.frombuffer(raw, "<f4" if order == b"little" else ">f4")
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        if importlib.util.find_spec("torch") is None:
+            raise UserError(
+                f"{path} is not a readable tensor file ({first_line(error)}); run its stage again with --force"
+            ) from None
+        values = load_tensor(path, (None,)).float().numpy()
+
     if not len(values) or len(values) != (size or len(values)) or not np.isfinite(values).all():
         wanted = f" of {size} numbers" if size else ""
         raise UserError(f"{path} is not a finite float32 vector{wanted}; run its stage again with --force")
     return values
+
+
+def _bare_numbers(path: Path) -> "np.ndarray":
+    import numpy as np
+
+    with zipfile.ZipFile(path) as archive:
+        parts = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+        if b"FloatStorage" not in archive.read(parts["data.pkl"]):
+            raise ValueError("not of float32 numbers")
+        raw, order = archive.read(parts["data/0"]), archive.read(parts["byteorder"])
+    return np.frombuffer(raw, "<f4" if order == b"little" else ">f4")
 
 
 def left_out_note(path: Path) -> Path:

@@ -31,7 +31,12 @@ def encode(lm: "LM", prompt: Prompt) -> list[int]:
     Args:
         prompt: A text to continue, or messages; these go through the chat template (a generation prompt is
             added), or become plain "Question: … Answer:" text for a model without one.
+
+    Raises:
+        UserError: the text is empty, or the messages are none that a model can answer.
     """
+    if not isinstance(prompt, str):
+        _require_messages(prompt)
     text = prompt if isinstance(prompt, str) else render_chat(lm, prompt)
     ids = encode_text(lm, text)
     bos = lm.tokenizer.bos_token_id
@@ -40,7 +45,19 @@ def encode(lm: "LM", prompt: Prompt) -> list[int]:
             ids = ids[1:]
         ids = [bos, *ids]
 
+    if not ids:
+        raise UserError("an empty text has no tokens to read")
     return ids
+
+
+def _require_messages(messages: Any) -> None:
+    """Refuse what is no conversation that the assistant can answer."""
+    is_conversation = isinstance(messages, list) and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+        for m in messages
+    )
+    if not is_conversation or not any(m["role"] != "system" for m in messages):
+        raise UserError('a prompt is a text, or messages {"role": …, "content": …}, one of them the user\'s')
 
 
 def encode_text(lm: "LM", text: str) -> list[int]:

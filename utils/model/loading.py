@@ -255,6 +255,8 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """Return the torch dtype; "auto" is bfloat16 on a GPU and float32 elsewhere."""
     if wanted == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if wanted not in DTYPES:
+        raise UserError(f"unknown dtype {wanted!r}; choose auto, {', '.join(DTYPES)}")
     return DTYPES[wanted]
 
 

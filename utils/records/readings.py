@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError, model_validator
 
-from traitscope.utils.errors import UserError
+from traitscope.utils.errors import UserError, first_line
 from traitscope.utils.files.artifacts import load_tensor, read_json, save_tensor, write_json
 from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.model.encode import Prompt
@@ -65,6 +66,16 @@ class Projections:
         return f"{self.origin['trait']} {self.origin['method']} {self.origin['layer']}"
 
 
+class _Origin(Shaped):
+    """What every reader needs to know of a projected vector."""
+
+    trait: str
+    method: str
+    layer: int
+    centre: float
+    sha256: str
+
+
 def vector_id(origin: dict[str, Any]) -> tuple:
     """Return what makes two readings the same: the vector, by its content."""
     return origin["trait"], origin["method"], origin["layer"], origin["sha256"]
@@ -81,17 +92,16 @@ def read_record(paths: InferencePaths, prompt: str) -> Record:
         UserError: the file is missing, or its parts do not fit each other.
     """
     content = read_json(paths.response(prompt))
-    names = {f.name for f in fields(Record)}
-    if (
-        not isinstance(content, dict)
-        or set(content) != names
-        or not len(content["ids"]) == len(content["tokens"]) >= content["prompt_tokens"] > 0
-    ):
+    try:
+        record = TypeAdapter(Record).validate_python(content)
+        assert set(content) == {f.name for f in fields(Record)}
+        assert len(record.ids) == len(record.tokens) >= record.prompt_tokens > 0
+    except (ValidationError, AssertionError):
         raise UserError(
             f"{paths.response(prompt)} is no response of capture_raw_activations; delete it and capture again"
-        )
+        ) from None
 
-    return Record(**content)
+    return record
 
 
 class AboutSet(Shaped):
@@ -107,6 +117,12 @@ class Index(Shaped):
     made_by: dict[str, Any]
     prompt_set: AboutSet
     prompts: list[dict[str, Any]]
+
+    @model_validator(mode="after")
+    def _says_what_made_it(self) -> Self:
+        assert isinstance(self.made_by.get("model"), dict), "made_by names no model"
+        assert all(isinstance(prompt.get("id"), str) for prompt in self.prompts), "a prompt has no id"
+        return self
 
     @property
     def reader(self) -> dict[str, Any]:
@@ -177,20 +193,21 @@ def read_projections(
         return []
 
     content = read_json(paths.projections(prompt))
-    if made_by is not None and content["made_by"] != made_by:
-        return []
-
     try:
+        if made_by is not None and content["made_by"] != made_by:
+            return []
         found = [
             Projections(origin, np.array(raw, float), np.array(content["norms"][str(origin["layer"])], float))
             for origin, raw in zip(content["vectors"], content["scores"], strict=True)
         ]
+        for scores in found:
+            _Origin.model_validate(scores.origin)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{paths.projections(prompt)} is damaged ({error}); delete it and project again"
+            f"{paths.projections(prompt)} is damaged ({first_line(error)}); delete it and project again"
         ) from None
 
-    if any(len(s.raw) != len(s.norms) for s in found):
+    if any(s.raw.ndim != 1 or s.raw.shape != s.norms.shape for s in found):
         raise UserError(
             f"{paths.projections(prompt)} is damaged (rows of different lengths); delete it and project again"
         )

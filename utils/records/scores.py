@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import model_validator
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json
@@ -54,6 +56,11 @@ class ScoredRow(Shaped):
     state: str
     mode: str
     detail: str = ""
+
+    @model_validator(mode="after")
+    def _is_a_score(self) -> Self:
+        assert self.score, "no score"
+        return self
 
     @cached_property
     def score(self) -> Score:

@@ -3,12 +3,13 @@ else.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from pydantic import model_validator
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import digest, read_json, read_vector_file, save_tensor, write_json
@@ -57,6 +58,11 @@ class VectorAbout(Shaped):
     val: Separation | None  # on responses that were held out
     origin: dict[str, Any] | None = None  # of one that was made elsewhere
 
+    @model_validator(mode="after")
+    def _says_what_made_it(self) -> Self:
+        assert isinstance(self.made_by.get("model") or {}, dict), "made_by.model is no identity of a model"
+        return self
+
     @property
     def key(self) -> Key:
         return self.method, self.layer
@@ -79,8 +85,7 @@ class Vector:
     about: VectorAbout
     values: np.ndarray  # [d_model], float32
     n_layers: int | None  # of the model it was fitted on, where its activations' metadata is there
-    # mean residual norm at the layer: the unit of a dose; None where nothing measured it
-    mean_norm: float | None
+    measured: Callable[[], float | None]  # what `mean_norm` asks, once
     sha256: str
     why: str  # why this method and layer
 
@@ -102,6 +107,11 @@ class Vector:
         import torch
 
         return torch.tensor(self.values)
+
+    @cached_property
+    def mean_norm(self) -> float | None:
+        """The mean residual norm at the layer, the unit of a dose; None where nothing measured it."""
+        return self.measured()
 
     @cached_property
     def unit(self) -> "Tensor":
@@ -263,10 +273,12 @@ def read_vector(
             f"{file} is of width {len(values)}; the activations beside it are of width {captured.shape[2]}"
         )
 
-    norms = mean_norms(paths, steered or paths)
-    mean_norm = norms[key[1]] if norms and key[1] < len(norms) else None
+    def measured() -> float | None:
+        norms = mean_norms(paths, steered or paths)
+        return norms[key[1]] if norms and key[1] < len(norms) else None
+
     n_layers = captured.shape[1] if captured else None
-    return Vector(paths.experiment, about, values, n_layers, mean_norm, str(digest(file)), why)
+    return Vector(paths.experiment, about, values, n_layers, measured, str(digest(file)), why)
 
 
 def mean_norms(paths: TraitPaths, steered: TraitPaths) -> list[float] | None:

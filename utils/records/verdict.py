@@ -1,6 +1,8 @@
 """What stage 5 leaves of a trait: results.json, read as what it is by everybody, and the texts beside it."""
 
-from typing import Any
+from typing import Any, Self
+
+from pydantic import model_validator
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import read_json, write_json
@@ -64,6 +66,13 @@ class TriedCell(Place):
     coherence: float | None
 
 
+class Selected(Shaped):
+    """What is left of z when the vector was chosen as the best of so many."""
+
+    of: float
+    p: float
+
+
 class Null(Shaped):
     """The random directions' odd parts, and where the vector stands among them."""
 
@@ -73,7 +82,7 @@ class Null(Shaped):
     z: float
     p: float
     odd_parts: list[float]
-    selected: dict[str, float] | None = None
+    selected: Selected | None = None
 
 
 class Strongest(Shaped):
@@ -122,10 +131,19 @@ class Verdict(Shaped):
     questions: dict[str, list[str]]
     dev: list[TriedCell]
 
+    @model_validator(mode="after")
+    def _says_what_made_it(self) -> Self:
+        is_said = isinstance(self.made_by.get("model"), dict) and isinstance(
+            self.made_by.get("vectors"), dict
+        )
+        assert is_said, "made_by names no model or no vectors"
+        assert isinstance(self.vectors_from, str), "made_by names no experiment"
+        return self
+
     @property
     def vectors_from(self) -> str:
         """The experiment whose vectors were steered with."""
-        return self.made_by["vectors"]["experiment"]
+        return self.made_by["vectors"].get("experiment")
 
     @property
     def model(self) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def merge(flags: dict[str, Flag], given: dict[str, Any]) -> dict[str, Any]:
     stated = {name: value for name, value in given.items() if name in settings}
     paths = ExperimentPaths(given["experiment"])
     resolved = resolve_settings(paths, settings, stated, needs_model=False)
-    return values | {name: value for name, value in resolved.items() if name in settings} | given
+    return values | given | {name: value for name, value in resolved.items() if name in settings}
 
 
 def parse_arguments(argv: list[str], flags: dict[str, Flag]) -> dict | None:
@@ -110,6 +110,7 @@ def parse_arguments(argv: list[str], flags: dict[str, Flag]) -> dict | None:
     `--layers 16` a text.
     """
     given: dict = {}
+    also: dict = {}  # by other names that a flag answers to
     rest = list(argv)
     while rest:
         token = rest.pop(0)
@@ -129,8 +130,11 @@ def parse_arguments(argv: list[str], flags: dict[str, Flag]) -> dict | None:
                 if flag.kind is bool
                 else _missing(flag)
             )
-        given[flag.name] = flag.coerce(value)
+        spelled = given if name.replace("-", "_") == flag.name else also
+        spelled[flag.name] = flag.coerce(value)
 
+    for name, value in also.items():
+        given[name] = _joined(given.get(name), value)
     absent = [flag for flag in flags.values() if flag.default is REQUIRED and flag.name not in given]
     if absent:
         raise UserError(
@@ -138,6 +142,15 @@ def parse_arguments(argv: list[str], flags: dict[str, Flag]) -> dict | None:
             f"{absent[0].help}"
         )
     return given
+
+
+def _joined(value: Any, other: Any) -> Any:
+    """Return what a flag says that was typed by its name and by another: lists add up; of single values, the
+    other name's counts, unless it is empty.
+    """
+    if isinstance(value, tuple):
+        return (*value, *other)
+    return other if other != "" or value is None else value
 
 
 def _positional(token: str, flags: dict[str, Flag], given: dict) -> Flag:

@@ -74,6 +74,7 @@ def resolve_settings(
             str(error) if str(paths.config) in str(error) else f"{paths.config}: {error}"
         ) from None
 
+    given = {name: value for name, value in given.items() if (name, value) != ("model", "")}  # left open
     for name in sorted(given.keys() & config.keys()):
         if given[name] != config[name]:
             print(f"note: {flags[name].typed} {given[name]} overrides {config[name]} of {paths.config}")
