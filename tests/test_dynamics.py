@@ -141,7 +141,7 @@ def captured(tmp_path, monkeypatch):
         write_json(
             paths.index,
             {
-                "made_by": {},
+                "made_by": {"model": {}},
                 "prompt_set": {},
                 "prompts": [{"id": name, **metadata.get(name, {})} for name in courses],
             },
