@@ -256,11 +256,11 @@ def audit_instructions(root: Path, content: dict, evaluation: list) -> Audit:
          {"length_in_words", "length_in_tokens", "first_words", "punctuation"}),
     ],
 )  # fmt: skip
-def test_instructions_are_audited(tmp_path, change, evaluation, expected):
+def test_the_audit_finds_what_is_wrong_in_instructions(tmp_path, change, evaluation, expected):
     assert failing(audit_instructions(tmp_path, FOREIGN | change, evaluation)) == expected
 
 
-def test_answers_are_audited(tmp_path):
+def test_the_audit_finds_what_is_wrong_in_given_answers(tmp_path):
     paths = TraitPaths("x", "mood/given", tmp_path)
     write_scenarios(tmp_path, PAIRS).dataset.rename(paths.dataset)
     rows = [{"question": f"{i}?", "positive": pos, "negative": neg} for i, (pos, neg) in enumerate(PAIRS)]

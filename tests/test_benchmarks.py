@@ -143,7 +143,7 @@ def test_a_way_that_fails_is_left_out_with_its_reason_and_the_others_stay():
         (at_least("x", 2, None), False),
     ],
 )
-def test_a_target_is_met_or_not(target, is_met):
+def test_a_target_says_rightly_whether_it_is_met(target, is_met):
     assert target["met"] is is_met
 
 

@@ -137,7 +137,7 @@ def test_held_out_rows_are_whole_groups_drawn_at_random():
         ("30%-70%:4", [9, 13, 17]),
     ],
 )
-def test_layer_specs(spec, expected):
+def test_a_spec_of_layers_names_the_layers_it_says(spec, expected):
     assert parse_layers(spec, 30) == expected
 
 

@@ -92,7 +92,7 @@ def test_a_reply_is_the_engines_token_by_token(client, world, llama: LM, doses):
         ({"messages": [{"role": "user", "content": "x" * MAX_BODY}]}, 413),
     ],
 )
-def test_a_chat_is_bounded(client, changes, status):
+def test_a_chat_that_asks_too_much_is_refused(client, changes, status):
     response = client.post(PLACE, json=ASKED | changes)
     assert response.status_code == status
     assert len(response.text) < 2000 + MAX_BODY

@@ -78,7 +78,7 @@ def test_smoothing_is_the_trailing_mean_and_looks_at_no_later_token(course, wind
     np.testing.assert_allclose(smooth(np.append(course, 1e3), window)[:-1], by_hand, atol=1e-9)
 
 
-def test_derivatives_of_a_parabola():
+def test_a_parabola_has_its_velocity_and_acceleration():
     course = np.arange(6.0) ** 2
     assert velocity(course).tolist() == [1, 3, 5, 7, 9]
     assert acceleration(course).tolist() == [2, 2, 2, 2]

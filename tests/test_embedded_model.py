@@ -116,7 +116,7 @@ def test_neighbouring_layers_are_alike_so_only_exactness_shows_an_off_by_one(emb
     assert torch.equal(seen[15], states[16][0, -1])
 
 
-def test_the_default_system_message_and_no_bos(embedded):
+def test_the_template_begins_with_its_system_message_and_no_bos(embedded):
     text = embedded.tokenizer.decode(encode(embedded, [{"role": "user", "content": "Hi"}]))
     assert text.startswith("<|im_start|>system\nYou are a helpful AI assistant")
     assert text.count("<|im_start|>") == 3

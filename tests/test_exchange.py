@@ -177,7 +177,7 @@ def test_a_damaged_file_is_refused_or_gives_vectors_that_can_be_used(tmp_path_fa
 @EACH
 @settings(max_examples=40, deadline=None)
 @given(head=st.sampled_from([b"", b"GGUF\x03\0\0\0", b"PK\x03\x04"]), tail=st.binary(max_size=300))
-def test_noise_is_refused(tmp_path_factory, name, head, tail):
+def test_a_file_of_noise_is_refused_in_one_line(tmp_path_factory, name, head, tail):
     refused(tmp_path_factory.getbasetemp() / f"noise {name}", name, head + tail)
 
 

@@ -549,7 +549,7 @@ def test_a_seeded_reply_repeats_and_an_abandoned_one_leaves_no_hook(llama, root)
     assert len(reply) <= 512 - 480
 
 
-def test_a_chat_in_the_terminal(llama, root, capsys):
+def test_a_chat_in_the_terminal_scores_steers_and_takes_back(llama, root, capsys):
     chat = Chat(
         ChatEngine(
             llama, [read_vector(plant(root, llama, TRAIT, {("mean_diff", 1): draw(4)}), ("mean_diff", 1))]
@@ -624,7 +624,9 @@ def test_damaged_results_are_refused_in_one_line(world):
         read_record(paths, "p0")
 
 
-def test_prompts_from_the_command_line_and_plain_completions(root, llama, tiny_folders, monkeypatch, world):
+def test_prompts_typed_on_the_command_line_are_completed_or_answered(
+    root, llama, tiny_folders, monkeypatch, world
+):
     base = ("--experiment", "e", "--model", tiny_folders["llama"], "--max-new-tokens", "4")
     call(capture_raw_activations, *base, "--prompt", "The sea is", "--completion")
     paths = InferencePaths("e", "adhoc", root)

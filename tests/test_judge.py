@@ -226,7 +226,7 @@ def test_likelihood_equals_an_independent_computation(lm, shared, starts, monkey
         assert nll == pytest.approx(float(lm.model(ids, labels=labels).loss), abs=1e-3)
 
 
-def test_distinct_bigrams():
+def test_distinct_bigrams_are_the_share_of_word_pairs_that_do_not_repeat():
     assert distinct_bigrams([1, 2, 3, 4]) == 1.0
     assert distinct_bigrams([1, 1, 1, 1, 1]) == 0.25
     assert distinct_bigrams([7]) == 1.0

@@ -268,7 +268,7 @@ def test_retry_after_is_honoured(serve):
     assert server.asked[asked_text(ANSWERS[0])] == 2
 
 
-def test_a_rate_is_kept(serve):
+def test_requests_a_minute_never_pass_the_limit(serve):
     serve()
     judge = judge_of(judge_rpm=3000)
     start = time.monotonic()
@@ -552,7 +552,7 @@ def test_an_experiment_keeps_the_judge_it_began_with(trait_root, serve, stage0):
     assert "judge: openai:gpt-4.1-mini/logprobs" in told.stdout
 
 
-def test_the_whole_pipeline_with_a_judge_behind_an_api(serve, trait_root, run_script, tiny_folders):
+def test_the_whole_pipeline_runs_with_a_judge_behind_an_api(serve, trait_root, run_script, tiny_folders):
     server = serve(fault_share=0.1, faults=("500", "reset", "429"))
     root = trait_root
     command = [

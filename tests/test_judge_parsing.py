@@ -51,7 +51,7 @@ from traitscope.utils.judge.parsing import is_score, parse_text, weigh_tokens
         ('Sure! Here is my JSON:\n{\n  "rating": 72\n}', 72),
     ],
 )
-def test_a_score_is_found(text, value):
+def test_the_score_that_a_judge_wrote_is_the_one_that_is_read(text, value):
     assert parse_text(text) == (value, "scored")
 
 

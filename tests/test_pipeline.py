@@ -180,7 +180,7 @@ def test_a_whole_run_a_second_one_and_one_after_an_edit_do_what_they_should(
 
 
 @pytest.mark.slow
-def test_the_story_on_the_embedded_model(home):
+def test_the_embedded_model_goes_from_dataset_to_verdict(home):
     settings = [
         *("--experiment", "demo", "--traits", f"{FORMALITY},{OPTIMISM}"),
         *("--layers", "14", "--method", "mean_diff", *SMALL, "--max-new-tokens", "12"),

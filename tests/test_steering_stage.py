@@ -124,7 +124,7 @@ def test_the_real_model_is_steered_with_several_abilities_at_once_and_its_texts_
 
 
 @BOTH
-def test_a_grid_of_raw_coefficients(steer_with, world):
+def test_a_grid_of_raw_coefficients_is_tried_as_typed(steer_with, world):
     results = steer_with(world, "--coefficients", "0,3", "--method", "probe", "--layers", "2")
     assert results["chosen"]["method"] == "probe"
     assert results["chosen"]["coefficient"] == pytest.approx(3)
@@ -168,7 +168,7 @@ def test_what_is_not_added_has_no_opposite_and_takes_away(steer_with, world, ope
 
 @BOTH
 @pytest.mark.parametrize("how", ["weighted", "orthogonal", "incremental"])
-def test_several_layers_at_once(steer_with, how, world):
+def test_several_layers_are_steered_at_once_and_share_the_dose(steer_with, how, world):
     results = steer_with(world, "--multi-layer", how, "--layers", SPREAD[world], "--search-steps", "2")
     chosen = results["chosen"]
     layers = chosen["layer"] if isinstance(chosen["layer"], list) else [chosen["layer"]]
@@ -182,7 +182,7 @@ def test_several_layers_at_once(steer_with, how, world):
 
 
 @BOTH
-def test_traits_combined_behind_a_gate_and_in_another_precision(steer_with, world):
+def test_traits_can_be_combined_behind_a_gate_and_in_another_precision(steer_with, world):
     flags = [
         "--with-traits",
         f"{FORMALITY}:-0.5",
@@ -299,7 +299,7 @@ def test_rescoring_judges_the_stored_texts_and_leaves_the_results(
 
 
 @BOTH
-def test_the_cross_trait_matrix_and_the_figures(steer_with, worlds, capfd, world):
+def test_the_cross_trait_matrix_and_the_figures_are_written(steer_with, worlds, capfd, world):
     steer_with(world, "--search-steps", "1")
     root = worlds(world)
     steer(FORMALITY, world, "--search-steps", "1")

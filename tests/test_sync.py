@@ -286,7 +286,7 @@ MD5 = dict.fromkeys("xyz") | {letter: letter * 32 for letter in "xyz"}
         *[("x", "x", None, "deleted there"), ("x", "y", None, "mine")],
     ],
 )
-def test_who_descends_from_whom(mine, agreed, theirs, expected):
+def test_the_newer_side_of_a_file_is_known_by_its_ancestors(mine, agreed, theirs, expected):
     local = {"f": Stored(MD5[mine], 1)} if mine else {}
     files = {"f": Entry(MD5[theirs], 1)} if theirs else {}
     assert compare(local, {"f": MD5[agreed]} if agreed else {}, files) == {"f": expected}
@@ -830,7 +830,7 @@ def test_the_small_requirements_are_those_of_the_whole():
     assert [set(direction_command(direction).flags) for direction in ("push", "pull")] == [flags] * 2
 
 
-def test_many_small_files_in_reasonable_time(a, b, store):
+def test_many_small_files_travel_in_reasonable_time(a, b, store):
     for n in range(400):
         a.write(f"{TRAIT}/vectors/probe_layer{n}_metadata.json", json.dumps({"n": n, "pad": "x" * 2000}))
     start = time.monotonic()
