@@ -118,6 +118,7 @@ def test_every_shipped_trait_passes_its_audit_but_for_the_topics(no_topics):
     assert faults(SHIPPED) == {}
 
 
+@pytest.mark.slow
 def test_the_traits_of_the_demo_pass_their_whole_audit():
     assert faults(["behavioral/formality", "epistemic/optimism"]) == {}
 

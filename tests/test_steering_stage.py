@@ -101,6 +101,7 @@ BOTH = pytest.mark.parametrize("world", ["tiny", pytest.param("embedded", marks=
 JUDGED = ("verdict", "effect", "odd_part", "random", "coherence", "shuffled_labels_odd_part")
 
 
+@pytest.mark.slow
 def test_the_real_model_is_steered_with_several_abilities_at_once_and_its_texts_are_judged_again(
     steer_with, worlds
 ):
