@@ -58,6 +58,13 @@ def draw_curves(found: Verdict) -> Any:
     """Draw effect and coherence against the dose, one line per method and layer; the chosen cell is
     ringed.
     """
+    place = (found.chosen.method, found.chosen.layer, found.chosen.dose)
+    chosen = next((p for p in found.dev if (p.method, p.layer, p.dose) == place), None)
+    if chosen is None:
+        raise UserError(
+            f"{found.trait}: the chosen cell is not among those tried; run stage 5 again with --force"
+        )
+
     figure, (upper, lower) = plt.subplots(
         2, 1, figsize=(7, 6), sharex=True, layout="constrained", height_ratios=(3, 2)
     )
@@ -82,12 +89,6 @@ def draw_curves(found: Verdict) -> Any:
         upper.fill_between(doses, *band, color=colour, alpha=0.08, linewidth=0)
         lower.plot(doses, [p.coherence for p in points], **style)
 
-    place = (found.chosen.method, found.chosen.layer, found.chosen.dose)
-    chosen = next((p for p in found.dev if (p.method, p.layer, p.dose) == place), None)
-    if chosen is None:
-        raise UserError(
-            f"{found.trait}: the chosen cell is not among those tried; run stage 5 again with --force"
-        )
     upper.plot(
         chosen.dose, chosen.effect, "o", markersize=13, markerfacecolor="none", markeredgecolor="black"
     )

@@ -13,6 +13,7 @@ from conftest import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from traitscope.analysis import draw_steering
 from traitscope.inference import capture_raw_activations, project_activations
 from traitscope.inference.chat import Chat
 from traitscope.inference.watch import responding as responses
@@ -32,7 +33,7 @@ from traitscope.utils.records.choice import best_of, choose_keys
 from traitscope.utils.records.prompt_sets import read_prompt_set
 from traitscope.utils.records.readings import Record, read_projections, read_record
 from traitscope.utils.records.vectors import Vector, list_traits, read_vector, write_vector
-from traitscope.utils.records.verdict import Verdict, write_verdict
+from traitscope.utils.records.verdict import Verdict, read_verdict, write_verdict
 
 TRAIT, OTHER = "mood/hope", "mood/calm"
 QUESTION = [{"role": "user", "content": "What is the tide?"}]
@@ -82,6 +83,31 @@ def plant_verdict(paths: TraitPaths, verdict: str, layer: int, norms: list[float
     empty = {name: {} for name in ("judge", "coherence_judge", "coherence", "questions")}
     write_verdict(paths, columns | empty | {"dev": []} | found)
     write_json(paths.manifest(STEER), {"params": {}, "inputs": {}, "outputs": [], "version": 2})
+
+
+@pytest.mark.parametrize(
+    "made_by",
+    [
+        {},
+        {"model": {}},
+        {"vectors": {"experiment": "e"}},
+        {"model": {}, "vectors": {}},
+        {"model": 1, "vectors": 2},
+    ],
+)
+def test_a_verdict_that_does_not_say_what_made_it_is_refused_where_it_is_read(root, made_by):
+    paths = TraitPaths("e", TRAIT, root)
+    plant_verdict(paths, "works", 1, [1.0])
+    write_json(paths.steering_results, read_json(paths.steering_results) | {"made_by": made_by})
+    with pytest.raises(UserError, match=r"results\.json") as caught:
+        read_verdict(paths)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_figure_without_the_chosen_cell_is_refused_in_one_line(root):
+    plant_verdict(TraitPaths("e", TRAIT, root), "works", 1, [1.0])  # no cell was tried
+    with pytest.raises(UserError, match="chosen cell is not among those tried"):
+        call(draw_steering, "--experiment", "e", "--traits", TRAIT)
 
 
 def draw(seed: int, d_model: int = 32) -> torch.Tensor:
@@ -461,7 +487,10 @@ def test_damaged_vectors_are_refused_in_one_line(root, llama):
             read_vector(paths, key)
     paths = plant(root, llama, TRAIT, {key: draw(1)})
     known = read_json(paths.vector_metadata(*key))
-    for column, value in (("made_by", None), ("centre", "left"), ("val", {"auroc": 0.9})):
+    for column, value in (
+        *(("made_by", None), ("made_by", {"model": "llama"}), ("centre", "left")),
+        ("val", {"auroc": 0.9}),
+    ):
         write_json(paths.vector_metadata(*key), known | {column: value})
         with pytest.raises(UserError, match=rf"mean_diff_layer1_metadata.json: {column}"):
             read_vector(paths, key)

@@ -216,6 +216,7 @@ def test_what_was_watched_is_read_as_it_was_written(watched):
         ("projections", lambda c: c | {"vectors": [ORIGIN | {"centre": None}]}),
         ("projections", lambda c: c | {"vectors": [{k: v for k, v in ORIGIN.items() if k != "sha256"}]}),
         ("projections", lambda c: c | {"scores": [None]}),
+        ("projections", lambda c: c | {"scores": [None], "norms": {"1": None}}),
         ("projections", lambda c: c | {"scores": [[1.0]]}),
         ("response", lambda c: c | {"ids": None}),
         ("response", lambda c: c | {"ids": ["x", 2, 3]}),
@@ -239,18 +240,18 @@ def test_a_damaged_file_of_inference_is_one_line_that_names_it(watched, kind, sp
 
 
 @pytest.mark.parametrize(
-    "row",
+    ("row", "words"),
     [
-        {"value": 101.0, "state": "scored"},
-        {"value": -1.0, "state": "scored"},
-        {"value": None, "state": "scored"},
-        {"value": 50.0, "state": "refused"},
-        {"value": 50.0, "state": "glad"},
+        ({"value": 101.0, "state": "scored"}, "between 0 and 100"),
+        ({"value": -1.0, "state": "scored"}, "between 0 and 100"),
+        ({"value": None, "state": "scored"}, "exactly when scored"),
+        ({"value": 50.0, "state": "refused"}, "exactly when scored"),
+        ({"value": 50.0, "state": "glad"}, "'glad' is no state"),
     ],
 )
-def test_a_score_that_no_judge_gives_is_refused_where_it_is_read(paths, row):
+def test_a_score_that_no_judge_gives_is_refused_where_it_is_read(paths, row, words):
     write_json(paths.response_scores, {"judge": {}, "rows": [row | {"side": "pos", "mode": "text"}]})
-    with pytest.raises(UserError, match=r"response_scores\.json"):
+    with pytest.raises(UserError, match=rf"response_scores\.json: rows\.0: .*{words}"):
         read_scores(paths.response_scores)
 
 

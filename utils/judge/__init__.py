@@ -36,9 +36,9 @@ class Score:
     detail: str = ""  # why there is no value, or what was done to it
 
     def __post_init__(self) -> None:
-        assert self.state in STATES
-        assert (self.value is not None) == (self.state == "scored")
-        assert self.value is None or 0 <= self.value <= 100
+        assert self.state in STATES, f"{self.state!r} is no state of a score"
+        assert (self.value is not None) == (self.state == "scored"), "a value is there exactly when scored"
+        assert self.value is None or 0 <= self.value <= 100, "a score lies between 0 and 100"
 
     @property
     def is_empty(self) -> bool:

@@ -30,7 +30,7 @@ def read_shaped(path: Path, shape: type[Content]) -> Content:
         return shape.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
-        raise UserError(
-            f"{path}: {where}: {first['msg'].lower()}; run its stage again with --force"
-        ) from None
+        said = first["msg"].lower().removeprefix("assertion failed, ")  # of a shape's own check
+        field = ".".join(map(str, first["loc"]))
+        where = f"{path}: {field}" if field else path
+        raise UserError(f"{where}: {said}; run its stage again with --force") from None
