@@ -430,16 +430,16 @@ class Asked:
 
 def test_a_judge_or_a_model_that_is_left_open_on_the_command_line_is_the_experiments(tmp_path, monkeypatch):
     monkeypatch.setenv("TRAITSCOPE_ROOT", str(tmp_path))
-    config = tmp_path / "experiments/demo/config.json"
+    config = tmp_path / "experiments/mine/config.json"
     config.parent.mkdir(parents=True)
-    config.write_text('{"model": "embedded"}')
+    config.write_text('{"model": "its/own"}')
     got = []
 
     def judged(_options: Asked, model: ModelOptions, judging: JudgeOptions) -> None:
         got.extend([model.model, judging.judge])
 
-    run_command(judged, ["--experiment", "demo", "--model", "", "--judge", "auto"])
-    assert got == ["embedded", "embedded"]
+    run_command(judged, ["--experiment", "mine", "--model", "", "--judge", "auto"])
+    assert got == ["its/own", "embedded"]
 
 
 def test_further_flags_are_handed_over_as_they_were_typed():
