@@ -129,17 +129,18 @@ def ask(
         seed: Fixes the answer where there is a temperature.
 
     Raises:
-        UserError: the prompt is empty, or not of that form.
+        UserError: the prompt is empty, longer than the model's context, or not of that form.
 
     >>> ts.ask(lm, "What is the capital of France?", max_new_tokens=8)
     'The capital of France is Paris.'
     """
     from traitscope.utils.model.encode import encode
-    from traitscope.utils.model.generation import Row, Sampling, generate
+    from traitscope.utils.model.generation import Row, Sampling, generate, room_after
 
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, batch_size=1)
-    completion = generate(lm, [Row(encode(lm, messages), seed)], sampling)[0]
+    ids = encode(lm, messages)
+    sampling = Sampling(room_after(lm, ids, max_new_tokens), temperature, batch_size=1)
+    completion = generate(lm, [Row(ids, seed)], sampling)[0]
     return lm.tokenizer.decode(completion.ids, skip_special_tokens=True)
 
 

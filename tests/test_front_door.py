@@ -206,6 +206,7 @@ def test_a_call_that_cannot_be_meant_is_a_value_error_that_says_why(embedded, ve
         (lambda lm, v: ts.ask(lm, []), "a prompt is"),
         (lambda lm, v: ts.ask(lm, [{"rol": "user"}]), "a prompt is"),
         (lambda lm, v: ts.ask(lm, None), "a prompt is"),
+        (lambda lm, v: ts.ask(lm, "word " * 9000), "tokens; embedded takes"),
         (lambda lm, v: ts.ask(lm, [{"role": "system", "content": "Be brief."}]), "a prompt is"),
         (lambda lm, v: ts.load_model("embedded", dtype="float7"), "float7"),
         (lambda lm, v: ts.load_vector("demo", "mood/none"), "--traits mood/none"),

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from traitscope.inference.watch.projection import check_vectors, project, scores_of
 from traitscope.utils.errors import UserError
-from traitscope.utils.model.anatomy import end_tokens, position_limit
+from traitscope.utils.model.anatomy import end_tokens
 from traitscope.utils.model.encode import encode
-from traitscope.utils.model.generation import GumbelNoise
+from traitscope.utils.model.generation import GumbelNoise, room_after
 from traitscope.utils.model.hooks import Push, steer
 from traitscope.utils.model.loading import LM
 from traitscope.utils.records.vectors import Vector
@@ -67,18 +67,13 @@ class ChatEngine:
             UserError: a trait is unknown, or the conversation is longer than the model's context.
         """
         pushes, ids = self.pushes(doses), encode(self.lm, messages)
-        limit = position_limit(self.lm.model) or len(ids) + talk.max_new_tokens
-        if len(ids) >= limit:
-            raise UserError(
-                f"the conversation has {len(ids)} tokens; {self.lm.identity['name']} takes {limit}"
-            )
-
+        room = room_after(self.lm, ids, talk.max_new_tokens)
         noise = GumbelNoise([talk.seed], talk.temperature, 0) if talk.temperature > 0 else None
         ends = set(end_tokens(self.lm))
         logits, cache, _ = self._step(ids, None, pushes)
         decoder, written = Decoder(self.lm), ids[:]
 
-        for _ in range(min(talk.max_new_tokens, limit - len(ids))):
+        for _ in range(room):
             token = int((noise(torch.tensor([written]), logits) if noise else logits).argmax())
             if token in ends:
                 break

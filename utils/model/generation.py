@@ -11,8 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
+from traitscope.utils.errors import UserError
 from traitscope.utils.files.journal import Journal, key_of
-from traitscope.utils.model.anatomy import end_tokens
+from traitscope.utils.model.anatomy import end_tokens, position_limit
 from traitscope.utils.model.batching import halve_on_oom, pad_left, plan_batches
 from traitscope.utils.model.cache import make_room
 from traitscope.utils.model.decoding import can_decode, decode
@@ -21,6 +22,18 @@ from traitscope.utils.model.loading import LM
 from traitscope.utils.model.memory import rows_that_fit
 from traitscope.utils.model.prefix import prefill_shared
 from traitscope.utils.stage.flags import flag
+
+
+def room_after(lm: LM, ids: list[int], wanted: int) -> int:
+    """Return how many of the wanted tokens a model's context has room for after a prompt.
+
+    Raises:
+        UserError: the prompt alone fills it.
+    """
+    limit = position_limit(lm.model) or len(ids) + wanted
+    if len(ids) >= limit:
+        raise UserError(f"the conversation has {len(ids)} tokens; {lm.identity['name']} takes {limit}")
+    return min(wanted, limit - len(ids))
 
 
 @dataclass(frozen=True)
