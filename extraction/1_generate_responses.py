@@ -81,7 +81,7 @@ def _response(lm: LM, item: Item, rollout: int, prompt_ids: list[int], completio
     text = item.response or lm.tokenizer.decode(completion.ids, skip_special_tokens=True)
     key = f"{item.side}:{item.pair}:{rollout}"
     about = (key, item.side, item.pair, item.group, rollout, item.prompt, text)
-    return Response(*about, prompt_ids, completion.ids, completion.is_finished)
+    return Response(*about, prompt_ids + completion.thought, completion.ids, completion.is_finished)
 
 
 def _inputs(paths: TraitPaths, params: dict) -> list[Path]:

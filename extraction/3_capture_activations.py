@@ -14,9 +14,9 @@ if not __package__:  # run as a script: this checkout is the package traitscope,
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import CAPTURE, GENERATE, SIDES, TraitPaths
-from traitscope.utils.model.anatomy import Component
 from traitscope.utils.model.capture import Reading, pool_activations, select_positions
 from traitscope.utils.model.loading import LM, ModelOptions, load_lm
+from traitscope.utils.model.parts import Component
 from traitscope.utils.records.activations import split_held_out, write_captured
 from traitscope.utils.records.responses import read_origin, read_responses, response_digests
 from traitscope.utils.stage.alone import stage_command

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from traitscope.utils.files.journal import Journal
 from traitscope.utils.model import batching, generation, prefix
+from traitscope.utils.model.admission import Habits
 from traitscope.utils.model.batching import halve_on_oom, is_out_of_memory, pad_left, plan_batches
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.generation import Row, Sampling, Work, generate
@@ -278,10 +281,10 @@ def test_sharing_stops_where_it_would_be_wrong_or_useless(gemma, llama, monkeypa
     )  # no two rows alike
 
 
-def test_nothing_is_shared_where_a_layer_keeps_a_running_state(gemma, monkeypatch):
+def test_nothing_is_shared_where_a_layer_keeps_a_running_state(gemma):
     same = [list(range(20, 40))] * 4
     assert prefix.prefill_shared(gemma, same, [()] * 4, "response") is not None
-    monkeypatch.setattr(gemma.model.config, "layer_types", ["linear_attention", "full_attention"] * 2)
+    gemma = replace(gemma, habits=Habits(keeps_tokens=False))
     assert prefix.prefill_shared(gemma, same, [()] * 4, "response") is None
 
 

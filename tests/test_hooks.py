@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.model.anatomy import COMPONENTS, hidden_of, layers
+from traitscope.utils.model.anatomy import hidden_of, layers
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.hooks import Push, record, steer
+from traitscope.utils.model.parts import COMPONENTS
 
 D = 32
 
@@ -209,6 +210,7 @@ def test_an_unsupported_architecture_says_so():
     model = SimpleNamespace(
         config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(num_hidden_layers=3)),
         get_decoder=lambda: torch.nn.Linear(2, 2),
+        base_model=torch.nn.Linear(2, 2),
     )
     with pytest.raises(UserError, match="not supported"):
         layers(model)

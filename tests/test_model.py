@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.model.anatomy import layers
+from traitscope.utils.model.anatomy import end_tokens, layers
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.loading import LM, ModelOptions, _loaded, choose_device, choose_dtype, load_lm
 
@@ -59,7 +59,7 @@ def test_a_loaded_model_is_frozen_and_in_eval_mode(lm):
 
 def test_shipped_sampling_settings_are_dropped(lm):
     assert lm.model.generation_config.temperature is None
-    assert lm.model.generation_config.eos_token_id == 2
+    assert end_tokens(lm)[0] == 2
 
 
 def test_a_model_is_loaded_once_and_only_one_is_kept(tiny_folders):
@@ -73,9 +73,17 @@ def test_a_model_is_loaded_once_and_only_one_is_kept(tiny_folders):
     assert load_lm(ModelOptions(model=tiny_folders["llama"])) is not first
 
 
-@pytest.mark.parametrize("name", ["no/such-model", "/no/such/folder", "google/gemma-2-2b"])
-def test_a_missing_or_gated_model_is_one_line_that_says_what_to_do(name):
-    with pytest.raises(UserError, match="Pass --model") as caught:
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("no/such-model", "HF_TOKEN"),
+        ("google/gemma-2-2b", "HF_TOKEN"),
+        ("/no/such/folder", "no such folder"),
+        ("~/no/such/folder", "no such folder"),
+    ],
+)
+def test_a_missing_or_gated_model_is_one_line_that_says_what_to_do(name, says):
+    with pytest.raises(UserError, match=says) as caught:
         load_lm(ModelOptions(model=name))
     assert "\n" not in str(caught.value)
 

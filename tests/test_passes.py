@@ -1,6 +1,7 @@
 """Forward passes over known ids: what rows have in common is computed once, and nothing else changes."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from transformers import AutoModelForCausalLM, Gemma4TextConfig
 
 from traitscope.utils.judge.coherence import TokenText, token_nll
 from traitscope.utils.model import passes
+from traitscope.utils.model.admission import Habits
 from traitscope.utils.model.batching import plan_batches
 from traitscope.utils.model.capture import Reading, pool_activations
 from traitscope.utils.model.generation import Row, Sampling, generate
@@ -189,14 +191,12 @@ def test_a_pass_leaves_nothing_in_the_shared_cache(llama):
     assert all(torch.equal(layer.keys, keys) for layer, keys in zip(cache.layers, before, strict=True))
 
 
-def test_nothing_beyond_an_attention_window_is_shared_and_nothing_where_a_layer_keeps_a_running_state(
-    gemma, monkeypatch
-):
+def test_nothing_beyond_an_attention_window_is_shared_and_nothing_where_a_layer_keeps_a_running_state(gemma):
     header = list(range(20, 20 + 2 * gemma.model.config.sliding_window))
     sequences = [[*header, 100 + i, 7] for i in range(20)]
     unread = [len(header)] * 20
     assert {beginning.n_tokens for _, beginning in plan_passes(gemma, sequences, unread, 512)} == {
         gemma.model.config.sliding_window - 2
     }
-    monkeypatch.setattr(gemma.model.config, "layer_types", ["linear_attention", "full_attention"] * 2)
+    gemma = replace(gemma, habits=Habits(keeps_tokens=False))
     assert {beginning.n_tokens for _, beginning in plan_passes(gemma, sequences, unread, 512)} == {0}

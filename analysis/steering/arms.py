@@ -80,11 +80,12 @@ def generate_arms(
     for i, arm in enumerate(arms):
         part = slice(i * len(questions), (i + 1) * len(questions))
         ids = [c.ids for c in completions[part]]
+        asked = zip(rows[part], completions[part], strict=True)
         results.append(
             ArmResult(
                 arm,
                 list(questions),
-                [r.prompt_ids for r in rows[part]],
+                [row.prompt_ids + c.thought for row, c in asked],
                 ids,
                 [lm.tokenizer.decode(x, skip_special_tokens=True) for x in ids],
             )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from traitscope.inference.watch.projection import check_vectors, project, scores_of
 from traitscope.utils.errors import UserError
-from traitscope.utils.model.anatomy import end_tokens
+from traitscope.utils.model.anatomy import end_tokens, read_logits
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.generation import GumbelNoise, room_after
 from traitscope.utils.model.hooks import Push, steer
@@ -78,7 +78,8 @@ class ChatEngine:
             if token in ends:
                 break
             written.append(token)
-            logits, cache, scores = self._step([token], cache, pushes)
+            fed = [token] if self.lm.habits.takes_steps else written  # what keeps no cache is read anew
+            logits, cache, scores = self._step(fed, cache, pushes)
             yield Token(token, decoder.add(token), scores)
 
     @torch.inference_mode()
@@ -88,18 +89,20 @@ class ChatEngine:
         """Feed ids; return the logits after the last of them, [1, vocabulary], the cache, and the last
         one's scores.
         """
+        known = {"past_key_values": cache} if cache is not None else {}
         with steer(self.lm.model, [pushes]), project(self.lm, list(self.vectors.values())) as readout:
-            output = self.lm.model(
+            logits, output = read_logits(
+                self.lm.model,
+                1,
                 input_ids=torch.tensor([ids], device=self.lm.device),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
+                **known,
+                use_cache=self.lm.habits.takes_steps,
             )
 
         read = scores_of(readout, list(self.vectors.values()), 0, len(ids))
         return (
-            output.logits[:, -1],
-            output.past_key_values,
+            logits[:, -1],
+            output.past_key_values if self.lm.habits.takes_steps else None,
             {s.origin["trait"]: float(s.on("centered")[-1]) for s in read},
         )
 

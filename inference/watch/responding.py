@@ -63,7 +63,7 @@ def _respond(lm: LM, items: Sequence[PromptItem], how: Responding) -> Iterator[R
         for item, ids, completion in zip(
             asked, prompts, generate(lm, rows, replace(how, batch_size=len(rows))), strict=True
         ):
-            last[item.id] = ids, completion
+            last[item.id] = ids + completion.thought, completion
         asked = [item for item in asked if talks[item.id].turns]
         for item in asked:
             talks[item.id] = _take_turn(lm, talks[item.id], last[item.id][1])

@@ -10,6 +10,7 @@ import torch
 from scipy.special import expit
 
 from traitscope.utils.judge import Score
+from traitscope.utils.model.anatomy import read_logits
 from traitscope.utils.model.batching import halve_on_oom
 from traitscope.utils.model.encode import encode_text
 from traitscope.utils.model.loading import LM
@@ -115,7 +116,7 @@ def _batch_nll(lm: LM, beginning: Beginning, texts: Sequence[TokenText]) -> list
     # the vocabulary projection only where it is read, and by the model's own forward: some models cap or
     # scale their logits
     kept = torch.arange(first, ids.shape[1], device=lm.device)
-    logits = lm.model(**arguments, logits_to_keep=kept).logits
+    logits, _ = read_logits(lm.model, kept, **arguments)
     values = []
 
     for row, text in enumerate(texts):

@@ -5,7 +5,7 @@ strings.
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ from traitscope.utils.judge.answers import AnswerCache
 from traitscope.utils.judge.ledger import Ledger
 from traitscope.utils.judge.parsing import MIN_MASS, parse_text
 from traitscope.utils.judge.prompts import Question
-from traitscope.utils.model.anatomy import position_limit
+from traitscope.utils.model.anatomy import place, position_limit, read_logits
 from traitscope.utils.model.batching import halve_on_oom, plan_batches
 from traitscope.utils.model.encode import encode, encode_text
 from traitscope.utils.model.generation import Row, Sampling, generate, pad_left
@@ -153,7 +153,8 @@ class LocalGrader:
         ):
             text = self.lm.tokenizer.decode(completion.ids, skip_special_tokens=True)
             value, state = parse_text(text, is_cut=not completion.is_finished)
-            answers.append((value, state, "text", "" if value is not None else text[:80]))
+            wrote = text or self.lm.tokenizer.decode(completion.thought)
+            answers.append((value, state, "text", "" if value is not None else wrote[:80]))
         return answers
 
 
@@ -181,21 +182,13 @@ def number_probabilities(
     longer number begins the same way: "7" is not the 7 of "72". One pass over the prompts, then one step for
     each beginning of a number that is likely enough.
     """
-    ids, mask = pad_left(prompts, lm.tokenizer.pad_token_id)
-    ids, mask = ids.to(lm.device), mask.to(lm.device)
-    cache = prefill_shared(lm, prompts, [()] * len(prompts), "all")
-    known = cache.get_seq_length() if cache else 0  # columns that the shared beginning fills
-    positions = _positions(mask)[:, known:]
-    output = lm.model(
-        input_ids=ids[:, known:],
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
+    read = (
+        _go_on(lm, prompts)
+        if lm.habits.rows == "padded" and lm.habits.takes_steps
+        else _start_anew(lm, prompts)
     )
     # beginning → next token's probabilities [row, vocabulary]
-    steps: dict[Tokens, torch.Tensor] = {(): output.logits[:, -1].float().softmax(-1)}
+    steps: dict[Tokens, torch.Tensor] = {(): read(())}
     reached: dict[Tokens, torch.Tensor] = {(): torch.ones(len(prompts), device=lm.device)}
 
     for path in sorted({whole[:i] for whole in numbers for i in range(1, len(whole) + 1)}, key=len):
@@ -204,30 +197,61 @@ def number_probabilities(
         reached[path] = reached[path[:-1]] * steps[path[:-1]][:, path[-1]]
         goes_on = any(len(other) > len(path) and other[: len(path)] == path for other in numbers)
         if goes_on and float(reached[path].max()) > NEGLIGIBLE:
-            steps[path] = _step(lm, output.past_key_values, mask, path)
+            steps[path] = read(path)
 
     return _complete(lm, numbers, steps, reached)
 
 
-def _step(lm: LM, cache: Any, mask: torch.Tensor, path: Tokens) -> torch.Tensor:
-    """Return next-token probabilities [row, vocabulary] after every prompt and the same few tokens."""
-    tokens = torch.tensor([path] * len(mask), device=mask.device)
-    longer = torch.cat([mask, torch.ones_like(tokens)], 1)
-    positions = _positions(longer)[:, mask.shape[1] :]
-    output = lm.model(
-        input_ids=tokens,
-        attention_mask=longer,
-        position_ids=positions,
-        past_key_values=copy.deepcopy(cache),
-        use_cache=True,
-        logits_to_keep=1,
+# tokens after every prompt → next token's probabilities [row, vocabulary]
+Reader = Callable[[Tokens], torch.Tensor]
+
+
+def _go_on(lm: LM, prompts: Sequence[list[int]]) -> Reader:
+    """Read the prompts once, and go on from their cache."""
+    ids, mask = (t.to(lm.device) for t in pad_left(prompts, lm.tokenizer.pad_token_id))
+    shared = prefill_shared(lm, prompts, [()] * len(prompts), "all")
+    known = shared.get_seq_length() if shared else 0  # columns that the shared beginning fills
+    cached = {} if shared is None else {"past_key_values": shared}
+    first, output = read_logits(
+        lm.model, 1, input_ids=ids[:, known:], **place(lm.model, mask, known), **cached, use_cache=True
     )
 
-    return output.logits[:, -1].float().softmax(-1)
+    def read(path: Tokens) -> torch.Tensor:
+        if not path:
+            return _probabilities(first)
+        tokens = torch.tensor([path] * len(mask), device=mask.device)
+        where = place(lm.model, torch.cat([mask, torch.ones_like(tokens)], 1), mask.shape[1])
+        cache = copy.deepcopy(output.past_key_values)
+        return _probabilities(
+            read_logits(lm.model, 1, input_ids=tokens, **where, past_key_values=cache, use_cache=True)[0]
+        )
+
+    return read
 
 
-def _positions(mask: torch.Tensor) -> torch.Tensor:
-    return (mask.cumsum(-1) - 1).clamp(min=0)
+def _start_anew(lm: LM, prompts: Sequence[list[int]]) -> Reader:
+    """Read every prompt anew, with what follows it, beside prompts of the same length only: for a model whose
+    cache cannot be handed back, or whose rows do not stay apart under padding.
+    """
+
+    def read(path: Tokens) -> torch.Tensor:
+        whole = [[*prompt, *path] for prompt in prompts]
+        found: dict[int, torch.Tensor] = {}
+        for batch in plan_batches(
+            list(map(len, whole)),
+            max_tokens=BATCH_TOKENS,
+            rows=lm.habits.rows if lm.habits.rows != "padded" else "equal",
+        ):
+            ids = torch.tensor([whole[i] for i in batch], device=lm.device)
+            rows = _probabilities(read_logits(lm.model, 1, input_ids=ids)[0])
+            found.update(zip(batch, rows, strict=True))
+        return torch.stack([found[i] for i in range(len(prompts))])
+
+    return read
+
+
+def _probabilities(logits: torch.Tensor) -> torch.Tensor:
+    return logits[:, -1].float().softmax(-1)
 
 
 def _complete(

@@ -1,22 +1,25 @@
 """All that differs between families of models: their sizes, where the blocks are, what these put out, what
 their caches keep, and where texts and positions end.
 
-Whatever else touches a model goes by these functions, and by nothing that only one family has.
+Whatever else touches a model goes by these functions, and by nothing that only one family has. What a model
+must be tried for is seen once, when it is loaded (admission.py); what its blocks add to the stream, when it is
+first asked for (parts.py).
 """
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+import inspect
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from traitscope.utils.errors import UserError
 
 if TYPE_CHECKING:
     from traitscope.utils.model.loading import LM
 
-Component = Literal["residual", "attn_out", "mlp_out"]
-COMPONENTS = get_args(Component)
+# what families call the number of positions that they know
+_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "max_target_positions")
 
 
 def text_config(model: Any) -> Any:
@@ -37,67 +40,93 @@ def width_of(model: Any) -> int:
 
 
 def vocabulary_of(model: Any) -> int:
-    """Return how many logits a position has."""
-    return text_config(model).vocab_size
+    """Return how many tokens have an embedding."""
+    return model.get_input_embeddings().weight.shape[0]
 
 
 def widest_of(model: Any) -> int:
     """Return the width of the widest activations in a block: the MLP's, or the queries, keys and values
     together.
     """
-    return max(text_config(model).intermediate_size, 4 * width_of(model))
+    sizes = [size for p in layers(model)[0].parameters() if p.dim() > 1 for size in p.shape[-2:]]
+    return max([4 * width_of(model), *sizes])
 
 
 def layers(model: Any) -> nn.ModuleList:
     """Return the decoder blocks: layer `l` of every file, flag and hook is `layers(model)[l]`."""
     count = depth_of(model)
-    for module in model.get_decoder().modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
+    for whole in (model.get_decoder(), model.base_model):
+        for module in whole.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == count:
+                return module
     raise UserError(
         f"{type(model).__name__} has no list of {count} decoder blocks; this architecture is not supported"
     )
 
 
 def hidden_of(output: Any) -> Tensor:
-    """Return the hidden state [batch, pos, d_model] of a module's output, which is a tuple in some
+    """Return the hidden state [batch, pos, d_model] of a module's output, which is a tuple or a list in some
     versions and modules.
     """
-    return output[0] if isinstance(output, tuple) else output
+    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 def with_hidden(output: Any, hidden: Tensor) -> Any:
     """Return a module's output with another hidden state in it."""
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+    return type(output)((hidden, *output[1:])) if isinstance(output, (tuple, list)) else hidden
 
 
-def component_of(block: nn.Module, component: str) -> nn.Module:
-    """Return the module whose output a block writes to its residual stream (or the block itself for
-    `residual`).
+def accepts(model: Any, argument: str) -> bool:
+    """Tell whether a model's forward pass takes an argument by this name."""
+    return argument in inspect.signature(model.forward).parameters
 
-    Gemma 2 and 3 normalise what attention and MLP return before adding it, so there the norm's output is the
-    contribution.
+
+def place(model: Any, mask: Tensor, known: int = 0) -> dict[str, Tensor]:
+    """Return what tells a model where left-padded rows begin: the mask [batch, width], and the positions of
+    the columns after the first `known`, where the model takes positions.
     """
-    if component not in COMPONENTS:
-        raise ValueError(f"unknown component {component!r}; choose {', '.join(COMPONENTS)}")
-    if component == "residual":
-        return block
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, known:]
+    return {"attention_mask": mask} | ({"position_ids": positions} if accepts(model, "position_ids") else {})
 
-    is_post_normed = hasattr(block, "pre_feedforward_layernorm")
-    names = (
-        {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
-        if is_post_normed
-        else {"attn_out": "self_attn", "mlp_out": "mlp"}
+
+def read_logits(model: Any, kept: Any, **arguments: Any) -> tuple[Tensor, Any]:
+    """Run a forward pass; return the logits of the kept positions alone, [batch, kept, vocabulary], and the
+    whole output.
+
+    Args:
+        kept: How many of the last positions, or the indices of some [kept]. The vocabulary projection is
+            computed for these only, where the model can do so.
+    """
+    if accepts(model, "logits_to_keep"):
+        output = model(**arguments, logits_to_keep=kept)
+        return output.logits, output
+
+    output = model(**arguments)
+    chosen = slice(-kept, None) if isinstance(kept, int) else kept
+    return output.logits[:, chosen], output
+
+
+def kept_state(output: Any) -> Any:
+    """Return what a forward pass keeps for the next one: keys and values, or a running state; None for a model
+    that keeps nothing.
+    """
+    names = ("past_key_values", "cache_params", "state")
+    return next((kept for name in names if (kept := getattr(output, name, None)) is not None), None)
+
+
+def keeps_tokens(model: Any, cache: Any) -> bool:
+    """Tell whether every layer of a filled cache keeps keys and values by token, and the model can be told which
+    token stands where; the running state of other kinds cannot be cut or picked from.
+    """
+    kinds = getattr(text_config(model), "layer_types", None) or ()
+    return (
+        type(cache) is DynamicCache
+        and accepts(model, "position_ids")
+        and set(kinds) <= {"full_attention", "sliding_attention"}
+        and all(
+            type(layer) in (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer) for layer in cache.layers
+        )
     )
-    return block.get_submodule(names[component])
-
-
-def keeps_tokens(lm: "LM") -> bool:
-    """Tell whether every layer keeps keys and values by token; the running state of other kinds cannot be
-    cut or picked from.
-    """
-    kinds = getattr(text_config(lm.model), "layer_types", None) or ()
-    return set(kinds) <= {"full_attention", "sliding_attention"}
 
 
 def shortest_window(lm: "LM") -> float:
@@ -109,7 +138,7 @@ def has_own_keys(cached: Any) -> bool:
     """Tell whether a layer of a filled cache holds keys and values: some models' upper layers read those
     of lower ones.
     """
-    return cached.keys is not None
+    return getattr(cached, "keys", None) is not None
 
 
 def takes_fixed_cache(model: Any) -> bool:
@@ -129,10 +158,16 @@ def takes_fixed_cache(model: Any) -> bool:
 
 def position_limit(model: Any) -> int | None:
     """Return how many positions a model knows; None for one without a limit."""
-    return getattr(text_config(model), "max_position_embeddings", None)
+    config = text_config(model)
+    limits = [getattr(config, name, None) for name in _LIMITS]
+    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
 
 
 def end_tokens(lm: "LM") -> list[int]:
-    """Return the tokens that end a text."""
-    ends = lm.model.generation_config.eos_token_id
-    return ends if isinstance(ends, list) else [ends] if ends is not None else []
+    """Return the tokens that end a text, as they were gathered when the model was loaded."""
+    return as_ids(lm.model.generation_config.eos_token_id)
+
+
+def as_ids(ends: Any) -> list[int]:
+    """Return end tokens as a list: a configuration has one, several or none."""
+    return list(ends) if isinstance(ends, (list, tuple)) else [ends] if ends is not None else []

@@ -8,19 +8,24 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from traitscope.utils.model.loading import free_memory
-
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")
 
 
 def plan_batches(
-    lengths: Sequence[int], *, max_tokens: int | None = None, max_rows: int | None = None
+    lengths: Sequence[int],
+    *,
+    max_tokens: int | None = None,
+    max_rows: int | None = None,
+    rows: str = "padded",
 ) -> list[list[int]]:
     """Group row indices, longest first, so that no batch exceeds `max_tokens` with its padding or
     `max_rows`; a batch has at least one row.
 
     Longest first: if memory does not suffice, it shows in the first batch and not in the last.
+
+    Args:
+        rows: Which rows may share a batch: "padded" (any), "equal" (of one length) or "single" (none).
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batches: list[list[int]] = []
@@ -32,6 +37,8 @@ def plan_batches(
             last is None
             or (max_rows and len(last) >= max_rows)
             or (max_tokens and (len(last) + 1) * width > max_tokens)
+            or (rows == "equal" and lengths[i] < width)
+            or rows == "single"
         )
         if is_full:
             batches.append([i])
@@ -63,6 +70,12 @@ def halve_on_oom(run: Callable[[Sequence[Row]], list[Answer]], rows: Sequence[Ro
     free_memory()
     middle = len(rows) // 2
     return halve_on_oom(run, rows[:middle]) + halve_on_oom(run, rows[middle:])
+
+
+def free_memory() -> None:
+    """Give freed GPU memory back to the driver."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from traitscope.utils.model import graphs
-from traitscope.utils.model.anatomy import end_tokens, keeps_tokens, takes_fixed_cache
+from traitscope.utils.model.anatomy import end_tokens, takes_fixed_cache
 from traitscope.utils.model.cache import FixedLayer, fix, make_room
 from traitscope.utils.model.hooks import SteerCheck
 from traitscope.utils.model.loading import LM
@@ -34,7 +34,7 @@ def can_decode(lm: LM) -> bool:
     is_wanted = lm.device.type == "cuda" and os.environ.get("TRAITSCOPE_CUDA_GRAPHS") == "1"
     is_whole = len(set(getattr(lm.model, "hf_device_map", {}).values())) <= 1
 
-    return is_wanted and is_whole and keeps_tokens(lm) and takes_fixed_cache(lm.model)
+    return is_wanted and is_whole and lm.habits.keeps_tokens and takes_fixed_cache(lm.model)
 
 
 @torch.inference_mode()

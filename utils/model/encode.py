@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
-from traitscope.utils.errors import UserError, first_line
+from traitscope.utils.errors import UserError
 
 if TYPE_CHECKING:
     from traitscope.utils.model.loading import LM
@@ -47,6 +45,16 @@ def encode(lm: "LM", prompt: Prompt) -> list[int]:
 
     if not ids:
         raise UserError("an empty text has no tokens to read")
+    return _require_known(lm, ids)
+
+
+def _require_known(lm: "LM", ids: list[int]) -> list[int]:
+    """Return ids; raise UserError where the tokenizer writes one that the model has no embedding for."""
+    if max(ids, default=0) >= lm.n_tokens:
+        raise UserError(
+            f"the tokenizer of {lm.identity['name']} writes token {max(ids)}, but the model knows "
+            f"{lm.n_tokens}; it is another model's tokenizer"
+        )
     return ids
 
 
@@ -62,31 +70,22 @@ def _require_messages(messages: Any) -> None:
 
 def encode_text(lm: "LM", text: str) -> list[int]:
     """Return token ids of a given text without any special token: for a response that somebody else wrote."""
-    return lm.tokenizer(text, add_special_tokens=False).input_ids
+    return _require_known(lm, lm.tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def render_chat(lm: "LM", messages: list[dict[str, str]]) -> str:
-    """Render messages up to the point where the assistant speaks."""
-    if not lm.chat_template:
-        turns = [PLAIN_ROLES[m["role"]] + m["content"] for m in messages]
-        return "\n\n".join([*turns, "Answer:"])
+    """Render messages up to the point where the assistant speaks.
 
-    for candidate in (messages, _system_into_user(messages)):
-        try:
-            return lm.tokenizer.apply_chat_template(
-                candidate, tokenize=False, add_generation_prompt=True, enable_thinking=False
-            )
-        except TemplateError as error:  # the usual cause is a model without a system role (Gemma)
-            failure = error
+    Raises:
+        UserError: the chat template cannot say all that they say, or a role is unknown without one.
+    """
+    if lm.chat_template:
+        from traitscope.utils.model.template import render  # transformers: a laptop that only reads has none
 
-    raise UserError(
-        f"the chat template of {lm.identity['name']} refuses these messages: {first_line(failure)}; try "
-        "--chat-template False"
-    )
+        return render(lm.tokenizer, messages, lm.identity["name"])
 
-
-def _system_into_user(messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    if messages[0]["role"] != "system":
-        return messages
-    first, *rest = messages[1:]
-    return [{"role": "user", "content": f"{messages[0]['content']}\n\n{first['content']}"}, *rest]
+    unknown = [m["role"] for m in messages if m["role"] not in PLAIN_ROLES]
+    if unknown:
+        raise UserError(f"unknown role {unknown[0]!r} in a message; choose {', '.join(PLAIN_ROLES)}")
+    turns = [PLAIN_ROLES[m["role"]] + m["content"] for m in messages]
+    return "\n\n".join([*turns, "Answer:"])

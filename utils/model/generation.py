@@ -3,7 +3,7 @@ depend on its neighbours.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -21,6 +21,7 @@ from traitscope.utils.model.hooks import Push, steer
 from traitscope.utils.model.loading import LM
 from traitscope.utils.model.memory import rows_that_fit
 from traitscope.utils.model.prefix import prefill_shared
+from traitscope.utils.model.tokens import split_thought
 from traitscope.utils.stage.flags import flag
 
 
@@ -34,6 +35,25 @@ def room_after(lm: LM, ids: list[int], wanted: int) -> int:
     if len(ids) >= limit:
         raise UserError(f"the conversation has {len(ids)} tokens; {lm.identity['name']} takes {limit}")
     return min(wanted, limit - len(ids))
+
+
+def _require_room(lm: LM, rows: Sequence["Row"], wanted: int) -> None:
+    """Raise UserError where a prompt and its new tokens are more than the model's context, or where a prompt is
+    too short for it.
+    """
+    limit = position_limit(lm.model)
+    lengths = [len(row.prompt_ids) for row in rows]
+    longest = max(lengths, default=0)
+    if min(lengths, default=lm.habits.shortest) < lm.habits.shortest:
+        raise UserError(
+            f"{lm.identity['name']} keeps its state from one text to the next where a prompt has fewer than "
+            f"{lm.habits.shortest} tokens; give it longer prompts"
+        )
+    if limit and longest + wanted > limit:
+        raise UserError(
+            f"the longest prompt has {longest} tokens and --max-new-tokens is {wanted}, but {lm.identity['name']} takes "
+            f"{limit} in all; shorten the prompt, or lower --max-new-tokens to {max(limit - longest, 0)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -56,6 +76,8 @@ class Completion:
 
     ids: list[int]
     is_finished: bool  # the model ended the text itself, before max_new_tokens
+    # what a reasoning model wrote before its answer: it stands with the prompt, and is neither judged nor pooled
+    thought: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -93,10 +115,16 @@ def generate(
 
     Batches are planned from all rows and journalled whole, so that a resumed run computes the very same
     batches.
+
+    Raises:
+        UserError: a prompt and its new tokens are more than the model's context.
     """
     work = work or Work()
+    _require_room(lm, rows, sampling.max_new_tokens)
     batches = plan_batches(
-        [len(row.prompt_ids) for row in rows], max_rows=_rows_a_batch(lm, rows, sampling, work.journal)
+        [len(row.prompt_ids) for row in rows],
+        max_rows=_rows_a_batch(lm, rows, sampling, work.journal),
+        rows=lm.habits.rows,
     )
     answers: dict[int, Completion] = {}
 
@@ -108,7 +136,12 @@ def generate(
                 answers[i] = completion
             bar.update(len(batch))
 
-    return [answers[i] for i in range(len(rows))]
+    return [_set_thought_apart(lm, answers[i]) for i in range(len(rows))]
+
+
+def _set_thought_apart(lm: LM, completion: Completion) -> Completion:
+    thought, answer = split_thought(lm, completion.ids)
+    return replace(completion, ids=answer, thought=thought) if thought else completion
 
 
 def _rows_a_batch(lm: LM, rows: Sequence[Row], sampling: Sampling, journal: Journal | None) -> int:
@@ -170,8 +203,14 @@ def _decode_plainly(
     processors = LogitsProcessorList(
         [GumbelNoise(seeds, sampling.temperature, width)] if sampling.temperature > 0 else []
     )
+    # a model that keeps a state of another kind makes it itself
+    cache = (
+        {"past_key_values": make_room(shared, lm.model.config, sampling.max_new_tokens)}
+        if lm.habits.keeps_tokens
+        else {}
+    )
     output = lm.model.generate(
-        past_key_values=make_room(shared, lm.model.config, sampling.max_new_tokens),
+        **cache,
         input_ids=ids.to(lm.device),
         attention_mask=mask.to(lm.device),
         do_sample=False,

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from traitscope.utils.errors import first_line
-from traitscope.utils.model.batching import is_out_of_memory
+from traitscope.utils.model.batching import free_memory, is_out_of_memory
 from traitscope.utils.model.hooks import SteerCheck
-from traitscope.utils.model.loading import free_memory
 
 CHECKED = (
     2  # steps that a graph takes on trial: the second tells whether anything of the first was frozen into it

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from traitscope.utils.files.journal import key_of
-from traitscope.utils.model.anatomy import component_of, hidden_of, layers, with_hidden
+from traitscope.utils.model.anatomy import hidden_of, layers, with_hidden
+from traitscope.utils.model.parts import Part, parts_of
 
 Positions = Literal["all", "response"]
 POSITIONS = get_args(Positions)
@@ -38,13 +39,14 @@ def record(
             block.
     """
 
-    def read(layer: int) -> Callable:
-        return lambda _module, _inputs, output: readout(layer, hidden_of(output))
+    def read(layer: int, part: Part) -> Callable:
+        return lambda _module, _inputs, output: readout(layer, part.read(output))
 
     handles: list = []
+    parts = parts_of(model, component)
     try:
-        for layer, block in enumerate(layers(model)):
-            handles.append(component_of(block, component).register_forward_hook(read(layer)))
+        for layer, part in enumerate(parts):
+            handles.append(part.module.register_forward_hook(read(layer, part)))
         if until is not None:
             handles.append(layers(model)[until].register_forward_hook(_stop))
         yield

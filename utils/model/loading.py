@@ -4,21 +4,25 @@ import gc
 import hashlib
 import importlib.util
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from huggingface_hub.utils import logging as hub_logging
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from traitscope.utils.errors import UserError, first_line
 from traitscope.utils.files.journal import key_of
-from traitscope.utils.model.anatomy import depth_of, width_of
+from traitscope.utils.model.adapters import merge_lora
+from traitscope.utils.model.admission import Habits, admit
+from traitscope.utils.model.anatomy import as_ids, depth_of, text_config, vocabulary_of, width_of
+from traitscope.utils.model.batching import free_memory
+from traitscope.utils.model.checkpoint import explain_failure, loader_of, require_whole
 from traitscope.utils.model.cpu import keep_head_fast, speed_up_linear_layers
 from traitscope.utils.model.gguf import EMBEDDED, converted, embedded_gguf
+from traitscope.utils.model.template import examine, turn_end
 from traitscope.utils.stage.flags import flag
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -74,6 +78,9 @@ class ModelOptions:
     load_in_4bit: bool = flag(
         False, "Quantise to 4 bits with bitsandbytes (4 bits are known to break directions)."
     )
+    trust_remote_code: bool = flag(
+        False, "Run the code that a model brings along; read that code first. Never asked for on the way."
+    )
     chat_template: bool = flag(
         True,
         'Use the tokenizer\'s chat template for questions; False gives plain "Question: … Answer:" text.',
@@ -91,6 +98,7 @@ class LM:
     tokenizer: Any
     chat_template: bool
     identity: dict  # what an artifact says about the model that made it
+    habits: Habits = field(default_factory=Habits)
 
     @property
     def n_layers(self) -> int:
@@ -99,6 +107,10 @@ class LM:
     @property
     def d_model(self) -> int:
         return width_of(self.model)
+
+    @property
+    def n_tokens(self) -> int:
+        return vocabulary_of(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -142,12 +154,6 @@ def unload_lm(role: str) -> None:
     free_memory()
 
 
-def free_memory() -> None:
-    """Give freed GPU memory back to the driver."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def _load(options: ModelOptions) -> LM:
     if not options.model:
         raise UserError(
@@ -159,18 +165,30 @@ def _load(options: ModelOptions) -> LM:
     source = resolve_source(options.model)
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device)
-    revision = {"revision": options.revision} if options.revision else {}
+
+    where = {"trust_remote_code": options.trust_remote_code} | (
+        {"revision": options.revision} if options.revision else {}
+    )
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **revision)
-        placement = _placement(source, revision, options, device, dtype)
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **revision, **placement)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"cannot load model {options.model!r}: {first_line(error)}. Pass --model with a local folder or a Hugging Face id "
-            "you have access to (gated models: accept the licence on its page, then set HF_TOKEN)"
-        ) from None
+        config = AutoConfig.from_pretrained(source, **where)
+        loader = loader_of(config)
+        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        placement = _placement(loader, config, options, device, dtype)
+        model, report = loader.from_pretrained(
+            source,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that the report names them
+            **where,
+            **placement,
+        )
+    except UserError:
+        raise
+    except Exception as error:  # foreign files are read by foreign code, and both may fail in any way
+        raise explain_failure(options.model, error) from None
 
+    require_whole(model, report, options.model)
     if not placement:
         model.to(device)
     if options.lora:
@@ -184,19 +202,11 @@ def _load(options: ModelOptions) -> LM:
 
 
 def _merge_lora(model: Any, options: ModelOptions) -> Any:
-    """Return the model with an adapter's weights added to its own."""
-    from peft import PeftModel
-
     if options.load_in_8bit or options.load_in_4bit:
         raise UserError(
             "--lora needs weights that are not quantised; leave out --load-in-8bit and --load-in-4bit"
         )
-    try:
-        return PeftModel.from_pretrained(model, os.path.expanduser(options.lora)).merge_and_unload()
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-        raise UserError(
-            f"cannot load LoRA adapter {options.lora!r} for {options.model!r}: {first_line(error)}"
-        ) from None
+    return merge_lora(model, options.lora, options.model)
 
 
 def wrap(model: Any, tokenizer: Any, options: ModelOptions) -> LM:
@@ -205,12 +215,12 @@ def wrap(model: Any, tokenizer: Any, options: ModelOptions) -> LM:
     Decoding settings that a model ships with (temperature, penalties) are dropped: a greedy run is greedy for
     every model.
     """
-    shipped = model.generation_config
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     model.generation_config = GenerationConfig(
-        eos_token_id=shipped.eos_token_id or tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        eos_token_id=_known_ends(model, tokenizer) or None, pad_token_id=tokenizer.pad_token_id
     )
+    _require_reading(tokenizer, options.model)
     model.eval().requires_grad_(False)
     speed_up_linear_layers(model)
     keep_head_fast(model)
@@ -225,14 +235,59 @@ def wrap(model: Any, tokenizer: Any, options: ModelOptions) -> LM:
         "chat_template": chats,
     }
 
-    return LM(model, tokenizer, chats, identity)
+    if chats:
+        identity |= _examine_template(tokenizer, options.model)
+    return LM(model, tokenizer, chats, identity, admit(model, options.model))
+
+
+def _require_reading(tokenizer: Any, name: str) -> None:
+    """Raise UserError where a tokenizer was made of no vocabulary: it reads every text as nothing."""
+    ids = tokenizer("One two three, 1 2 3.", add_special_tokens=False).input_ids
+    if not set(ids) - {tokenizer.unk_token_id}:
+        raise UserError(
+            f"the tokenizer of {name} reads no text; the model's folder lacks tokenizer.json or the like: get it again"
+        )
+
+
+def _known_ends(model: Any, tokenizer: Any) -> list[int]:
+    """Return every token that is known to end a text or a turn: by the generation settings, the configuration,
+    the tokenizer, and the chat template.
+    """
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    # a configuration's own default may name an ordinary token
+    configured = [i for i in as_ids(getattr(text_config(model), "eos_token_id", None)) if i in special]
+    template_end = turn_end(tokenizer) if tokenizer.chat_template else None
+    ends = [
+        *as_ids(model.generation_config.eos_token_id),
+        *configured,
+        *as_ids(tokenizer.eos_token_id),
+        *as_ids(template_end),
+    ]
+    return list(dict.fromkeys(ends))
+
+
+def _examine_template(tokenizer: Any, name: str) -> dict:
+    """Say once what is worth knowing of a chat template, and return what an artifact says of it."""
+    facts = examine(tokenizer, name)
+    if facts.clock:
+        print(f"note: the chat template of {name} asks for the time; it is told {facts.clock}, always")
+    if facts.closes_thought:
+        print(
+            f"note: the chat template of {name} opens a thought; it is closed at once, so that answers are judged and "
+            "pooled"
+        )
+    if facts.moves_system:
+        print(
+            f"note: the chat template of {name} has no place for a system message; it goes into the user's turn"
+        )
+    return {"template_clock": facts.clock} if facts.clock else {}
 
 
 def resolve_source(name: str) -> str:
     """Return what `from_pretrained` takes: an id or folder; GGUF files are converted once into the cache."""
     if name == EMBEDDED:
         return str(converted(embedded_gguf()))
-    if name.endswith(".gguf"):
+    if name.endswith(".gguf") and not Path(name).expanduser().is_dir():
         return str(converted(name))
     return os.path.expanduser(name)
 
@@ -261,7 +316,7 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def _placement(
-    source: str, revision: dict, options: ModelOptions, device: torch.device, dtype: torch.dtype
+    loader: Any, config: Any, options: ModelOptions, device: torch.device, dtype: torch.dtype
 ) -> dict:
     """Return arguments for accelerate: quantised, spread over GPUs when one is too small, else none."""
     if options.load_in_8bit or options.load_in_4bit:
@@ -281,13 +336,13 @@ def _placement(
 
     if (
         device.type == "cuda"
-        and _weight_bytes(source, revision, dtype) > 0.9 * torch.cuda.mem_get_info(device)[0]
+        and _weight_bytes(loader, config, options, dtype) > 0.9 * torch.cuda.mem_get_info(device)[0]
     ):
         return {"device_map": "auto"}
     return {}
 
 
-def _weight_bytes(source: str, revision: dict, dtype: torch.dtype) -> int:
+def _weight_bytes(loader: Any, config: Any, options: ModelOptions, dtype: torch.dtype) -> int:
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, **revision), dtype=dtype)
+        model = loader.from_config(config, dtype=dtype, trust_remote_code=options.trust_remote_code)
     return sum(p.numel() * p.element_size() for p in model.parameters())

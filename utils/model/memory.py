@@ -6,12 +6,16 @@ from weakref import WeakKeyDictionary
 import psutil
 import torch
 
-from traitscope.utils.model.anatomy import vocabulary_of, widest_of
+from traitscope.utils.model.anatomy import kept_state, read_logits, vocabulary_of, widest_of
+from traitscope.utils.model.batching import is_out_of_memory
 from traitscope.utils.model.loading import LM
 
 SHARE = 0.6  # of free memory that a batch may take
 MOST = {"cuda": 1024, "cpu": 128}  # rows; more do not make it faster
 PROBE_TOKENS = 32
+DEFAULT_ROWS = (
+    4  # tensors of a block's width that a token is taken to need in every block, where nothing is measured
+)
 
 
 def rows_that_fit(lm: LM, width: int) -> int:
@@ -43,14 +47,26 @@ def bytes_per_row(lm: LM, width: int) -> int:
     return int(width * _measured[lm.model] + logits)
 
 
-@torch.inference_mode()
 def _measure(lm: LM) -> float:
-    ids = torch.full((2, PROBE_TOKENS), lm.tokenizer.pad_token_id, device=lm.device)
+    """Return the bytes that a token takes: measured, or a cautious guess where a model cannot be measured. An
+    estimate fails no run.
+    """
+    try:
+        return _run_and_measure(lm)
+    except Exception as error:  # of a model's own code
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
+        return float(2 * DEFAULT_ROWS * lm.n_layers * lm.d_model * lm.model.dtype.itemsize)
+
+
+@torch.inference_mode()
+def _run_and_measure(lm: LM) -> float:
+    ids = torch.full((2, PROBE_TOKENS), lm.tokenizer.pad_token_id or 0, device=lm.device)
     if lm.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(lm.device)
         before = torch.cuda.memory_allocated(lm.device)
-    output = lm.model(input_ids=ids, use_cache=True, logits_to_keep=1)
-    cache = sum(t.numel() * t.element_size() for t in _cached(output.past_key_values)) / ids.numel()
+    _, output = read_logits(lm.model, 1, input_ids=ids, use_cache=True)
+    cache = sum(t.numel() * t.element_size() for t in _tensors(kept_state(output))) / ids.numel()
     if lm.device.type == "cuda":
         # 2: the cache is copied when it grows, and while a CUDA graph is on trial
         return (torch.cuda.max_memory_allocated(lm.device) - before) / ids.numel() + 2 * cache
@@ -60,5 +76,10 @@ def _measure(lm: LM) -> float:
     return 2 * cache + activations  # 2: the cache is copied when it grows
 
 
-def _cached(cache: Any) -> list[torch.Tensor]:
-    return [t for layer in cache for t in layer if isinstance(t, torch.Tensor)]
+def _tensors(kept: Any) -> list[torch.Tensor]:
+    """Return the tensors in a cache of whatever kind."""
+    if isinstance(kept, torch.Tensor):
+        return [kept]
+    parts = kept.values() if isinstance(kept, dict) else kept if isinstance(kept, (list, tuple)) else ()
+    inside = vars(kept).values() if hasattr(kept, "__dict__") else ()
+    return [tensor for part in (*parts, *inside) for tensor in _tensors(part)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from traitscope.utils.model.anatomy import has_own_keys, keeps_tokens, shortest_window
+from traitscope.utils.model.anatomy import has_own_keys, shortest_window
 from traitscope.utils.model.batching import plan_batches
 from traitscope.utils.model.loading import LM
 from traitscope.utils.model.prefix import MIN_SHARED, common_prefix
@@ -92,7 +92,7 @@ def plan_passes(
         max_tokens: Tokens of a batch, padding included.
     """
     held: tuple[list[int], Beginning] = [], Beginning()
-    most = shortest_window(lm) - 1 if keeps_tokens(lm) else 0
+    most = shortest_window(lm) - 1 if lm.habits.keeps_tokens else 0
 
     for batch in group_alike(sequences, [int(min(n, most)) for n in unread], max_tokens):
         prefix = sequences[batch.rows[0]][: batch.n_shared]

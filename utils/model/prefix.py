@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from traitscope.utils.model.anatomy import has_own_keys, keeps_tokens, shortest_window
+from traitscope.utils.model.anatomy import has_own_keys, place, shortest_window
 from traitscope.utils.model.batching import pad_left
 from traitscope.utils.model.hooks import Push, steer
 from traitscope.utils.model.loading import LM
@@ -29,7 +29,7 @@ def prefill_shared(
         plan: What is done to each row. With positions "response" nothing is done to a prompt before its last
             token, so that all configurations of a sweep share the prompts' cache.
     """
-    if not keeps_tokens(lm):
+    if not lm.habits.keeps_tokens:
         return None
 
     pushes = [tuple(row) if positions == "all" else () for row in plan]
@@ -50,12 +50,9 @@ def _prefill_prompts(lm: LM, whole: Sequence[tuple], pushes: Sequence[tuple[Push
     ids, mask = pad_left([list(prompt) for prompt, _ in whole], lm.tokenizer.pad_token_id)
     chosen = list(first.values())
     ids, mask = ids[chosen, :-1].to(lm.device), mask[chosen, :-1].to(lm.device)
-    places = (mask.cumsum(-1) - 1).clamp(min=0)
 
     with steer(lm.model, [pushes[i] for i in chosen]):
-        cache = lm.model.base_model(
-            input_ids=ids, attention_mask=mask, position_ids=places, use_cache=True
-        ).past_key_values
+        cache = lm.model.base_model(input_ids=ids, **place(lm.model, mask), use_cache=True).past_key_values
 
     order = {row: i for i, row in enumerate(first)}
     cache.batch_select_indices(torch.tensor([order[row] for row in whole], device=lm.device))
