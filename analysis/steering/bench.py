@@ -9,6 +9,7 @@ from torch import Tensor
 
 from traitscope.analysis.steering.arms import Arm, ArmResult, generate_arms, judge_arms
 from traitscope.analysis.steering.setting import Protocol
+from traitscope.utils.errors import UserError
 from traitscope.utils.judge import Judge
 from traitscope.utils.judge.coherence import TokenText, token_nll
 from traitscope.utils.model.capture import Pooled, Reading, pool_activations, select_positions
@@ -75,6 +76,11 @@ class ModelBench:
     @cached_property
     def _pooled(self) -> Pooled:
         texts = [t for t in self._unsteered.texts if t.ids]
+        if not texts:
+            raise UserError(
+                "every unsteered answer is empty, so no residual norm can be taken; see what the model writes with "
+                "inference/chat.py"
+            )
         readings = [
             Reading(t.prompt_ids + t.ids, select_positions("response[:]", len(t.prompt_ids), len(t.ids)))
             for t in texts

@@ -1,5 +1,6 @@
 """Coherence 0–100 without a key: the unsteered model's own likelihood of a text, and its repetitions."""
 
+import math
 import random
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from itertools import pairwise
 import torch
 from scipy.special import expit
 
+from traitscope.utils.errors import UserError
 from traitscope.utils.judge import Score
 from traitscope.utils.model.anatomy import read_logits
 from traitscope.utils.model.batching import halve_on_oom
@@ -40,18 +42,24 @@ class LikelihoodCoherence:
     """
 
     def __init__(self, lm: LM, own: Sequence[TokenText]) -> None:
-        """Calibrate on unsteered texts of the model itself."""
-        self.lm = lm
-        readable = [t for t in own if len(t.ids) > 1]
-        assert readable, "coherence is calibrated on unsteered texts; there are none"
+        """Calibrate on unsteered texts of the model itself; those without two tokens or any word, and those
+        whose likelihood is not finite, are left out.
 
-        shuffled = [
-            TokenText(t.prompt_ids, encode_text(lm, shuffle_words(lm.tokenizer.decode(t.ids))))
-            for t in readable
-        ]
-        self.own, self.shuffled = (
-            float(torch.tensor(token_nll(lm, texts)).mean()) for texts in (readable, shuffled)
-        )
+        Raises:
+            UserError: none is left.
+        """
+        self.lm = lm
+        shuffled = [TokenText(t.prompt_ids, _shuffle_ids(lm, t)) for t in own]
+        readable = [i for i, t in enumerate(own) if len(t.ids) > 1 and shuffled[i].ids]
+        plain, mixed = (token_nll(lm, [texts[i] for i in readable]) for texts in (own, shuffled))
+        finite = [pair for pair in zip(plain, mixed, strict=True) if all(map(math.isfinite, pair))]
+        if not finite:
+            raise UserError(
+                "coherence is calibrated on the unsteered answers, and none of them has two tokens, a word and a finite "
+                "likelihood; raise --max-new-tokens, or see what the model writes"
+            )
+
+        self.own, self.shuffled = torch.tensor(finite).mean(0).tolist()
         self.identity = {
             "judge": "embedded",
             "mode": MODE,
@@ -60,20 +68,24 @@ class LikelihoodCoherence:
         }
 
     def score(self, texts: Sequence[TokenText]) -> list[Score]:
-        """Score texts, in order; an empty one holds nothing together and scores 0."""
-        readable = [i for i, t in enumerate(texts) if t.ids]
+        """Score texts, in order; an empty or blank one holds nothing together and scores 0."""
+        readable = [i for i, t in enumerate(texts) if self.lm.tokenizer.decode(t.ids).strip()]
         scores = [Score(0.0, mode=MODE)] * len(texts)
-
         for i, nll in zip(readable, token_nll(self.lm, [texts[i] for i in readable]), strict=True):
-            distance = (nll - self.own) / max(self.shuffled - self.own, 1e-6)
-            scores[i] = Score(
-                float(
-                    100 * expit(8 * (0.4 - distance)) * expit(20 * (distinct_bigrams(texts[i].ids) - 0.45))
-                ),
-                mode=MODE,
-            )
-
+            scores[i] = self._grade(nll, texts[i].ids)
         return scores
+
+    def _grade(self, nll: float, ids: list[int]) -> Score:
+        if not math.isfinite(nll):
+            return Score(None, "error", MODE, detail="its likelihood is not finite")
+
+        distance = (nll - self.own) / max(self.shuffled - self.own, 1e-6)
+        fluency, variety = expit(8 * (0.4 - distance)), expit(20 * (distinct_bigrams(ids) - 0.45))
+        return Score(float(100 * fluency * variety), mode=MODE)
+
+
+def _shuffle_ids(lm: LM, text: TokenText) -> list[int]:
+    return encode_text(lm, shuffle_words(lm.tokenizer.decode(text.ids)))
 
 
 def shuffle_words(text: str) -> str:
