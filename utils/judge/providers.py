@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from traitscope.utils.errors import UserError
+from traitscope.utils.errors import UserError, first_line
 
 TOP = 20  # candidate first tokens asked for
 TEXT_TOKENS = 2048  # room for a model that thinks before it answers; it is asked for one number
@@ -229,6 +229,32 @@ def key_of_provider(name: str) -> str:
     return next(
         (key for variable in PROVIDERS[name].keys if (key := os.environ.get(variable, "").strip())), ""
     )
+
+
+def require_key(name: str) -> None:
+    """Raise UserError where a key holds what no header can carry: quotes that a word processor turned, say."""
+    for variable in PROVIDERS[name].keys:
+        key = os.environ.get(variable, "").strip()
+        odd = [c for c in key if not "!" <= c <= "~"]
+        if odd:
+            raise UserError(
+                f"{variable} holds {odd[0]!r}, which stands in no key; copy the key again, without quotes around it"
+            )
+
+
+def require_network() -> None:
+    """Raise UserError where this shell's settings let no client be made: a proxy without its package, a
+    certificate file that is not there. All three providers' clients read them as httpx2 does.
+    """
+    import httpx2
+
+    try:
+        httpx2.Client().close()
+    except Exception as error:  # whatever a setting breaks
+        raise UserError(
+            f"no judge can be reached from this shell: {redact(first_line(error))}; see its proxy (ALL_PROXY, "
+            "HTTPS_PROXY) and certificate settings (SSL_CERT_FILE)"
+        ) from None
 
 
 def stated_server(name: str) -> str | None:

@@ -20,7 +20,16 @@ from traitscope.utils.judge.faults import Fault
 from traitscope.utils.judge.ledger import Ledger, price_of
 from traitscope.utils.judge.parsing import parse_text, weigh_tokens
 from traitscope.utils.judge.prompts import Messages, Question
-from traitscope.utils.judge.providers import PROVIDERS, Reply, Want, key_of_provider, server_of
+from traitscope.utils.judge.providers import (
+    PROVIDERS,
+    Reply,
+    Want,
+    key_of_provider,
+    require_key,
+    require_network,
+    server_of,
+)
+from traitscope.utils.model.thoughts import without_thoughts
 
 FRESH = 600.0  # seconds for which a service that answered is taken to be there
 # a model whose tokens are whole numbers begins its answer with "60", one whose tokens are digits with "6"
@@ -51,6 +60,8 @@ class RemoteGrader:
                 "or pass --judge embedded"
             )
 
+        require_key(provider)
+        require_network()
         price = price_of(model, options.judge_price) if not self.server or options.judge_price else None
         self.ledger = Ledger(cost=0.0 if price else None)
         self.budget = Budget(options.max_cost, price, spending)
@@ -119,7 +130,7 @@ class RemoteGrader:
         """Return why a way of asking does not serve, "" if it does."""
         reply = await asker.ask_one(PROBE, want)
         if isinstance(reply, Reply):
-            return problem_with_tokens(reply) if want.mode == "logprobs" else ""
+            return problem_with_tokens(reply) if want.mode == "logprobs" else problem_with_text(reply)
         if reply.kind == "fatal" or (reply.kind == "transient" and NO_LOGPROBS not in str(reply)):
             raise UserError(
                 f"the judge {self.name}{f' at {self.server}' if self.server else ''} cannot be asked: {reply}"
@@ -224,6 +235,17 @@ def problem_with_tokens(reply: Reply) -> str:
         "its tokens are digits, not whole numbers"
         if token.isdigit()
         else f"its answers begin with {token[:20]!r}, not with a number"
+    )
+
+
+def problem_with_text(reply: Reply) -> str:
+    """Return why the written answer to PROBE is of no use, "" if it is: a model that writes nothing there will
+    write nothing elsewhere.
+    """
+    if without_thoughts(reply.text).strip() or reply.is_refused:
+        return ""
+    return "its answer is empty" + (
+        "; it spends all its tokens on thoughts, or is no chat model" if reply.is_cut else ""
     )
 
 
