@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "checkout":  # run by a command of this folder, which is the package, whatever it is called
@@ -23,6 +24,9 @@ if __name__ == "checkout":  # run by a command of this folder, which is the pack
     assert _spec.loader is not None
     sys.modules["traitscope"] = _package = module_from_spec(_spec)
     _spec.loader.exec_module(_package)
+    from traitscope.utils.stage import interrupts
+
+    interrupts.watch(Path(__file__).parent)
 else:
     from traitscope import utils  # noqa: F401  # it sets the threads that torch starts with
 

@@ -36,9 +36,20 @@ def root_dir() -> Path:
 def cache_dir() -> Path:
     """Return the folder for what can be made again: TRAITSCOPE_CACHE, else `traitscope` in the user's
     cache directory.
+
+    Raises:
+        UserError: neither is known.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TRAITSCOPE_CACHE") or Path(home) / "traitscope")
+    if stated := os.environ.get("TRAITSCOPE_CACHE"):
+        return Path(stated)
+
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a container's user without a home
+        raise UserError(
+            "this user has no home; set TRAITSCOPE_CACHE to a folder for what can be made again"
+        ) from None
+    return Path(home) / "traitscope"
 
 
 def found_experiments(root: Path) -> list[str]:

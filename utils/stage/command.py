@@ -10,6 +10,8 @@ config.json < flag.
 
 import difflib
 import inspect
+import io
+import locale
 import os
 import sys
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from fire import formatting
 
 from traitscope.utils.errors import UserError, explain_disk_error, is_disk_error
 from traitscope.utils.files.paths import ExperimentPaths
+from traitscope.utils.stage import interrupts
 from traitscope.utils.stage.experiment import resolve_settings
 from traitscope.utils.stage.flags import REQUIRED, Flag, bind, flags_of
 
@@ -46,11 +49,18 @@ class Command:
 def command(what: Callable[..., Any] | Command) -> None:
     """Run a command with the arguments of this process.
 
-    Exit status: 0, 1 for a UserError or a failing disk (one line, no traceback), 130 when interrupted, 141
-    when nobody reads the output any more.
+    Exit status: 0, 1 for a UserError or a failing disk (one line, no traceback), 130 when interrupted, 143 when
+    terminated, 141 when nobody reads the output any more.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no such letter must cost no work
+            stream.reconfigure(errors="backslashreplace")
+
     try:
+        interrupts.begin()
+        require_utf8()
         run_command(what, sys.argv[1:])
+        interrupts.finish()
     except UserError as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:
@@ -61,9 +71,21 @@ def command(what: Callable[..., Any] | Command) -> None:
         if not is_disk_error(error):
             raise
         sys.exit(f"error: {explain_disk_error(error)}")
-    except KeyboardInterrupt:
-        print("\ninterrupted; run the same command again and it goes on where it stopped", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        line, status = interrupts.explain(interrupt)
+        print(f"\n{line}", file=sys.stderr)
+        sys.exit(status)
+
+
+def require_utf8() -> None:
+    """Raise UserError where Python reads files and their names otherwise than in UTF-8, as every file here is
+    written.
+    """
+    found = {sys.getfilesystemencoding().lower(), locale.getpreferredencoding(False).lower()}
+    if not found <= {"utf-8", "utf8"}:
+        raise UserError(
+            f"Python reads files as {', '.join(sorted(found))} in this shell, and they are UTF-8; set PYTHONUTF8=1"
+        )
 
 
 def run_command(what: Callable[..., Any] | Command, argv: list[str]) -> None:
