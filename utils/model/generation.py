@@ -38,17 +38,9 @@ def room_after(lm: LM, ids: list[int], wanted: int) -> int:
 
 
 def _require_room(lm: LM, rows: Sequence["Row"], wanted: int) -> None:
-    """Raise UserError where a prompt and its new tokens are more than the model's context, or where a prompt is
-    too short for it.
-    """
+    """Raise UserError where a prompt and its new tokens are more than the model's context."""
     limit = position_limit(lm.model)
-    lengths = [len(row.prompt_ids) for row in rows]
-    longest = max(lengths, default=0)
-    if min(lengths, default=lm.habits.shortest) < lm.habits.shortest:
-        raise UserError(
-            f"{lm.identity['name']} keeps its state from one text to the next where a prompt has fewer than "
-            f"{lm.habits.shortest} tokens; give it longer prompts"
-        )
+    longest = max((len(row.prompt_ids) for row in rows), default=0)
     if limit and longest + wanted > limit:
         raise UserError(
             f"the longest prompt has {longest} tokens and --max-new-tokens is {wanted}, but {lm.identity['name']} takes "
@@ -180,6 +172,8 @@ def _journalled(lm: LM, batch: list[Row], sampling: Sampling, positions: str, wo
 def _generate_batch(lm: LM, batch: Sequence[Row], sampling: Sampling, positions: str) -> list[Completion]:
     ids, mask = pad_left([row.prompt_ids for row in batch], lm.tokenizer.pad_token_id)
     plan = [row.pushes for row in batch]
+    if not lm.habits.forgets:
+        lm.model(input_ids=ids[:, :1].to(lm.device), use_cache=False)  # a pass that keeps nothing clears it
     shared = prefill_shared(lm, [row.prompt_ids for row in batch], plan, positions)
 
     with steer(lm.model, plan, positions) as check:
