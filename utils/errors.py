@@ -10,8 +10,12 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says, cut to one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    """Return what an error says, cut to one line: a heading that ends in a colon stands with what follows it."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    said = lines[0] if lines else type(error).__name__
+    if said.endswith(":") and len(lines) > 1:
+        said = f"{said} {lines[1]}"
+    return said.rstrip(".")
 
 
 def is_disk_error(error: OSError) -> bool:

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from traitscope.utils.model.loading import LM
 
 # what families call the number of positions that they know
-_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "max_target_positions")
+_LIMITS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "n_ctx",
+    "max_target_positions",
+    "model_max_length",
+)
 
 
 def text_config(model: Any) -> Any:
@@ -31,7 +38,7 @@ def text_config(model: Any) -> Any:
 
 def depth_of(model: Any) -> int:
     """Return the number of decoder blocks."""
-    return text_config(model).num_hidden_layers
+    return len(layers(model))
 
 
 def width_of(model: Any) -> int:
@@ -54,13 +61,16 @@ def widest_of(model: Any) -> int:
 
 def layers(model: Any) -> nn.ModuleList:
     """Return the decoder blocks: layer `l` of every file, flag and hook is `layers(model)[l]`."""
-    count = depth_of(model)
-    for whole in (model.get_decoder(), model.base_model):
-        for module in whole.modules():
-            if isinstance(module, nn.ModuleList) and len(module) == count:
-                return module
+    config = text_config(model)
+    # LongCat counts two to a block, and says so by another name
+    counts = [getattr(config, name, None) for name in ("num_hidden_layers", "num_layers")]
+    for count in filter(None, counts):
+        for whole in (model.get_decoder(), model.base_model):
+            for module in whole.modules():
+                if isinstance(module, nn.ModuleList) and len(module) == count:
+                    return module
     raise UserError(
-        f"{type(model).__name__} has no list of {count} decoder blocks; this architecture is not supported"
+        f"{type(model).__name__} has no list of {counts[0]} decoder blocks; this architecture is not supported"
     )
 
 
