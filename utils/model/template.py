@@ -21,6 +21,7 @@ Messages = Sequence[dict[str, Any]]
 
 # what a template takes for now: prompts of today and tomorrow are the same
 CLOCK = datetime(2026, 1, 1, 12, 0, 0)
+_AS_LIST = "{'type': 'text'"  # of a template that writes a content in parts as it stands
 _PROBES = (
     "Kestrel lanterns drift.",
     "Seven copper kettles sing.",
@@ -65,17 +66,25 @@ def examine(tokenizer: Any, name: str) -> Facts:
 
 
 def turn_end(tokenizer: Any) -> int | None:
-    """Return the special token that a template writes right after what the assistant said; None where it
-    writes none.
+    """Return the special token that a template writes right after what the assistant said, whether or not the
+    conversation goes on; None where it writes none.
     """
-    chat = [{"role": "user", "content": _PROBES[0]}, {"role": "assistant", "content": _PROBES[1]}]
+    roles = ("user", "assistant", "user")
+    chat = [{"role": r, "content": t} for r, t in zip(roles, _PROBES, strict=True)]
     try:
-        rendering, _ = _render_whole(tokenizer, chat, "", prompts=False)
+        found = {_special_after(tokenizer, part, _PROBES[1]) for part in (chat[:2], chat)}
     except UserError:
         return None
-    rest = rendering.rpartition(_PROBES[1])[2].lstrip()
+    return found.pop() if len(found) == 1 else None
+
+
+def _special_after(tokenizer: Any, messages: Messages, said: str) -> int | None:
+    """Return the special token that stands right after some words in a rendering."""
+    rendering, _ = _render_whole(tokenizer, messages, "", prompts=False)
+    rest = rendering.rpartition(said)[2].lstrip()
     special = {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special and t.content}
-    return next((special[text] for text in sorted(special, key=len)[::-1] if rest.startswith(text)), None)
+    longest_first = sorted(special, key=len, reverse=True)
+    return next((special[text] for text in longest_first if rest.startswith(text)), None)
 
 
 def _has_chat(tokenizer: Any, messages: Messages) -> bool:
@@ -96,20 +105,31 @@ def _render_whole(
     for moves, form in _forms(messages):
         try:
             with _told(CLOCK) if told else _nothing():
-                text = tokenizer.apply_chat_template(
-                    form, tokenize=False, add_generation_prompt=prompts, enable_thinking=False
-                )
-                lost = _lost(text, messages) or _lost_role(tokenizer, form, prompts)
+                text = _apply(tokenizer, form, prompts)
+                fault = _fault_of(text, form, messages) or _lost_role(tokenizer, form, prompts)
         except Exception as error:  # a template is a program of somebody else's
-            reasons.append(f"refuses them: {first_line(error)}")
-            continue
-        if not lost:
+            fault = f"refuses them: {first_line(error)}"
+        if not fault:
             return text, moves
-        reasons.append(f"leaves out what the {lost} says")
+        reasons.append(fault)
 
     raise UserError(
         f"the chat template of {name} cannot render these messages: it {reasons[0]}; try --chat-template False"
     )
+
+
+def _apply(tokenizer: Any, messages: Messages, prompts: bool) -> str:
+    return tokenizer.apply_chat_template(
+        list(messages), tokenize=False, add_generation_prompt=prompts, enable_thinking=False
+    )
+
+
+def _fault_of(text: str, form: Messages, messages: Messages) -> str:
+    """Return what is wrong with a rendering of messages in some form, "" where nothing is."""
+    if isinstance(form[0]["content"], list) and _AS_LIST in text:
+        return "writes contents as lists"
+    lost = _lost(text, messages)
+    return f"leaves out what the {lost} says" if lost else ""
 
 
 def _forms(messages: Messages) -> Iterator[tuple[bool, list[dict[str, Any]]]]:
@@ -151,18 +171,16 @@ def _spoken(message: dict[str, Any]) -> str:
 
 
 def _lost_role(tokenizer: Any, form: list[dict[str, Any]], prompts: bool) -> str:
-    """Return the role of the first message that is left out when it says something that stands nowhere else: a
-    short text may stand in a template by chance.
+    """Return what is wrong when the messages say something that stands nowhere else: a short text may stand in
+    a template by chance.
     """
     said = [f"{_PROBES[i % 3]} {i}." for i in range(len(form))]
     probes = [
         m | {"content": text if isinstance(m["content"], str) else [{"type": "text", "text": text}]}
         for m, text in zip(form, said, strict=True)
     ]
-    text = tokenizer.apply_chat_template(
-        probes, tokenize=False, add_generation_prompt=prompts, enable_thinking=False
-    )
-    return _lost(text, [m | {"content": t} for m, t in zip(form, said, strict=True)])
+    plain = [m | {"content": t} for m, t in zip(form, said, strict=True)]
+    return _fault_of(_apply(tokenizer, probes, prompts), probes, plain)
 
 
 def _dense(text: str) -> str:
