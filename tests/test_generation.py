@@ -3,10 +3,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from traitscope.utils.errors import UserError
 from traitscope.utils.files.journal import Journal
-from traitscope.utils.model import batching, generation, prefix
+from traitscope.utils.judge.coherence import TokenText, token_nll
+from traitscope.utils.model import batching, generation, memory, prefix
 from traitscope.utils.model.admission import Habits
 from traitscope.utils.model.batching import halve_on_oom, is_out_of_memory, pad_left, plan_batches
+from traitscope.utils.model.capture import Reading, pool_activations, record_stream
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.generation import Row, Sampling, Work, generate
 from traitscope.utils.model.hooks import Push, steer
@@ -107,6 +110,36 @@ def test_the_end_token_is_dropped_and_reported(llama):
     assert cut([7, 8, 2, 9, 0], {2}) == generation.Completion([7, 8], True)
     assert cut([7, 8], {2}) == generation.Completion([7, 8], False)
     assert cut([2], {2}) == generation.Completion([], True)
+
+
+def test_a_text_beyond_the_context_is_refused_before_anything_runs(lm, monkeypatch):
+    monkeypatch.setattr(lm.model, "forward", failing)
+    ids = [5 + i % 200 for i in range(510)]
+    calls = [
+        lambda: generate(lm, [Row([5, 6]), Row(ids)], Sampling(max_new_tokens=8)),
+        lambda: pool_activations(lm, [Reading([*ids, 7, 7, 7], [1])]),
+        lambda: record_stream(lm, [*ids, 7, 7, 7]),
+        lambda: token_nll(lm, [TokenText(ids, [7, 7, 7])]),
+    ]
+    for call in calls:
+        with pytest.raises(UserError, match="takes 512 in all"):
+            call()
+
+
+def failing(*_arguments, **_named):
+    raise AssertionError("a forward pass ran")
+
+
+def test_an_estimate_of_memory_never_fails_the_run(lm, monkeypatch):
+    monkeypatch.setattr(memory, "_run_and_measure", failing)
+    memory._measured.clear()
+    assert memory.rows_that_fit(lm, 64) >= 1
+    memory._measured.clear()
+
+
+@pytest.mark.parametrize(("rows", "batches"), [("equal", [[2, 3], [0, 1]]), ("single", [[2], [3], [0], [1]])])
+def test_rows_that_do_not_stay_apart_are_kept_apart(rows, batches):
+    assert plan_batches([3, 3, 5, 5], max_rows=4, rows=rows) == batches
 
 
 def test_padding_is_on_the_left():

@@ -4,6 +4,7 @@ architectures.
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -672,6 +673,52 @@ def test_prompts_typed_on_the_command_line_are_completed_or_answered(
     call(capture_raw_activations, *base, "--prompt", "x", "--system-prompt", "Be kind.")
     found = [read_record(paths, p["id"]) for p in read_json(paths.index)["prompts"]]
     assert found[0].prompt[0] == {"role": "system", "content": "Be kind."}
+
+
+@pytest.fixture(scope="module")
+def sentencepiece():
+    """A tokenizer as Llama 2's and Phi 3's: it writes spaces as ▁, and its decoder drops the first."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "▁",
+        "▁The",
+        "▁cat",
+        "▁sat",
+        "s",
+        ".",
+    ]
+    tokenizer = Tokenizer(
+        models.BPE({w: i for i, w in enumerate(words)}, [], byte_fallback=True, unk_token="<unk>")
+    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def test_token_texts_keep_their_spaces(llama, sentencepiece):
+    lm = replace(llama, tokenizer=sentencepiece)
+    words = ["▁The", "▁cat", "s", "<0xE6>", "<0xBC>", "<0xA2>", "▁sat", "."]
+    ids = sentencepiece.convert_tokens_to_ids(words)
+    assert token_texts(lm, ids) == ["The", " cat", "s", "", "", "漢", " sat", "."]
+    assert token_texts(lm, ids[1:3]) == ["cat", "s"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=30))
+def test_token_texts_of_a_sentencepiece_tokenizer_make_up_the_text(tiny_folders, sentencepiece, text):
+    lm = replace(load_lm(ModelOptions(model=tiny_folders["llama"], device="cpu")), tokenizer=sentencepiece)
+    ids = sentencepiece(text, add_special_tokens=False).input_ids
+    assert "".join(token_texts(lm, ids)) == sentencepiece.decode(ids, clean_up_tokenization_spaces=False)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,3 +1,4 @@
+import math
 import random
 
 import numpy as np
@@ -203,9 +204,30 @@ def test_word_salad_and_loops_are_not(corpus):
     assert max(graded(corpus, salad) + graded(corpus, loops) + graded(corpus, shuffled)) <= 30
 
 
-def test_an_empty_text_holds_nothing_together(corpus):
+@pytest.mark.parametrize("text", ["", " \n ", "\n\n\n"])
+def test_an_empty_or_blank_text_holds_nothing_together(corpus, text):
     coherence, own = corpus
-    assert coherence.score([TokenText(own[0].prompt_ids, [])])[0].value == 0
+    ids = encode_text(coherence.lm, text)
+    assert coherence.score([TokenText(own[0].prompt_ids, ids)])[0].value == 0
+
+
+def test_a_text_of_one_token_and_one_without_a_finite_likelihood_are_states(corpus, monkeypatch):
+    coherence, own = corpus
+    assert coherence.score([TokenText(own[0].prompt_ids, own[0].ids[:1])])[0].state == "scored"
+    monkeypatch.setattr(
+        "traitscope.utils.judge.coherence.token_nll", lambda lm, texts: [math.nan] * len(texts)
+    )
+    assert [s.state for s in coherence.score(own[:2])] == ["error", "error"]
+
+
+def test_calibration_leaves_out_what_cannot_be_shuffled(corpus):
+    coherence, own = corpus
+    odd = [
+        TokenText(own[0].prompt_ids, ids) for ids in ([], own[0].ids[:1], encode_text(coherence.lm, " \n \n"))
+    ]
+    assert LikelihoodCoherence(coherence.lm, [*own, *odd]).identity == coherence.identity
+    with pytest.raises(UserError, match="raise --max-new-tokens"):
+        LikelihoodCoherence(coherence.lm, odd)
 
 
 @pytest.mark.parametrize("starts", [["Hello there", "Hello there, you", "Hello thing"], ["Hello there"]])

@@ -1,5 +1,6 @@
 """Keys, servers, and ways of asking that change."""
 
+import gc
 import time
 
 import pytest
@@ -72,6 +73,49 @@ def test_a_line_end_after_a_key_does_no_harm(serve, monkeypatch, name):
     server = serve()
     monkeypatch.setenv(KEYS[name], f" {server.key}\n")
     assert judge_of(name).score_responses(ANSWERS[:1])[0].state == "scored"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("key", ["“sk-good”", "sk good", "sk-gööd"])
+def test_a_key_with_what_no_header_can_carry_is_one_line(serve, monkeypatch, name, key):
+    server = serve()
+    monkeypatch.setenv(KEYS[name], key)
+    with pytest.raises(UserError, match=f"{KEYS[name]} holds .* without quotes") as caught:
+        judge_of(name)
+    assert key not in str(caught.value)
+    assert not server.requests
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("variable", "value"), [("ALL_PROXY", "socks5://127.0.0.1:9"), ("SSL_CERT_FILE", "/no/such/file")]
+)
+def test_a_shell_that_lets_no_client_be_made_is_one_line(serve, monkeypatch, capfd, name, variable, value):
+    serve()
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match="no judge can be reached from this shell") as caught:
+        judge_of(name)
+    assert "\n" not in str(caught.value)
+    gc.collect()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def without_words(payload):
+    """Empty the text of an answer, in whichever protocol."""
+    if isinstance(payload, dict):
+        return {
+            k: "" if k in ("content", "text") and isinstance(v, str) else without_words(v)
+            for k, v in payload.items()
+        }
+    return list(map(without_words, payload)) if isinstance(payload, list) else payload
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_judge_that_says_nothing_is_refused_at_the_door(serve, name):
+    server = serve(has_logprobs=False, shape=without_words)
+    with pytest.raises(UserError, match="its answer is empty"):
+        judge_of(name)
+    assert server.requests <= 8
 
 
 @pytest.mark.parametrize("name", ["openai", "anthropic", "gemini"])

@@ -108,6 +108,33 @@ def test_what_is_no_clear_score_is_a_gap_and_not_a_guess(text):
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("<score>85</score>", 85), ("Reasoning: there are 3 reasons.\n\nScore: 85", 85)),
+        *(("<thinking>I think 40</thinking>\n85", 85), ("[THINK]maybe 40[/THINK]85", 85)),
+        *(("<think>maybe 40</think>85", 85), ("On a scale of 0 to 100, I would say 64.", 64)),
+        *(("Step 1: the tone is plain.\nStep 2: no slang.\nScore: 40", 40), ("**Score:** 85", 85)),
+        *(('{"reasoning": "100 percent", "score": 85}', 85), ("I give it 5 stars", None), ("5/5", None)),
+        *(("8.5/10", None), ("85-90", None), ("0.85", None), ("<think>maybe 40\n", None), ("101", None)),
+        *(("Score: 85,5", None), ("Trait: 85, coherence: 90", None)),
+        # their relatives
+        *(("\\boxed{85}", 85), ("Rating: [[85]]", 85), ("[RESULT] 85", 85), ("<answer>85</answer>", 85)),
+        *(("<seed:think>3</seed:think>85", 85), ("__85__", 85), ("{'score': 85}", 85), ("得分：85", 85)),
+        ("<|channel|>analysis<|message|>30<|end|><|start|>assistant<|channel|>final<|message|>85", 85),
+        *(("There are 3 reasons.\n\n**Final Score: 85**", 85), ("Step 1: 30\nTotal score: 40", 40)),
+        *(("On a 0-100 scale, I'd say 64", 64), ("My rating from 0 to 100 is 64", 64), ("85 points", 85)),
+        *(("Score: 85\n\n---\n1. warm\n2. kind", 85), ("I give it 72 because it is warm.", 72)),
+        *(("<score>85</score> <score>20</score>", None), ("<score>8/10</score>", None)),
+        *(("It has 12 words.", None), ("Score: 5 stars", None), ("[THINK]40", None)),
+        *(("Trait score: 85\nCoherence score: 90", None), ("There are 3.\nScore: 85 or 90", None)),
+        *(("64 on a scale of 0 to 10", None), ("Score 1: 40\nScore 2: 60", None)),
+    ],
+)
+def test_scores_between_tags_after_thoughts_and_in_the_last_line_are_read_and_counts_are_not(text, value):
+    assert parse_text(text)[0] == value
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "REFUSAL",

@@ -3,6 +3,7 @@ embedded one.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from traitscope.inference.watch.watched import WatchOptions, read_watched
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import read_json
 from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.model.encode import encode_text
 from traitscope.utils.records.activations import read_activations_about
 from traitscope.utils.stage.alone import stage_command
 from traitscope.utils.stage.command import run_command
@@ -509,3 +511,31 @@ def test_everything_that_a_push_does_is_in_its_key():
     others.append(replace(push, vector=2 * torch.ones(4)))
     assert len({push.key, *(p.key for p in others)}) == 7
     assert replace(push).key == push.key
+
+
+def test_answers_too_short_to_calibrate_coherence_on_are_one_line(steer_with, capfd):
+    with pytest.raises(UserError):
+        steer_with("tiny", "--max-new-tokens", "1")
+    said = capfd.readouterr().err
+    assert "raise --max-new-tokens" in said
+    assert "Traceback" not in said
+
+
+def test_one_blank_answer_among_others_ends_nothing(steer_with, monkeypatch):
+    """The first question is answered with white space, unsteered and steered."""
+    from traitscope.analysis.steering import arms
+
+    plain = arms.generate
+
+    def with_blanks(lm, rows, *arguments, **named):
+        completions = plain(lm, rows, *arguments, **named)
+        blank = encode_text(lm, " \n ")
+        first = rows[0].prompt_ids
+        return [
+            replace(c, ids=blank) if row.prompt_ids == first else c
+            for row, c in zip(rows, completions, strict=True)
+        ]
+
+    monkeypatch.setattr(arms, "generate", with_blanks)
+    results = steer_with("tiny", "--force", "True", "--max-unjudged", "1")
+    assert results["verdict"] in ("works", "not proven", "breaks the text")

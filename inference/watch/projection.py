@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from traitscope.utils.errors import UserError
+from traitscope.utils.model.anatomy import require_room
 from traitscope.utils.model.batching import halve_on_oom, plan_batches
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.hooks import record
@@ -110,6 +111,7 @@ def project_texts(
     Raises:
         UserError: a projection is not finite.
     """
+    require_room(lm, max(map(len, sequences), default=0))
     budget = batch_tokens or tokens_a_pass(lm)
     for batch in plan_batches([len(s) for s in sequences], max_tokens=budget):
         rows = halve_on_oom(lambda part: _project_batch(lm, part, vectors), [sequences[i] for i in batch])
@@ -140,5 +142,6 @@ def project_text(lm: LM, vector: Vector, text: str) -> list[tuple[str, float]]:
     """
     check_vectors(lm, [vector])
     ids = encode(lm, text)
+    require_room(lm, len(ids))
     scores = _project_batch(lm, [ids], [vector])[0][0].on("centered")
     return [(token, float(score)) for token, score in zip(token_texts(lm, ids), scores, strict=True)][SINK:]

@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.judge import Score
-from traitscope.utils.model.anatomy import read_logits
+from traitscope.utils.model.anatomy import position_limit, read_logits
 from traitscope.utils.model.batching import halve_on_oom
 from traitscope.utils.model.encode import encode_text
 from traitscope.utils.model.loading import LM
@@ -85,7 +85,12 @@ class LikelihoodCoherence:
 
 
 def _shuffle_ids(lm: LM, text: TokenText) -> list[int]:
-    return encode_text(lm, shuffle_words(lm.tokenizer.decode(text.ids)))
+    """Return the text's words shuffled, as tokens; they may be more than before, but no more than there is room
+    for.
+    """
+    ids = encode_text(lm, shuffle_words(lm.tokenizer.decode(text.ids)))
+    limit = position_limit(lm.model)
+    return ids[: limit - len(text.prompt_ids)] if limit else ids
 
 
 def shuffle_words(text: str) -> str:

@@ -111,20 +111,21 @@ class RemoteGrader:
 
     async def _find_way(self) -> tuple[Want, str]:
         """Ask one trivial question in each way, the best first, until the model answers it usably."""
-        why = ""
+        problems: list[str] = []
         async with self.spec.connect(self.model, self.traffic.timeout) as ask:
             asker = Asker(ask, self.traffic, self.budget, self.ledger, attempts=5)
             for want in self.spec.wants:
                 problem = await self._try_way(asker, want)
                 if not problem:
+                    why = problems[0] if problems else ""
                     self._seen = time.time()
                     self.cache.put(
                         self._way_key, asdict(want) | {"why": why, "seen": self._seen}, replace=True
                     )
                     return want, why
-                why = why or problem
+                problems.append(problem)
 
-        raise UserError(f"the judge {self.name} cannot be asked: {why}")
+        raise UserError(f"the judge {self.name} cannot be asked: {'; '.join(dict.fromkeys(problems))}")
 
     async def _try_way(self, asker: Asker, want: Want) -> str:
         """Return why a way of asking does not serve, "" if it does."""

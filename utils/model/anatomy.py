@@ -173,6 +173,20 @@ def position_limit(model: Any) -> int | None:
     return next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
 
 
+def require_room(lm: "LM", n_tokens: int, n_new: int = 0) -> None:
+    """Raise UserError where a text, and what is to be written after it, is longer than the model's context: some
+    models fail there, and others go on with positions that they never learned.
+    """
+    limit = position_limit(lm.model)
+    if limit and n_tokens + n_new > limit:
+        more = f" and --max-new-tokens is {n_new}" if n_new else ""
+        advice = f", or lower --max-new-tokens to {limit - n_tokens}" if n_new and n_tokens < limit else ""
+        raise UserError(
+            f"the longest text has {n_tokens} tokens{more}, but {lm.identity['name']} takes {limit} in all; shorten the "
+            f"text{advice}"
+        )
+
+
 def end_tokens(lm: "LM") -> list[int]:
     """Return the tokens that end a text, as they were gathered when the model was loaded."""
     return as_ids(lm.model.generation_config.eos_token_id)

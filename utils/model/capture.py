@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from traitscope.utils.errors import UserError
+from traitscope.utils.model.anatomy import require_room
 from traitscope.utils.model.batching import halve_on_oom
 from traitscope.utils.model.hooks import record
 from traitscope.utils.model.loading import LM
@@ -141,6 +142,7 @@ def _pool_batch(
 @torch.inference_mode()
 def record_stream(lm: LM, ids: Sequence[int]) -> Tensor:
     """Return the output of every block at every token, [n_layers, n_tokens, d_model], float32 on the CPU."""
+    require_room(lm, len(ids))
     streams = torch.empty(lm.n_layers, len(ids), lm.d_model)
 
     def read(layer: int, hidden: Tensor) -> None:

@@ -13,7 +13,7 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.journal import Journal, key_of
-from traitscope.utils.model.anatomy import end_tokens, position_limit
+from traitscope.utils.model.anatomy import end_tokens, position_limit, require_room
 from traitscope.utils.model.batching import halve_on_oom, pad_left, plan_batches
 from traitscope.utils.model.cache import make_room
 from traitscope.utils.model.decoding import can_decode, decode
@@ -35,17 +35,6 @@ def room_after(lm: LM, ids: list[int], wanted: int) -> int:
     if len(ids) >= limit:
         raise UserError(f"the conversation has {len(ids)} tokens; {lm.identity['name']} takes {limit}")
     return min(wanted, limit - len(ids))
-
-
-def _require_room(lm: LM, rows: Sequence["Row"], wanted: int) -> None:
-    """Raise UserError where a prompt and its new tokens are more than the model's context."""
-    limit = position_limit(lm.model)
-    longest = max((len(row.prompt_ids) for row in rows), default=0)
-    if limit and longest + wanted > limit:
-        raise UserError(
-            f"the longest prompt has {longest} tokens and --max-new-tokens is {wanted}, but {lm.identity['name']} takes "
-            f"{limit} in all; shorten the prompt, or lower --max-new-tokens to {max(limit - longest, 0)}"
-        )
 
 
 @dataclass(frozen=True)
@@ -112,7 +101,8 @@ def generate(
         UserError: a prompt and its new tokens are more than the model's context.
     """
     work = work or Work()
-    _require_room(lm, rows, sampling.max_new_tokens)
+    longest = max((len(row.prompt_ids) for row in rows), default=0)
+    require_room(lm, longest, sampling.max_new_tokens)
     batches = plan_batches(
         [len(row.prompt_ids) for row in rows],
         max_rows=_rows_a_batch(lm, rows, sampling, work.journal),

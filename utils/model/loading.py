@@ -79,7 +79,9 @@ class ModelOptions:
         False, "Quantise to 4 bits with bitsandbytes (4 bits are known to break directions)."
     )
     trust_remote_code: bool = flag(
-        False, "Run the code that a model brings along; read that code first. Never asked for on the way."
+        False,
+        "Run the code that a model brings along; read that code first. Never asked for on the way.",
+        identify=lambda runs: runs or None,
     )
     chat_template: bool = flag(
         True,

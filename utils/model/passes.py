@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from traitscope.utils.model.anatomy import has_own_keys, shortest_window
+from traitscope.utils.model.anatomy import has_own_keys, require_room, shortest_window
 from traitscope.utils.model.batching import plan_batches
 from traitscope.utils.model.loading import LM
 from traitscope.utils.model.prefix import MIN_SHARED, common_prefix
@@ -90,7 +90,11 @@ def plan_passes(
     Args:
         unread: How many tokens at the beginning of each sequence nobody reads: only those can be shared.
         max_tokens: Tokens of a batch, padding included.
+
+    Raises:
+        UserError: a sequence is longer than the model's context.
     """
+    require_room(lm, max(map(len, sequences), default=0))
     held: tuple[list[int], Beginning] = [], Beginning()
     most = shortest_window(lm) - 1 if lm.habits.keeps_tokens else 0
 

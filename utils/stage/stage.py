@@ -84,9 +84,9 @@ class Stage:
             for n, v in params.items()
             if not flags[n].is_cosmetic and (n not in self.only_with or params[self.only_with[n]])
         }
-        return json.loads(
-            json.dumps({n: identify(v) if (identify := flags[n].identify) else v for n, v in kept.items()})
-        )
+        known = {n: identify(v) if (identify := flags[n].identify) else v for n, v in kept.items()}
+        # a flag that is identified as nothing is as if it did not exist, so that manifests before it stay good
+        return json.loads(json.dumps({n: v for n, v in known.items() if v is not None}))
 
 
 def why_run(stage: Stage, paths: TraitPaths, params: dict[str, Any]) -> str | None:
