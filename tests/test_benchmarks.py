@@ -66,7 +66,7 @@ def say(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "script",
     [
-        *(FOLDER / f"{name}.py" for name in (*SUBJECTS, "report", "dashboard")),
+        *(FOLDER / f"{name}.py" for name in (*SUBJECTS, "report", "dashboard", "families")),
         FOLDER.parent / "screenshots.py",
     ],
     ids=lambda script: script.stem,

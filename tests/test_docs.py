@@ -43,6 +43,7 @@ BENCHMARKS = (
     "pipeline",
     "memory",
     "report",
+    "families",
 )
 
 
@@ -52,10 +53,12 @@ def flags_of_script(script: str) -> dict[str, Flag]:
     if script in SYNC:
         return direction_command(Path(script).stem.removeprefix("r2_")).flags
     if script.startswith("tests/benchmarks/"):
+        from benchmarks.families import FamilyOptions
         from benchmarks.report import ReportOptions
         from benchmarks.workload import BenchOptions
 
-        return option_flags(ReportOptions if Path(script).stem == "report" else BenchOptions)
+        known = {"report": ReportOptions, "families": FamilyOptions}
+        return option_flags(known.get(Path(script).stem, BenchOptions))
     module = MOVED.get(script, script).removesuffix(".py").replace("/", ".")
     what = command_of(import_module(f"traitscope.{module}"))
     return (what if isinstance(what, Command) else Command(what)).flags
