@@ -8,24 +8,16 @@ from contextlib import suppress
 import pytest
 from families import FAMILIES, build
 
-from traitscope.inference.checking.model_check import check_model
+from traitscope.inference.checking.model_check import _check_parts, check_model
 from traitscope.utils.errors import UserError
 from traitscope.utils.model.loading import ModelOptions, load_lm
+from traitscope.utils.model.parts import parts_of
 
-# each is here for what it alone does differently
+# the fast suite has few; each is here for what it alone does differently
 FEW = (
-    "gpt2",  # other names of sizes
-    "bloom",  # the MLP adds the stream itself
-    "olmo2",  # normalised after attention and MLP
-    "granite_mult",  # both are scaled
+    "gpt2",  # other names of sizes, positions that are learned
     "qwen3_5_text",  # layers that keep a state, no keys
-    "gemma4_text_shared",  # upper layers read the keys of lower ones
     "rwkv",  # rows do not stay apart in a batch
-    "mamba",  # no attention, a cache of its own
-    "recurrent_gemma",  # a state kept inside the model
-    "gpt1",  # blocks return lists, and no cache
-    "deepseek_v3",  # experts that tie
-    "qwen2_5_vl",  # a text model inside one that sees
 )
 REFUSED = {
     "gemma3n_text": r"block 0 puts out \(2, 1, 10, 32\), not one residual stream",
@@ -90,7 +82,28 @@ def test_a_family_is_exact(name, tmp_path):
     assert refusal(tmp_path / name, name) == ""
 
 
-@pytest.mark.parametrize("name", ["gemma3n_text", "roberta", "paligemma"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bloom",  # the MLP adds the stream itself
+        "olmo2",  # normalised after attention and MLP
+        "granite_mult",  # both are scaled
+    ],
+)
+def test_the_parts_of_a_block_sum_to_its_change(name, tmp_path):
+    lm = load_lm(ModelOptions(model=str(build(tmp_path, name)), device="cpu"))
+    found = _check_parts(lm)
+    assert found.is_right
+    assert not found.is_refused
+
+
+def test_a_component_is_refused_where_the_parts_do_not_sum(tmp_path):
+    lm = load_lm(ModelOptions(model=str(build(tmp_path, "minimax")), device="cpu"))
+    with pytest.raises(UserError, match="--component mlp_out: in MiniMaxForCausalLM, layer 0"):
+        parts_of(lm.model, "mlp_out")
+
+
+@pytest.mark.parametrize("name", ["gemma3n_text", "roberta"])
 def test_a_family_that_cannot_be_used_is_refused_when_it_loads(name, tmp_path):
     assert re.search(REFUSED[name], refusal(tmp_path / name, name))
 
