@@ -53,6 +53,23 @@ def test_both_sides_of_an_instruction_pair_give_different_prompts(with_template)
     assert encode(lm, sides[0]) != encode(lm, sides[1])
 
 
+def test_a_system_message_may_stand_beside_the_last_question(with_template):
+    """As in Mistral's templates: no other form is tried for that."""
+    text = (
+        "{% set system = messages[0]['content'] %}{% for m in messages[1:] %}"
+        "{% if loop.last %}{{ system }} {% endif %}[{{ m['content'] }}]{% endfor %}"
+    )
+    said = render_chat(with_template(text), [SYSTEM, QUESTION, ANSWER, QUESTION | {"content": "And snow?"}])
+    assert said == "[What is rain?][Water, mostly.]Be cheerful. [And snow?]"
+
+
+@pytest.mark.parametrize("thought", ["<think>wet</think>", "[THINK]wet[/THINK]"])
+def test_a_template_may_drop_what_the_assistant_thought_before(with_template, thought):
+    text = "{% for m in messages %}{{ m['content'].split('</think>')[-1].split('[/THINK]')[-1] }}{% endfor %}"
+    talk = [QUESTION, ANSWER | {"content": f"{thought}Water."}, MORE]
+    assert render_chat(with_template(text), talk) == "What is rain?Water.a"
+
+
 @pytest.mark.parametrize(
     "text",
     [

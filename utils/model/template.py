@@ -5,7 +5,6 @@ day. So a rendering is checked, other forms of the same messages are tried, and 
 refused.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,7 +14,7 @@ from unittest.mock import patch
 from transformers.utils import chat_template_utils
 
 from traitscope.utils.errors import UserError, first_line
-from traitscope.utils.model.thoughts import close_thought
+from traitscope.utils.model.thoughts import close_thought, without_thoughts
 
 Messages = Sequence[dict[str, Any]]
 
@@ -151,23 +150,24 @@ def _system_into_user(messages: Messages) -> list[dict[str, Any]]:
 
 
 def _lost(text: str, messages: Messages) -> str:
-    """Return the role of the first message whose words do not stand in a rendering, after those before it; ""
-    where none is lost.
+    """Return the role of the first message whose words do not stand in a rendering, after those of the turns
+    before it; "" where none is lost. A system message may stand anywhere: some put it beside the last question.
     """
     place, dense = 0, _dense(text)
     for message in messages:
         said = _dense(_spoken(message))
-        found = dense.find(said, place)
+        found = dense.find(said, 0 if message["role"] == "system" else place)
         if found < 0:
             return message["role"]
-        place = found + len(said)
+        if message["role"] != "system":
+            place = found + len(said)
     return ""
 
 
 def _spoken(message: dict[str, Any]) -> str:
     """Return what a message says: a template may drop the assistant's earlier thoughts."""
     said = message["content"]
-    return re.sub(r"(?s)^.*</think>", "", said) if message["role"] == "assistant" else said
+    return without_thoughts(said) if message["role"] == "assistant" else said
 
 
 def _lost_role(tokenizer: Any, form: list[dict[str, Any]], prompts: bool) -> str:
