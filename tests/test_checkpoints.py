@@ -18,7 +18,7 @@ from traitscope.utils.judge.local import LocalGrader
 from traitscope.utils.model.anatomy import end_tokens
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.generation import Row, Sampling, generate
-from traitscope.utils.model.gguf import embedded_gguf
+from traitscope.utils.model.gguf import _left_over, embedded_gguf
 from traitscope.utils.model.loading import ModelOptions, _loaded, load_lm
 
 Weights = dict[str, torch.Tensor]
@@ -218,18 +218,10 @@ def test_a_folder_that_is_called_like_a_gguf_file_is_a_folder(folder):
     load(folder.rename(folder.with_name("own.gguf")))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("left_out", "added", "says"),
-    [
-        ("blk.3.ffn_up.weight", None, r"lacks 1 tensor \(model\.layers\.3\.mlp\.up_proj"),
-        (None, ("blk.3.attn_q.bias", (576,)), r"also holds 1 tensor \(blk\.3\.attn_q\.bias"),
-        (None, ("blk.30.ffn_up.weight", (1536, 576)), r"also holds 1 tensor \(blk\.30\.ffn_up"),
-    ],
-)
-def test_a_gguf_file_that_is_not_whole_is_refused(left_out, added, says, tmp_path, own_cache):
+def write_gguf(path: Path, left_out: str = "", added: dict[str, tuple] | None = None) -> Path:
+    """Write the embedded model's file with a tensor less, or with further ones of these shapes."""
     reader = GGUFReader(embedded_gguf())
-    writer = GGUFWriter(tmp_path / "model.gguf", reader.fields["general.architecture"].contents())
+    writer = GGUFWriter(path, reader.fields["general.architecture"].contents())
     for entry in reader.fields.values():
         if entry.name != "general.architecture" and not entry.name.startswith("GGUF."):
             inner = entry.types[-1] if entry.types[0] == GGUFValueType.ARRAY else None
@@ -237,15 +229,28 @@ def test_a_gguf_file_that_is_not_whole_is_refused(left_out, added, says, tmp_pat
     for tensor in reader.tensors:
         if tensor.name != left_out:
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    if added:
-        writer.add_tensor(added[0], np.ones(added[1], np.float32))
+    for name, shape in (added or {}).items():
+        writer.add_tensor(name, np.ones(shape, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return path
 
-    with pytest.raises(UserError, match=says):
-        load(tmp_path / "model.gguf")
+
+@pytest.mark.slow
+def test_a_gguf_file_that_lacks_a_tensor_is_refused(tmp_path, own_cache):
+    file = write_gguf(tmp_path / "model.gguf", left_out="blk.3.ffn_up.weight")
+    with pytest.raises(UserError, match=r"lacks 1 tensor \(model\.layers\.3\.mlp\.up_proj"):
+        load(file)
+
+
+@pytest.mark.slow
+def test_tensors_of_a_gguf_file_that_would_be_dropped_without_a_word_are_found(tmp_path, embedded):
+    added = {"blk.3.attn_q.bias": (576,), "blk.30.ffn_up.weight": (1536, 576), "rope_freqs.weight": (32,)}
+    file = write_gguf(tmp_path / "model.gguf", added=added)
+    assert _left_over(file, embedded.model) == ["blk.3.attn_q.bias", "blk.30.ffn_up.weight"]
+    assert _left_over(embedded_gguf(), embedded.model) == []
 
 
 ADAPTER = "adapter_model.safetensors"
