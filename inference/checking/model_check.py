@@ -11,7 +11,7 @@ from torch import Tensor
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.judge.local import digit_tokens, number_paths, number_probabilities
-from traitscope.utils.model.anatomy import end_tokens, hidden_of, layers, with_hidden
+from traitscope.utils.model.anatomy import end_tokens, hidden_of, layers, position_limit, with_hidden
 from traitscope.utils.model.capture import Reading, pool_activations, record_stream
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.generation import Row, Sampling, cut_at_end, generate
@@ -65,9 +65,16 @@ def describe_feeding(lm: LM) -> str:
     )
 
 
+def _prompts(lm: LM, *, as_chat: bool) -> list[list[int]]:
+    """Return the texts as token ids, those for which there is room: some models know few positions."""
+    prompts = [encode(lm, [{"role": "user", "content": text}] if as_chat else text) for text in TEXTS]
+    limit = position_limit(lm.model) or 10**9
+    fitting = [ids for ids in prompts if len(ids) + NEW_TOKENS <= limit]
+    return fitting or [prompts[0][: max(limit - NEW_TOKENS, 2)]]
+
+
 def _rows(lm: LM, pushes: tuple[Push, ...] = ()) -> list[Row]:
-    chat = [encode(lm, [{"role": "user", "content": text}]) for text in TEXTS]
-    return [Row(ids, pushes=pushes) for ids in (*(encode(lm, text) for text in TEXTS), *chat)]
+    return [Row(ids, pushes=pushes) for as_chat in (False, True) for ids in _prompts(lm, as_chat=as_chat)]
 
 
 @torch.inference_mode()
@@ -92,7 +99,7 @@ def _check_texts(lm: LM) -> Finding:
 
 def _check_streams(lm: LM) -> Finding:
     """Compare pooled activations with hooks set by hand."""
-    texts = [encode(lm, text) for text in TEXTS]
+    texts = _prompts(lm, as_chat=False)
     readings = [Reading(ids, list(range(len(ids) // 2, len(ids)))) for ids in texts]
     ours = pool_activations(lm, readings).activations
     plain = torch.stack([_read_plainly(lm, reading) for reading in readings])
@@ -126,7 +133,7 @@ def _hooked(lm: LM, read: Callable) -> Iterator[None]:
 @torch.inference_mode()
 def _check_parts(lm: LM) -> Finding:
     """Compare attn_out + mlp_out with the block's change, from the second block on."""
-    ids = encode(lm, TEXTS[1])
+    ids = _prompts(lm, as_chat=False)[-1]
     total = torch.zeros(lm.n_layers, len(ids), lm.d_model)
 
     def add(layer: int, hidden: Tensor) -> None:
@@ -167,7 +174,7 @@ def _check_steering(lm: LM) -> Finding:
     """Compare steered texts of one batch, beside unsteered ones, with hooks set by hand, one row at a time."""
     layer = lm.n_layers // 2
     vector = torch.randn(lm.d_model, generator=torch.Generator().manual_seed(0))
-    stream = record_stream(lm, encode(lm, TEXTS[1]))[layer, 1:]
+    stream = record_stream(lm, _prompts(lm, as_chat=False)[-1])[layer, 1:]
     vector *= 0.4 * stream.norm(dim=-1).mean() / vector.norm()
     rows = _rows(lm, (Push(layer, vector),))
     ours = _write_ours(lm, [*rows, *_rows(lm)])[: len(rows)]
@@ -186,7 +193,7 @@ def _check_steering(lm: LM) -> Finding:
 
 def _check_numbers(lm: LM) -> Finding:
     """Compare a local judge's probabilities of some numbers with the same by brute force."""
-    prompts = [encode(lm, [{"role": "user", "content": text}]) for text in TEXTS]
+    prompts = _prompts(lm, as_chat=True)
     known = number_paths(lm)
     numbers = {path: n for path, n in known.items() if n in (0, 7, 72, 100)}
     if not numbers:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from traitscope.utils.errors import UserError, first_line
 from traitscope.utils.model.anatomy import (
+    chooses_by_score,
     hidden_of,
     keeps_tokens,
     kept_state,
@@ -82,7 +83,12 @@ class Trial:
     def find_fault(self) -> str:
         """Return why the model cannot be used, in words; "" where it can."""
         return (
-            self._stream_fault()
+            (
+                "its attention looks at the tokens that score highest, and ties depend on the batch"
+                if chooses_by_score(self.model)
+                else ""
+            )
+            or self._stream_fault()
             or self._order_fault()
             or self._effect_fault()
             or ("" if self._reads_alike() else "in generation it reads a text otherwise than in a plain pass")

@@ -167,10 +167,28 @@ def takes_fixed_cache(model: Any) -> bool:
 
 
 def position_limit(model: Any) -> int | None:
-    """Return how many positions a model knows; None for one without a limit."""
+    """Return how many positions a model knows; None for one without a limit.
+
+    Positions that are stretched all alike reach further. Where the stretch depends on the longest text of a batch
+    (dynamic, longrope), the limit is where it begins: beyond, a text would depend on its neighbours.
+    """
     config = text_config(model)
     limits = [getattr(config, name, None) for name in _LIMITS]
-    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
+    limit = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind, original = rope.get("rope_type"), rope.get("original_max_position_embeddings")
+    if kind in ("dynamic", "longrope"):
+        return original or getattr(config, "original_max_position_embeddings", None) or limit
+    if kind in ("yarn", "linear") and limit:
+        return max(limit, int(rope.get("factor", 1) * (original or limit)))
+    return limit
+
+
+def chooses_by_score(model: Any) -> bool:
+    """Tell whether a model's attention looks only at so many tokens as score highest: where scores tie, padding
+    and neighbours decide.
+    """
+    return bool(getattr(text_config(model), "index_topk", None))
 
 
 def require_room(lm: "LM", n_tokens: int, n_new: int = 0) -> None:

@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,18 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from traitscope.utils.errors import UserError, first_line
+from traitscope.utils.model.anatomy import depth_of
 
 SHOWN = 3  # names of tensors in an error
 _INDEXED = re.compile(r"\.(\d+)\.")
+_TOWER = re.compile(
+    r"vision|visual|image|audio|video|multi_modal|mm_|projector|patch|connector", re.IGNORECASE
+)
+# masks, positions and versions that older files hold; they are computed, and never learned
+_BUFFER = re.compile(
+    r"inv_freq|masked_bias|attn\.bias$|attention\.bias$|causal_mask|rotary_emb|embed_positions(?:\.weights)?$|pos_encoding$"
+    r"|\.version$|_extra_state|[kv]_scale$|position_ids$"
+)
 
 
 def loader_of(config: PreTrainedConfig) -> Any:
@@ -44,18 +54,19 @@ def loader_of(config: PreTrainedConfig) -> Any:
 
 
 def require_whole(model: Any, report: dict[str, Any], name: str) -> None:
-    """Raise UserError unless every tensor of the model came from its checkpoint, and every tensor of the
-    checkpoint that the model's blocks could use went into it.
+    """Raise UserError unless every tensor of the text model came from its checkpoint, and every tensor of the
+    checkpoint that belongs to a text model went into it.
 
     Args:
         report: What transformers says of its loading: missing_keys, unexpected_keys, mismatched_keys, …
     """
+    needed = partial(_is_needed, model)
     refuse_faults(
         f"the checkpoint of {name}",
         {
-            "lacks": report.get("missing_keys") or (),
+            "lacks": list(filter(needed, report.get("missing_keys") or ())),
             "has other shapes of": [entry[0] for entry in report.get("mismatched_keys") or ()],
-            "also holds": [key for key in report.get("unexpected_keys") or () if _is_needed(model, key)],
+            "also holds": list(filter(needed, report.get("unexpected_keys") or ())),
         },
         f"it is not whole, or no {type(model).__name__}; get it again, or save it with the names that its config.json "
         "stands for",
@@ -70,23 +81,26 @@ def refuse_faults(what: str, faults: dict[str, Iterable[str]], advice: str) -> N
 
 
 def _is_needed(model: Any, key: str) -> bool:
-    """Tell whether a tensor that found no place belongs to a module that the model has, or to a further block:
-    what belongs to towers, heads and buffers of others does not matter.
+    """Tell whether a tensor belongs to the text model: to its decoder or its head. What belongs to towers for
+    images and to other heads does not matter, nor do the buffers that older versions saved.
     """
-    owner, _, leaf = key.rpartition(".")
-    modules = dict(model.named_modules())
-    if leaf in ("inv_freq", "masked_bias") or re.search(r"(?:^|\.)rotary_emb(?:\.|$)", owner):
+    if _BUFFER.search(key):
         return False
-    if owner in modules and owner:
-        return not (leaf == "bias" and "attn" in owner.rpartition(".")[2])  # GPT-2's masks
 
-    # the blocks of a list beyond its end, but for those that predict further tokens
+    owners = {id(module): name for name, module in model.named_modules()}
+    decoder, head = owners[id(model.get_decoder())], owners.get(id(model.get_output_embeddings()), "")
     more = getattr(model.config.get_text_config(), "num_nextn_predict_layers", None) or 0
-    for match in _INDEXED.finditer(key):
-        siblings = modules.get(key[: match.start()])
-        if siblings is not None and hasattr(siblings, "__len__"):
-            return int(match[1]) >= len(siblings) + more
-    return False
+    if more and (match := _INDEXED.search(key)) and 0 <= int(match[1]) - depth_of(model) < more:
+        return False  # blocks that predict further tokens
+
+    is_head = bool(head) and key.startswith(f"{head}.")
+    return is_head or not decoder or key.startswith(f"{decoder}.") or not _is_elsewhere(model, key)
+
+
+def _is_elsewhere(model: Any, key: str) -> bool:
+    """Tell whether a tensor is named like nothing of the text model: neither like a block nor like the whole."""
+    top = key.split(".")[0]
+    return top not in ("base_model", "model", "transformer") or bool(_TOWER.search(key))
 
 
 def _name_some(keys: Iterable[str]) -> str:
@@ -102,6 +116,8 @@ def explain_failure(name: str, error: BaseException) -> UserError:
 
 def _reason(name: str, error: BaseException) -> str:
     said, causes = first_line(error), list(_causes(error))
+    if "above report" in said:
+        said = "some of its tensors are missing or of another shape, so that they cannot be joined"
     path = Path(name).expanduser()
 
     if _is_local(name) and not path.exists():
