@@ -137,7 +137,10 @@ def test_a_thought_that_a_template_opens_is_closed_before_the_model_writes(with_
     ("said", "answer"),
     [
         ("<think>It is wet.</think>\n\nWater.", "Water."),
-        ("It is wet.</think>Water.", "Water."),  # the template had opened it
+        ("To end a thought, write </think>. That is all.", "To end a thought, write </think>. That is all."),
+        ("Put <reasoning>steps</reasoning> first.", "Put <reasoning>steps</reasoning> first."),
+        ("Water.\n<think>again</think>", "Water.\n<think>again</think>"),
+        ("<|START_THINKING|>wet<|END_THINKING|>Water.", "Water."),
         ("[THINK]wet[/THINK]Water.", "Water."),
         ("<think>one</think><think>two</think>Water.", "Water."),
         (

@@ -4,17 +4,21 @@ import math
 import re
 from collections.abc import Iterable
 
-from traitscope.utils.model.thoughts import MARKS, without_thoughts
+from traitscope.utils.model.thoughts import MARKS
 
 MIN_MASS = 0.25  # of the next token's probability, on whole numbers from 0 to 100
 _NUMBER = r"[0-9]{1,3}(?:\.[0-9]+)?"
 # said of the scale, not of the text
 _RANGE = r"(?:from\s+|between\s+)?(?:0|1)\s*(?:-|–|—|to|and)\s*100"
 _SCALE = re.compile(
-    rf"\(\s*{_RANGE}\s*\)|(?:\bon\s+)?\b(?:a|the)\s+(?:scale\s+(?:of\s+)?{_RANGE}\b|{_RANGE}\s+scale\b),?|\b(?:from|between)\s+{_RANGE}\b|\s*(?:/|\bout of)\s*100\b|\s*%",
+    rf"\(\s*{_RANGE}\s*\)|(?:\bon\s+)?\b(?:a|the)\s+(?:scale\s+(?:of\s+)?{_RANGE}\b|{_RANGE}\s+scale\b),?|\b(?:from|between)\s+{_RANGE}\b|\s*(?:/|\bout of|\bof)\s*100\b|\s*%",
     re.IGNORECASE,
 )
-_WHOLE = rf"(?<![\w.,<>~±−–—/-])({_NUMBER})(?![^\S\n]*(?:[-–—/~±²³°:]|,\s*[0-9]|to\b|out\b|or\b|e[0-9]))(?![\w.]*[0-9])"  # a number that is no part of another
+# a number that is no part of another, no bound and no negative
+_WHOLE = (
+    rf"(?<![\w.,<>~±−–—/+-])(?<!minus )(?<!negative )({_NUMBER})"
+    rf"(?![^\S\n]*(?:[-–—/~±²³°:]|,\s*[0-9]|to\b|out\b|or\b|e[0-9]))(?![\w.]*[0-9])(?!\+)"
+)
 _BARE = re.compile(rf"[^\w<>~±−–—-]*({_NUMBER})[^\w²³°]*")
 _KEYED = re.compile(
     r'"(?:\w*score|rating|value|answer)"\s*:\s*(?:"([^"]*)"|([^\s"}\]]+))(?=[\s,"}\]])', re.IGNORECASE
@@ -28,12 +32,38 @@ _NAMED = r"\b(?:score|rating)\b(?:\s*(?:is|=|:|of)|\*|:|\s)*"
 _SAID = re.compile(_NAMED + _WHOLE, re.IGNORECASE)
 # a last line that says the score and nothing else
 _LAST = re.compile(rf"\W*(?:(?:final|overall|total|my|the|so)\W+)*{_NAMED}{_WHOLE}\W*", re.IGNORECASE)
+_FINAL = re.compile(rf"\W*(?:final|overall)\W+{_NAMED}{_WHOLE}\W*", re.IGNORECASE)
+# a first line that is the score, with or without a word after it: "85 - clearly formal"
+_FIRST = re.compile(rf"[^\w<>~±−–—-]*({_NUMBER})(?:[^\w²³°+★⭐]*|\s*[-–—:]\s+[^\W\d][^\d]*)", re.IGNORECASE)
 # what may follow the one number of a sentence: "5 stars" and "12 words" are no scores
 _AFTER = re.compile(
-    r"\s*(?:[^\w\s]|$|\n|(?:points?|percent|because|since|as|for|given|overall|in total|here)\b)",
+    r"\s*(?:[.,;:!)\]}\"'»”…—–|]|$|\n|(?:points?|percent|because|since|as|for|given|overall|in total|here)\b)",
     re.IGNORECASE,
 )
-_DENIAL = re.compile(r"\bnot\b|n[’']t\b|\bn/a\b", re.IGNORECASE)
+# the words that may stand before it, in a sentence or as its label
+_BEFORE = re.compile(
+    r"(?:\W*\b(?:sure|okay|well|so|then|here|my|the|a|an|i|d|would|will|s|ll|it|this|that|is|be|say|give|rate|rated|rating|gets?"
+    r"|deserves?|assign|estimate|think|judge|answer|score|result|final|overall|total|trait|value|at|of|as|to|with|about"
+    r"|around|roughly|approximately|text|response|on|in|for|put|and|therefore|thus|you|are|go|be)\b)*\W*",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(r"\W*[^\W\d][\w -]{0,30}\s*[:：=]\s*\W*")
+_OTHERS = re.compile(
+    r"confiden|probab|certain|likel|count|words?\b|tokens?\b|level|rule|step|page|line|chapter|section|http|code|version|max|min"
+    r"|number|length|age|year|time|coheren",
+    re.IGNORECASE,
+)
+# not this score, or not this text's
+_DENIAL = re.compile(
+    r"\bnot\b|n[’']t\b|\bn/a\b|\bcannot\b|\bno\b|\bnever\b|\bfar from\b|\bmax(?:imum)?\b|\bmin(?:imum)?\b|\bpossible\b"
+    r"|\b(?:asks|asked|says|said|claims|claimed|requests|demands|wants|tells|instructs|mentions|quotes)\b|\bif\b"
+    r"|\b(?:less|more|lower|higher|greater|fewer) than\b|\bat (?:least|most)\b|\b(?:below|under|above|over|up to|minus|negative)\b"
+    r"|\?",
+    re.IGNORECASE,
+)
+_REVISED = re.compile(
+    r"\bwait\b|\brevis|\bcorrect(?:ion|ed)|\bactually\b|\breconsider|\bon reflection\b", re.IGNORECASE
+)
 _REFUSAL = re.compile(
     r"\bREFUSAL\b|\bI(?: am|['’]m) (?:sorry|unable|not able)|as an AI\b"
     r"|\bI (?:can(?:no|['’])t|cannot|will not|won['’]t|must decline|refuse|decline)",
@@ -85,29 +115,36 @@ def is_on_scale(value: float) -> bool:
 
 
 def _answer_in(text: str) -> str:
-    """Return what was said after the thoughts, up to where another begins."""
-    said = without_thoughts(text)
-    starts = [said.lower().find(opens.lower()) for opens, _ in MARKS]
-    return said[: min((i for i in starts if i >= 0), default=len(said))]
+    """Return what was said after the last thought that was closed, up to where another begins."""
+    lower = text.lower()
+    closed = max((i + len(c) for _, c in MARKS if (i := lower.rfind(c.lower())) >= 0), default=0)
+    starts = [lower.find(opens.lower(), closed) for opens, _ in MARKS]
+    return text[closed : min((i for i in starts if i >= 0), default=len(text))]
 
 
 def _find_scores(said: str) -> set[float]:
-    keyed = [a or b for a, b in _KEYED.findall(said)]
+    exact = re.findall(r'"score"\s*:\s*(?:"([^"]*)"|([^\s"}\]]+))(?=[\s,"}\]])', said, re.IGNORECASE)
+    keyed = [a or b for a, b in exact or _KEYED.findall(said)]
     tagged = ["".join(groups) for groups in _TAGGED.findall(said)]
     if keyed or tagged:
         return {_number_of(value) for value in keyed + tagged}
 
-    plain = re.sub(r"\*\*|__|`", "", _SCALE.sub("", said))
-    if bare := _BARE.fullmatch(plain) or _BARE.fullmatch(plain.split("\n\n")[0]):
-        return {float(bare[1])}
-    if _REFUSAL.search(plain):
+    plain = re.sub(r"\*\*|__|`", "", _SCALE.sub("", said)).strip()
+    lines = [line for line in plain.split("\n") if line.strip()]
+    if not lines:
         return set()
+    if last := _FINAL.fullmatch(lines[-1]):
+        return {float(last[1])}
+    if (first := _FIRST.fullmatch(lines[0])) and _stands_alone(float(first[1]), lines[1:]):
+        return {float(first[1])}
 
-    everything = re.findall(r"[0-9]+(?:[.,][0-9]+)*", plain)
     named = set(map(float, _SAID.findall(plain)))
-    if len(everything) == 1 and not _DENIAL.search(plain):
-        return _only_number(plain, is_named=bool(named))
-    return named if len(named) == 1 and _says_it_clearly(plain) else set()
+    if len(named) == 1 and _says_it_clearly(lines):
+        return named
+    everything = re.findall(r"[0-9]+(?:[.,][0-9]+)*", plain)
+    if _REFUSAL.search(plain) or _DENIAL.search(plain) or len(everything) != 1:
+        return set()
+    return _only_number(plain, is_named=bool(named))
 
 
 def _number_of(value: str) -> float:
@@ -116,21 +153,38 @@ def _number_of(value: str) -> float:
     return float(match[1]) if match else math.nan
 
 
+def _stands_alone(value: float, rest: list[str]) -> bool:
+    """Tell whether the lines after a first line that is a score take nothing back and say no other one."""
+    after = "\n".join(rest)
+    bare = [float(m[1]) for line in rest if (m := _BARE.fullmatch(line))]
+    return {*bare, *map(float, _SAID.findall(after))} <= {value} and not _REVISED.search(after)
+
+
 def _only_number(plain: str, *, is_named: bool) -> set[float]:
-    """Return the one number of a text that names it as the score, or of a short one that counts nothing with
-    it.
-    """
+    """Return the one number of a text that names it as the score, or of a short one that can mean nothing else."""
     match = re.search(_WHOLE, plain)
     if not match or not _AFTER.match(plain, match.end()):
         return set()
-    return {float(match[1])} if is_named or len(plain.split()) <= 12 else set()
+
+    before = plain[: match.start()]
+    is_label = bool(_LABEL.fullmatch(before)) and not _OTHERS.search(before)
+    is_short = len(plain.split()) <= 12 and (is_label or bool(_BEFORE.fullmatch(before)))
+    return {float(match[1])} if is_named or is_short else set()
 
 
-def _says_it_clearly(plain: str) -> bool:
-    """Tell whether a text with several numbers names one as its score: alone in the last line, or in the first
-    line where no other number stands.
+def _says_it_clearly(lines: list[str]) -> bool:
+    """Tell whether a text names one number as its score: alone in the last line, at the end of it after a colon,
+    or in the first line, where no other number stands.
     """
-    lines = plain.strip().split("\n")
+    if _LAST.fullmatch(lines[-1]) or re.search(
+        rf"\b(?:score|rating)\s*[:=]\s*{_WHOLE}\W*$", lines[-1], re.IGNORECASE
+    ):
+        return True
     first = lines[0]
-    begins = _SAID.search(first) and len(re.findall(r"[0-9]+", first)) == 1 and not _DENIAL.search(first)
-    return bool(_LAST.fullmatch(lines[-1]) or begins)
+    return bool(
+        _SAID.search(first)
+        and len(re.findall(r"[0-9]+", first)) == 1
+        and not _DENIAL.search(first)
+        and not _REFUSAL.search(first)
+        and _AFTER.match(first, _SAID.search(first).end())  # type: ignore[union-attr]
+    )
