@@ -127,6 +127,16 @@ def test_what_is_no_clear_score_is_a_gap_and_not_a_guess(text):
         *(("<score>85</score> <score>20</score>", None), ("<score>8/10</score>", None)),
         *(("It has 12 words.", None), ("Score: 5 stars", None), ("[THINK]40", None)),
         *(("Trait score: 85\nCoherence score: 90", None), ("There are 3.\nScore: 85 or 90", None)),
+        # bounds, negatives, denials, what the text says of itself, and other quantities
+        *(("minus 10", None), ("Score: minus 20", None), ("The score is less than 50.", None)),
+        *(("Score: at least 90", None), ("Score: 90+", None), ("Is the score 50?", None)),
+        *(("The text asks for a score of 100.", None), ("The answer is 42, it says.", None)),
+        *(("The maximum score is 100.", None), ("Max score: 100", None), ("Far from 100.", None)),
+        *(("Confidence: 95%", None), ("Word count: 50", None), ("See rule 4.", None), ("Rating: 4★", None)),
+        *(("90\n\n20", None), ("60\n\n(Revised: 45)", None), ("90\n\nWait, no.", None)),
+        *(("85 - clearly formal", 85), ("85\nFormal wording in 3 of 4 sentences.", 85), ("85 of 100", 85)),
+        *(("Draft score: 40\n\nFinal score: 80", 80), ('{"score": 40, "confidence_score": 90}', 40)),
+        *(("I cannot see any trait here. Score: 0", 0), ("Formality: 85", 85)),
         *(("64 on a scale of 0 to 10", None), ("Score 1: 40\nScore 2: 60", None)),
     ],
 )

@@ -31,10 +31,12 @@ _TAGGED = re.compile(
 _NAMED = r"\b(?:score|rating)\b(?:\s*(?:is|=|:|of)|\*|:|\s)*"
 _SAID = re.compile(_NAMED + _WHOLE, re.IGNORECASE)
 # a last line that says the score and nothing else
-_LAST = re.compile(rf"\W*(?:(?:final|overall|total|my|the|so)\W+)*{_NAMED}{_WHOLE}\W*", re.IGNORECASE)
+_LAST = re.compile(rf"\W*(?:(?:final|overall|total|my|the|so)\W+)*{_NAMED}{_WHOLE}[^\w★⭐]*", re.IGNORECASE)
 _FINAL = re.compile(rf"\W*(?:final|overall)\W+{_NAMED}{_WHOLE}\W*", re.IGNORECASE)
 # a first line that is the score, with or without a word after it: "85 - clearly formal"
-_FIRST = re.compile(rf"[^\w<>~±−–—-]*({_NUMBER})(?:[^\w²³°+★⭐]*|\s*[-–—:]\s+[^\W\d][^\d]*)", re.IGNORECASE)
+_FIRST = re.compile(
+    rf"[^\w<>~±−–—★⭐-]*({_NUMBER})(?:[^\w²³°+★⭐]*|\s*[-–—:(]\s*[^\W\d][^\d]*)", re.IGNORECASE
+)
 # what may follow the one number of a sentence: "5 stars" and "12 words" are no scores
 _AFTER = re.compile(
     r"\s*(?:[.,;:!)\]}\"'»”…—–|]|$|\n|(?:points?|percent|because|since|as|for|given|overall|in total|here)\b)",
@@ -44,18 +46,18 @@ _AFTER = re.compile(
 _BEFORE = re.compile(
     r"(?:\W*\b(?:sure|okay|well|so|then|here|my|the|a|an|i|d|would|will|s|ll|it|this|that|is|be|say|give|rate|rated|rating|gets?"
     r"|deserves?|assign|estimate|think|judge|answer|score|result|final|overall|total|trait|value|at|of|as|to|with|about"
-    r"|around|roughly|approximately|text|response|on|in|for|put|and|therefore|thus|you|are|go|be)\b)*\W*",
+    r"|around|roughly|approximately|text|response|on|in|for|put|and|therefore|thus|you|are|go|should)\b)*\W*",
     re.IGNORECASE,
 )
 _LABEL = re.compile(r"\W*[^\W\d][\w -]{0,30}\s*[:：=]\s*\W*")
 _OTHERS = re.compile(
     r"confiden|probab|certain|likel|count|words?\b|tokens?\b|level|rule|step|page|line|chapter|section|http|code|version|max|min"
-    r"|number|length|age|year|time|coheren",
+    r"|number|length|age|year|time|coheren|scale|error|threshold|previous",
     re.IGNORECASE,
 )
 # not this score, or not this text's
 _DENIAL = re.compile(
-    r"\bnot\b|n[’']t\b|\bn/a\b|\bcannot\b|\bno\b|\bnever\b|\bfar from\b|\bmax(?:imum)?\b|\bmin(?:imum)?\b|\bpossible\b"
+    r"\bnot\b|n[’']t\b|\bn/a\b|\bcannot\b|\bno\b|\bnever\b|\bfar from\b|\bmax(?:imum)?\b|\bmin(?:imum)?\b|\b(?:possible|highest|lowest|previous|threshold|hesitate)\b"
     r"|\b(?:asks|asked|says|said|claims|claimed|requests|demands|wants|tells|instructs|mentions|quotes)\b|\bif\b"
     r"|\b(?:less|more|lower|higher|greater|fewer) than\b|\bat (?:least|most)\b|\b(?:below|under|above|over|up to|minus|negative)\b"
     r"|\?",
@@ -129,7 +131,7 @@ def _find_scores(said: str) -> set[float]:
     if keyed or tagged:
         return {_number_of(value) for value in keyed + tagged}
 
-    plain = re.sub(r"\*\*|__|`", "", _SCALE.sub("", said)).strip()
+    plain = re.sub(r"```\w*\n?|\*\*|__|`", "", _SCALE.sub("", said)).strip()
     lines = [line for line in plain.split("\n") if line.strip()]
     if not lines:
         return set()
@@ -166,9 +168,9 @@ def _only_number(plain: str, *, is_named: bool) -> set[float]:
     if not match or not _AFTER.match(plain, match.end()):
         return set()
 
-    before = plain[: match.start()]
+    before = re.split(r"(?<=[.!?\n])\s+", plain[: match.start()])[-1]  # in the same sentence
     is_label = bool(_LABEL.fullmatch(before)) and not _OTHERS.search(before)
-    is_short = len(plain.split()) <= 12 and (is_label or bool(_BEFORE.fullmatch(before)))
+    is_short = len(before.split()) <= 10 and (is_label or bool(_BEFORE.fullmatch(before)))
     return {float(match[1])} if is_named or is_short else set()
 
 
@@ -176,9 +178,7 @@ def _says_it_clearly(lines: list[str]) -> bool:
     """Tell whether a text names one number as its score: alone in the last line, at the end of it after a colon,
     or in the first line, where no other number stands.
     """
-    if _LAST.fullmatch(lines[-1]) or re.search(
-        rf"\b(?:score|rating)\s*[:=]\s*{_WHOLE}\W*$", lines[-1], re.IGNORECASE
-    ):
+    if _LAST.fullmatch(re.split(r"(?<=[.!?;])\s+", lines[-1])[-1]):
         return True
     first = lines[0]
     return bool(
