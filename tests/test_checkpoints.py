@@ -66,6 +66,14 @@ BROKEN: dict[str, tuple[Callable[[Weights], Weights], str]] = {
         lambda w: w | {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)},
         r"also holds 1 tensor \(model\.layers\.0\.self_attn\.q_proj\.bias",
     ),
+    "tensors of another family": (
+        lambda w: w | {f"model.layers.{i}.self_attn.q_norm.weight": torch.ones(8) for i in range(4)},
+        r"also holds 4 tensors \(model\.layers\.0\.self_attn\.q_norm",
+    ),
+    "an adapter that was not merged": (
+        lambda w: w | {"model.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(2, 32)},
+        r"also holds 1 tensor \(model\.layers\.0\.self_attn\.q_proj\.lora_A",
+    ),
     "values that are not finite": (
         lambda w: {k: v * float("nan") if "layers.1.mlp.up" in k else v for k, v in w.items()},
         "block 1 puts out values that are not finite in float32",
@@ -87,7 +95,15 @@ def test_a_local_judge_that_is_not_whole_is_refused_too(folder):
 
 
 def test_what_belongs_to_towers_other_heads_and_old_buffers_does_not_matter(folder):
-    others = ("vision_tower.x.weight", "score.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
+    others = (
+        *(
+            "vision_tower.x.weight",
+            "score.weight",
+            "v_head.summary.weight",
+            "model.layers.0.self_attn.attn.bias",
+        ),
+        *("model.layers.0.self_attn.rotary_emb.inv_freq", "model.embed_positions.weights", "model.version"),
+    )
     load(change_weights(folder, lambda w: w | {name: torch.ones(4) for name in others}))
 
 
@@ -296,6 +312,53 @@ def test_an_adapter_that_fits_changes_the_logits(folder, adapter):
     with torch.no_grad():
         plain, adapted = (lm.model(ids).logits for lm in (load(folder), load(folder, lora=str(adapter))))
     assert (plain - adapted).norm() > 0.1 * plain.norm()
+
+
+def test_an_adapter_on_tied_embeddings_does_merged_what_it_did_unmerged(folder, tmp_path):
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    settings = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(settings))
+    change_weights(folder, BROKEN["no head"][0])
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"]))
+    for name, parameter in adapted.named_parameters():
+        if "lora" in name:
+            torch.nn.init.normal_(parameter)
+    adapted.save_pretrained(tmp_path / "tied")
+
+    ids = torch.tensor([[5, 6, 7]])
+    unmerged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "tied")
+    with torch.no_grad():
+        wanted = unmerged.eval()(ids).logits
+        found = load(folder, lora=str(tmp_path / "tied")).model(ids).logits
+    assert (found - wanted).norm() <= 1e-4 * wanted.norm()
+
+
+def test_an_adapter_that_merges_to_something_else_is_refused(folder, tmp_path):
+    """Layers that are repeated share their weights, so that merging mixes what was added to each."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    config = LoraConfig(r=2, target_modules=["q_proj"], layer_replication=[[0, 3], [1, 4]])
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), config)
+    for name, parameter in adapted.named_parameters():
+        if "lora" in name:
+            torch.nn.init.normal_(parameter)
+    adapted.save_pretrained(tmp_path / "repeated")
+    with pytest.raises(UserError, match="merged, it does something else"):
+        load(folder, lora=str(tmp_path / "repeated"))
+
+
+def test_learned_prompts_are_no_adapter_to_merge(folder, tmp_path):
+    from peft import PromptTuningConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(folder), config).save_pretrained(tmp_path / "prompts")
+    with pytest.raises(UserError, match="no weights to merge"):
+        load(folder, lora=str(tmp_path / "prompts"))
 
 
 def test_an_adapter_in_the_models_place_is_told_from_it(adapter):

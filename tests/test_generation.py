@@ -8,6 +8,7 @@ from traitscope.utils.files.journal import Journal
 from traitscope.utils.judge.coherence import TokenText, token_nll
 from traitscope.utils.model import batching, generation, memory, prefix
 from traitscope.utils.model.admission import Habits
+from traitscope.utils.model.anatomy import position_limit
 from traitscope.utils.model.batching import halve_on_oom, is_out_of_memory, pad_left, plan_batches
 from traitscope.utils.model.capture import Reading, pool_activations, record_stream
 from traitscope.utils.model.encode import encode
@@ -124,6 +125,22 @@ def test_a_text_beyond_the_context_is_refused_before_anything_runs(lm, monkeypat
     for call in calls:
         with pytest.raises(UserError, match="takes 512 in all"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("rope", "limit"),
+    [
+        ({"rope_type": "default"}, 512),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}, 2048),
+        ({"rope_type": "dynamic", "factor": 4.0}, 512),
+        ({"rope_type": "longrope", "original_max_position_embeddings": 128}, 128),
+    ],
+)
+def test_stretched_positions_reach_as_far_as_no_text_depends_on_its_neighbours(
+    llama, monkeypatch, rope, limit
+):
+    monkeypatch.setattr(llama.model.config, "rope_parameters", rope)
+    assert position_limit(llama.model) == limit
 
 
 def failing(*_arguments, **_named):

@@ -65,7 +65,8 @@ def _untie(model: Any, weights: dict[str, Tensor]) -> None:
         return
 
     names = [name for name, module in model.named_modules() if module is embeddings or module is head]
-    if any(f".{name.rpartition('.')[2]}." in key for name in names for key in weights):
+    added = [key for key in weights if ".lora_" in key]  # what replaces tokens is meant for both ends
+    if any(f".{name.rpartition('.')[2]}." in key for name in names for key in added):
         head.weight = nn.Parameter(head.weight.detach().clone())
         model.config.get_text_config().tie_word_embeddings = False
         model.config.tie_word_embeddings = False

@@ -27,7 +27,7 @@ _TOWER = re.compile(
 # masks, positions and versions that older files hold; they are computed, and never learned
 _BUFFER = re.compile(
     r"inv_freq|masked_bias|attn\.bias$|attention\.bias$|causal_mask|rotary_emb|embed_positions(?:\.weights)?$|pos_encoding$"
-    r"|\.version$|_extra_state|[kv]_scale$|position_ids$"
+    r"|\.version$|_extra_state|[kv]_scale$|position_ids$|\.pooler\."
 )
 
 
