@@ -10,6 +10,7 @@ from families import FAMILIES, build
 
 from traitscope.inference.checking.model_check import _check_parts, check_model
 from traitscope.utils.errors import UserError
+from traitscope.utils.model.admission import Habits
 from traitscope.utils.model.loading import ModelOptions, load_lm
 from traitscope.utils.model.parts import parts_of
 
@@ -17,7 +18,6 @@ from traitscope.utils.model.parts import parts_of
 FEW = (
     "gpt2",  # other names of sizes, positions that are learned
     "qwen3_5_text",  # layers that keep a state, no keys
-    "rwkv",  # rows do not stay apart in a batch
 )
 REFUSED = {
     "gemma3n_text": r"block 0 puts out \(2, 1, 10, 32\), not one residual stream",
@@ -95,6 +95,11 @@ def test_the_parts_of_a_block_sum_to_its_change(name, tmp_path):
     found = _check_parts(lm)
     assert found.is_right
     assert not found.is_refused
+
+
+def test_rows_that_do_not_stay_apart_are_fed_one_at_a_time(tmp_path):
+    lm = load_lm(ModelOptions(model=str(build(tmp_path, "rwkv")), device="cpu"))
+    assert lm.habits == Habits(keeps_tokens=False, rows="single", takes_steps=False)
 
 
 def test_a_component_is_refused_where_the_parts_do_not_sum(tmp_path):

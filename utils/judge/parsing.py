@@ -11,7 +11,8 @@ _NUMBER = r"[0-9]{1,3}(?:\.[0-9]+)?"
 # said of the scale, not of the text
 _RANGE = r"(?:from\s+|between\s+)?(?:0|1)\s*(?:-|–|—|to|and)\s*100"
 _SCALE = re.compile(
-    rf"\(\s*{_RANGE}\s*\)|(?:\bon\s+)?\b(?:a|the)\s+(?:scale\s+(?:of\s+)?{_RANGE}\b|{_RANGE}\s+scale\b),?|\b(?:from|between)\s+{_RANGE}\b|\s*(?:/|\bout of|\bof)\s*100\b|\s*%",
+    rf"\(\s*{_RANGE}\s*\)|(?:\bon\s+)?\b(?:a|the)\s+(?:scale\s+(?:of\s+)?{_RANGE}\b|{_RANGE}\s+scale\b),?"
+    rf"|\b(?:from|between)\s+{_RANGE}\b|\s*(?:/|\bout of|\bof)\s*100\b|\s*%",
     re.IGNORECASE,
 )
 # a number that is no part of another, no bound and no negative
@@ -42,13 +43,75 @@ _AFTER = re.compile(
     r"\s*(?:[.,;:!)\]}\"'»”…—–|]|$|\n|(?:points?|percent|because|since|as|for|given|overall|in total|here)\b)",
     re.IGNORECASE,
 )
-# the words that may stand before it, in a sentence or as its label
-_BEFORE = re.compile(
-    r"(?:\W*\b(?:sure|okay|well|so|then|here|my|the|a|an|i|d|would|will|s|ll|it|this|that|is|be|say|give|rate|rated|rating|gets?"
-    r"|deserves?|assign|estimate|think|judge|answer|score|result|final|overall|total|trait|value|at|of|as|to|with|about"
-    r"|around|roughly|approximately|text|response|on|in|for|put|and|therefore|thus|you|are|go|should)\b)*\W*",
-    re.IGNORECASE,
+# the words that may stand before it in its sentence
+_LEADS = frozenset(
+    [
+        "a",
+        "about",
+        "an",
+        "and",
+        "answer",
+        "are",
+        "around",
+        "as",
+        "assign",
+        "at",
+        "be",
+        "d",
+        "deserves",
+        "estimate",
+        "final",
+        "for",
+        "get",
+        "gets",
+        "give",
+        "go",
+        "here",
+        "i",
+        "in",
+        "is",
+        "it",
+        "judge",
+        "ll",
+        "my",
+        "of",
+        "okay",
+        "on",
+        "overall",
+        "put",
+        "rate",
+        "rated",
+        "rating",
+        "response",
+        "result",
+        "roughly",
+        "s",
+        "say",
+        "score",
+        "should",
+        "so",
+        "sure",
+        "text",
+        "that",
+        "the",
+        "then",
+        "therefore",
+        "think",
+        "this",
+        "thus",
+        "to",
+        "total",
+        "trait",
+        "value",
+        "well",
+        "will",
+        "with",
+        "would",
+        "you",
+        "approximately",
+    ]
 )
+# a label before it, but for those of other quantities
 _LABEL = re.compile(r"\W*[^\W\d][\w -]{0,30}\s*[:：=]\s*\W*")
 _OTHERS = re.compile(
     r"confiden|probab|certain|likel|count|words?\b|tokens?\b|level|rule|step|page|line|chapter|section|http|code|version|max|min"
@@ -57,10 +120,10 @@ _OTHERS = re.compile(
 )
 # not this score, or not this text's
 _DENIAL = re.compile(
-    r"\bnot\b|n[’']t\b|\bn/a\b|\bcannot\b|\bno\b|\bnever\b|\bfar from\b|\bmax(?:imum)?\b|\bmin(?:imum)?\b|\b(?:possible|highest|lowest|previous|threshold|hesitate)\b"
-    r"|\b(?:asks|asked|says|said|claims|claimed|requests|demands|wants|tells|instructs|mentions|quotes)\b|\bif\b"
-    r"|\b(?:less|more|lower|higher|greater|fewer) than\b|\bat (?:least|most)\b|\b(?:below|under|above|over|up to|minus|negative)\b"
-    r"|\?",
+    r"\b(?:not|n/a|cannot|no|never|far from|if|minus|negative)\b|n[’']t\b|\?"
+    r"|\b(?:max|maximum|min|minimum|possible|highest|lowest|previous|threshold|hesitate)\b"
+    r"|\b(?:asks|asked|says|said|claims|claimed|requests|demands|wants|tells|instructs|mentions|quotes)\b"
+    r"|\b(?:less|more|lower|higher|greater|fewer) than\b|\bat (?:least|most)\b|\b(?:below|under|above|over|up to)\b",
     re.IGNORECASE,
 )
 _REVISED = re.compile(
@@ -97,9 +160,10 @@ def is_score(text: str) -> bool:
 def parse_text(text: str, is_cut: bool = False) -> tuple[float | None, str]:
     """Return (score, "scored"), or (None, "refused" or "unparsable").
 
-    Reads a bare number, JSON with a score (fenced, cut off after it, or followed by chatter), or a sentence
-    that names one score. Two different numbers that might be the score, a range, one that is cut off or off
-    the scale are unparsable: a guess is worse than a gap.
+    Reads a bare number, JSON with a score (fenced, cut off after it, or followed by chatter), a value between
+    tags, a sentence that names one score, or a last line that says nothing else; thoughts are left out. Two
+    different numbers that might be the score, a range or a bound, a count, what the text says of itself, and a
+    number that is cut off or off the scale are unparsable: a guess is worse than a gap.
 
     Args:
         is_cut: The text ended at a length limit, so that a number at its very end may be half a number.
@@ -170,8 +234,9 @@ def _only_number(plain: str, *, is_named: bool) -> set[float]:
 
     before = re.split(r"(?<=[.!?\n])\s+", plain[: match.start()])[-1]  # in the same sentence
     is_label = bool(_LABEL.fullmatch(before)) and not _OTHERS.search(before)
-    is_short = len(before.split()) <= 10 and (is_label or bool(_BEFORE.fullmatch(before)))
-    return {float(match[1])} if is_named or is_short else set()
+    words = re.findall(r"[^\W\d_]+", before.lower())
+    is_lead = len(words) <= 10 and set(words) <= _LEADS
+    return {float(match[1])} if is_named or is_label or is_lead else set()
 
 
 def _says_it_clearly(lines: list[str]) -> bool:
