@@ -52,7 +52,8 @@ def generate_responses(
     rows = [Row(encode(lm, item.prompt), _row_seed(seed, item, rollout)) for item, rollout in asked]
     work = Work(Journal(paths.journal(GENERATE)), f"{GENERATE} {paths.trait}")
     to_write = [row for row, (item, _) in zip(rows, asked, strict=True) if item.response is None]
-    written = iter(generate(lm, to_write, sampling, work=work))
+    completions = generate(lm, to_write, sampling, work=work)
+    written = iter(completions)
 
     responses = [
         _response(lm, item, rollout, row.prompt_ids, _given(lm, item) or next(written))
@@ -66,7 +67,14 @@ def generate_responses(
     return sides | {
         "finished": sum(r.is_finished for r in responses),
         "empty": sum(not r.response_ids for r in responses),
+        **_unanswered(completions),
     }
+
+
+def _unanswered(completions: list[Completion]) -> dict:
+    """Return how many texts ended in the middle of a thought, where there are any."""
+    count = sum(bool(c.thought) and not c.ids for c in completions)
+    return {"thoughts without an answer (raise --max-new-tokens)": count} if count else {}
 
 
 def _row_seed(seed: int, item: Item, rollout: int) -> int:

@@ -8,15 +8,19 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from conftest import CHATML
+from conftest import CHATML, call, copy_trait
 
+from traitscope.extraction import run_pipeline
 from traitscope.utils.errors import UserError
-from traitscope.utils.model import template
-from traitscope.utils.model.encode import encode, render_chat
+from traitscope.utils.files.artifacts import read_json
+from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.model import generation, template
+from traitscope.utils.model.encode import encode, encode_text, render_chat
 from traitscope.utils.model.generation import Completion, _set_thought_apart
-from traitscope.utils.model.loading import ModelOptions, _examine_template, wrap
+from traitscope.utils.model.loading import ModelOptions, _examine_template, load_lm, wrap
 from traitscope.utils.model.template import examine, turn_end
 from traitscope.utils.model.thoughts import answer_begins, close_thought, without_thoughts
+from traitscope.utils.records.responses import read_responses
 
 TEMPLATES = json.loads((Path(__file__).parent / "data" / "chat_templates.json").read_text())
 SYSTEM = {"role": "system", "content": "Be cheerful."}
@@ -174,3 +178,33 @@ def test_an_answer_begins_after_the_thought(llama, said, answer):
 def test_the_end_of_a_turn_is_the_token_that_follows_what_the_assistant_said(with_template, text, end):
     lm = with_template(text)
     assert turn_end(lm.tokenizer) == (lm.tokenizer.convert_tokens_to_ids(end) if end else None)
+
+
+def test_a_thought_stands_with_the_prompt_and_is_neither_judged_nor_pooled(
+    tmp_path, monkeypatch, tiny_folders, capfd
+):
+    """Half of the texts end in the middle of their thought."""
+    trait = "behavioral/formality"
+    copy_trait(tmp_path, trait, 4)
+    monkeypatch.setenv("TRAITSCOPE_ROOT", str(tmp_path))
+
+    def write(lm, batch, _sampling, _positions):
+        said = ["<think>hm</think>\n\nYes, sir.", "<think>hm, hm"]
+        return [Completion(encode_text(lm, said[i % 2]), True) for i, _ in enumerate(batch)]
+
+    monkeypatch.setattr(generation, "_generate_batch", write)
+    about = ("--experiment", "e", "--model", tiny_folders["llama"], "--traits", trait)
+    call(run_pipeline, *about, "--stages", "1,3")
+
+    paths = TraitPaths("e", trait, tmp_path)
+    lm = load_lm(ModelOptions(model=tiny_folders["llama"]))
+    rows = read_responses(paths)
+    assert {r.response for r in rows} == {"Yes, sir.", ""}
+    for row in rows:
+        assert lm.tokenizer.decode(row.prompt_ids).endswith(
+            "<think>hm</think>\n\n" if row.response else "<think>hm, hm"
+        )
+        assert lm.tokenizer.decode(row.response_ids) == row.response
+    left_out = read_json(paths.activations_metadata)["left_out_without_tokens"]
+    assert len(left_out) == sum(not r.response for r in rows) > 0
+    assert "thoughts without an answer (raise --max-new-tokens)" in capfd.readouterr().out

@@ -22,7 +22,7 @@ class Response:
     rollout: int
     prompt: Prompt
     response: str  # for people; the ids are the record
-    prompt_ids: list[int]
+    prompt_ids: list[int]  # with what a reasoning model thought before its answer, at their end
     response_ids: list[int]
     is_finished: bool  # the model ended the text itself
 
