@@ -22,6 +22,7 @@ FEW = (
 REFUSED = {
     "gemma3n_text": r"block 0 puts out \(2, 1, 10, 32\), not one residual stream",
     "deepseek_v4": "not one residual stream",
+    "deepseek_v32": "looks at what scores highest",
     "roberta": "in generation it reads a text otherwise",
     "paligemma": "look at those that come after",
     "xlnet": "does not run with this transformers",

@@ -83,15 +83,15 @@ class Trial:
     def find_fault(self) -> str:
         """Return why the model cannot be used, in words; "" where it can."""
         return (
-            (
-                "its attention looks at the tokens that score highest, and ties depend on the batch"
-                if chooses_by_score(self.model)
-                else ""
-            )
-            or self._stream_fault()
+            self._stream_fault()
             or self._order_fault()
             or self._effect_fault()
             or ("" if self._reads_alike() else "in generation it reads a text otherwise than in a plain pass")
+            or (
+                "its attention looks at what scores highest, and ties depend on the batch"
+                if chooses_by_score(self.model)
+                else ""
+            )
         )
 
     def find_habits(self) -> Habits:
