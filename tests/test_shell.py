@@ -19,7 +19,9 @@ ENDS = pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (sig
 
 
 def start(root: Path, *arguments: str, **environment: str) -> subprocess.Popen:
-    """Start a command of the checkout with a root of its own."""
+    """Start a command of the checkout with a root of its own, stopped by the signals that stop one in a terminal:
+    tests that run in the background are told to ignore them.
+    """
     own = os.environ | {"TRAITSCOPE_ROOT": str(root)} | environment
     return subprocess.Popen(
         [sys.executable, *arguments],
@@ -28,7 +30,13 @@ def start(root: Path, *arguments: str, **environment: str) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed,
     )
+
+
+def heed() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def catches(process: subprocess.Popen, number: signal.Signals) -> bool:
