@@ -361,6 +361,13 @@ def test_learned_prompts_are_no_adapter_to_merge(folder, tmp_path):
         load(folder, lora=str(tmp_path / "prompts"))
 
 
+def test_an_adapter_beside_a_model_is_not_loaded_in_passing(folder, adapter):
+    for file in adapter.glob("adapter_*"):
+        shutil.copy(file, folder)
+    with pytest.raises(UserError, match="holds an adapter beside a model"):
+        load(folder)
+
+
 def test_an_adapter_in_the_models_place_is_told_from_it(adapter):
     with pytest.raises(UserError, match="--lora"):
         load(adapter)

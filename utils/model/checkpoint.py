@@ -3,8 +3,7 @@
 import os
 import pickle
 import re
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ def require_whole(model: Any, report: dict[str, Any], name: str) -> None:
     Args:
         report: What transformers says of its loading: missing_keys, unexpected_keys, mismatched_keys, …
     """
-    needed = partial(_is_needed, model)
+    needed = _needed_by(model)
     refuse_faults(
         f"the checkpoint of {name}",
         {
@@ -80,24 +79,27 @@ def refuse_faults(what: str, faults: dict[str, Iterable[str]], advice: str) -> N
         raise UserError(f"{what} {' and '.join(found)}; {advice}")
 
 
-def _is_needed(model: Any, key: str) -> bool:
-    """Tell whether a tensor belongs to the text model: to its decoder or its head. What belongs to towers for
-    images and to other heads does not matter, nor do the buffers that older versions saved.
+def _needed_by(model: Any) -> Callable[[str], bool]:
+    """Return a function that tells whether a tensor belongs to the text model: to its decoder or its head. What
+    belongs to towers for images and to other heads does not matter, nor do the buffers that older versions saved.
     """
-    if _BUFFER.search(key):
-        return False
-
-    owners = {id(module): name for name, module in model.named_modules()}
-    decoder, head = owners[id(model.get_decoder())], owners.get(id(model.get_output_embeddings()), "")
+    names = {id(module): name for name, module in model.named_modules()}
+    decoder, head = names[id(model.get_decoder())], names.get(id(model.get_output_embeddings()), "")
+    own = tuple(f"{name}." for name in (decoder, head) if name) if decoder else ("",)
+    depth = depth_of(model)
     more = getattr(model.config.get_text_config(), "num_nextn_predict_layers", None) or 0
-    if more and (match := _INDEXED.search(key)) and 0 <= int(match[1]) - depth_of(model) < more:
-        return False  # blocks that predict further tokens
 
-    is_head = bool(head) and key.startswith(f"{head}.")
-    return is_head or not decoder or key.startswith(f"{decoder}.") or not _is_elsewhere(model, key)
+    def is_needed(key: str) -> bool:
+        block = _INDEXED.search(key)
+        predicts_further = block is not None and depth <= int(block[1]) < depth + more
+        if _BUFFER.search(key) or predicts_further:
+            return False
+        return key.startswith(own) or not _is_elsewhere(key)
+
+    return is_needed
 
 
-def _is_elsewhere(model: Any, key: str) -> bool:
+def _is_elsewhere(key: str) -> bool:
     """Tell whether a tensor is named like nothing of the text model: neither like a block nor like the whole."""
     top = key.split(".")[0]
     return top not in ("base_model", "model", "transformer") or bool(_TOWER.search(key))

@@ -190,6 +190,10 @@ def _load(options: ModelOptions) -> LM:
     except Exception as error:  # foreign files are read by foreign code, and both may fail in any way
         raise explain_failure(options.model, error) from None
 
+    if getattr(model, "_hf_peft_config_loaded", False):  # then the report speaks of the adapter alone
+        raise UserError(
+            f"{options.model!r} holds an adapter beside a model; pass --lora the adapter's folder, and --model the model's"
+        )
     require_whole(model, report, options.model)
     if not placement:
         model.to(device)
