@@ -11,6 +11,7 @@ from families import FAMILIES, build
 from traitscope.inference.checking.model_check import _check_parts, check_model
 from traitscope.utils.errors import UserError
 from traitscope.utils.model.admission import Habits
+from traitscope.utils.model.generation import Row, Sampling, generate
 from traitscope.utils.model.loading import ModelOptions, load_lm
 from traitscope.utils.model.parts import parts_of
 
@@ -103,13 +104,22 @@ def test_rows_that_do_not_stay_apart_are_fed_one_at_a_time(tmp_path):
     assert lm.habits == Habits(keeps_tokens=False, rows="single", takes_steps=False)
 
 
+def test_what_was_written_before_does_not_change_what_is_written_next(tmp_path):
+    """RecurrentGemma keeps its state inside itself, and goes on from it where a prompt is one token long."""
+    lm = load_lm(ModelOptions(model=str(build(tmp_path, "recurrent_gemma")), device="cpu"))
+    assert not lm.habits.forgets
+    first = generate(lm, [Row([70])], Sampling(6))
+    generate(lm, [Row([80, 90, 100, 110])], Sampling(6))
+    assert generate(lm, [Row([70])], Sampling(6)) == first
+
+
 def test_a_component_is_refused_where_the_parts_do_not_sum(tmp_path):
     lm = load_lm(ModelOptions(model=str(build(tmp_path, "minimax")), device="cpu"))
     with pytest.raises(UserError, match="--component mlp_out: in MiniMaxForCausalLM, layer 0"):
         parts_of(lm.model, "mlp_out")
 
 
-@pytest.mark.parametrize("name", ["gemma3n_text", "roberta"])
+@pytest.mark.parametrize("name", ["gemma3n_text", "roberta", "paligemma"])
 def test_a_family_that_cannot_be_used_is_refused_when_it_loads(name, tmp_path):
     assert re.search(REFUSED[name], refusal(tmp_path / name, name))
 

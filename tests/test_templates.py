@@ -57,6 +57,11 @@ def test_both_sides_of_an_instruction_pair_give_different_prompts(with_template)
     assert encode(lm, sides[0]) != encode(lm, sides[1])
 
 
+def test_a_short_system_message_that_stands_in_the_rest_by_chance_is_not_taken_for_said(with_template):
+    lm = with_template(TEMPLATES["ignores the system role"])
+    assert "a\n\nWhat is rain?" in render_chat(lm, [SYSTEM | {"content": "a"}, QUESTION])
+
+
 def test_a_system_message_may_stand_beside_the_last_question(with_template):
     """As in Mistral's templates: no other form is tried for that."""
     text = (
