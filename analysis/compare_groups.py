@@ -31,13 +31,7 @@ from traitscope.utils.measures.groups import compare_all
 from traitscope.utils.model.encode import text_of
 from traitscope.utils.records.comparisons import write_groups
 from traitscope.utils.records.dataset import read_trait
-from traitscope.utils.records.readings import (
-    Record,
-    mean_projections,
-    read_projected,
-    read_record,
-    recorded_prompts,
-)
+from traitscope.utils.records.readings import Record, mean_projections, read_projected, read_records
 from traitscope.utils.records.scores import Thresholds
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag
@@ -80,7 +74,7 @@ def compare_groups(options: GroupOptions, judging: JudgeOptions, thresholds: Thr
         UserError: nothing was captured, or there are no two groups.
     """
     paths = InferencePaths(options.experiment, options.prompt_set)
-    records = [read_record(paths, name) for name in recorded_prompts(paths)]
+    records = read_records(paths)
     outcome, how = _outcomes(options, records, judging, thresholds)
     names = _two_groups(options, outcome)
     members = [{r.id for r in records if outcome[r.id] == name} for name in names]

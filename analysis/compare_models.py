@@ -24,14 +24,7 @@ from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.measures.groups import top_spans
 from traitscope.utils.measures.intervals import benjamini_hochberg, bootstrap_mean, permutation_p
 from traitscope.utils.records.comparisons import write_comparison
-from traitscope.utils.records.readings import (
-    Projections,
-    Record,
-    read_projections,
-    read_record,
-    recorded_prompts,
-    vector_id,
-)
+from traitscope.utils.records.readings import Projections, Record, read_projected, read_records, vector_id
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag
 
@@ -71,9 +64,7 @@ def compare_models(options: CompareOptions) -> None:
 
     paths = InferencePaths(options.experiment, options.prompt_set)
     records = _shared(paths, paths.within(options.other))
-    pairs = [
-        pair for record in records for pair in _pair(paths, paths.within(options.other), record, options)
-    ]
+    pairs = _pairs(paths, paths.within(options.other), records, options)
     labels = list(dict.fromkeys(first.label for _, first, _ in pairs))
     if not labels:
         how = f"--responses-from {options.experiment} --vectors-from {options.experiment}"
@@ -101,9 +92,8 @@ def compare_models(options: CompareOptions) -> None:
 
 def _shared(first: InferencePaths, second: InferencePaths) -> list[Record]:
     """Return the records that both experiments hold with the very same ids."""
-    there = set(recorded_prompts(second))
-    records = [read_record(first, name) for name in recorded_prompts(first) if name in there]
-    same = [record for record in records if read_record(second, record.id).ids == record.ids]
+    there = {record.id: record.ids for record in read_records(second)}
+    same = [record for record in read_records(first) if there.get(record.id) == record.ids]
     if len(same) < 2:
         raise UserError(
             f"{len(same)} prompts of {first.prompt_set} have the same tokens in {first.experiment} and {second.experiment}; "
@@ -116,15 +106,18 @@ def _shared(first: InferencePaths, second: InferencePaths) -> list[Record]:
 Pair = tuple[Record, Projections, Projections]
 
 
-def _pair(
-    first: InferencePaths, second: InferencePaths, record: Record, options: CompareOptions
+def _pairs(
+    first: InferencePaths, second: InferencePaths, records: Sequence[Record], options: CompareOptions
 ) -> list[Pair]:
-    theirs = {vector_id(s.origin): s for s in read_projections(second, record.id)}
-    ours = [s for s in read_projections(first, record.id) if vector_id(s.origin) in theirs]
+    """Return every record with its projections by both models on the same vector."""
+    theirs = {(r.id, *vector_id(s.origin)): s for r, s in read_projected(second)}
+    wanted = {record.id for record in records}
     return [
-        (record, s, theirs[vector_id(s.origin)])
-        for s in ours
-        if not options.traits or s.origin["trait"] in options.traits
+        (record, scores, theirs[record.id, *vector_id(scores.origin)])
+        for record, scores in read_projected(first)
+        if record.id in wanted
+        and (record.id, *vector_id(scores.origin)) in theirs
+        and (not options.traits or scores.origin["trait"] in options.traits)
     ]
 
 

@@ -24,6 +24,7 @@ from traitscope.utils.files.artifacts import write_figure
 from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.records.verdict import Interval, Verdict, require_verdict
 from traitscope.utils.stage.command import command
+from traitscope.utils.stage.each import Each
 from traitscope.utils.stage.flags import flag
 
 LINES = ("-", "--", ":", "-.")  # by method
@@ -46,12 +47,17 @@ def draw_steering(options: FigureOptions) -> None:
     Raises:
         UserError: a trait has no completed stage 5.
     """
-    for trait in options.traits:
-        paths = TraitPaths(options.experiment, trait)
-        found = require_verdict(paths)
-        for name, draw in (("dose_response", draw_curves), ("nulls", draw_nulls)):
-            write_figure(paths.steering_figure(name), draw(found))
-            print(paths.steering_figure(name).relative_to(paths.root))
+    each = Each([TraitPaths(options.experiment, trait) for trait in options.traits])
+    each.do(draw_trait)
+    each.finish()
+
+
+def draw_trait(paths: TraitPaths) -> None:
+    """Draw one trait's figures."""
+    found = require_verdict(paths)
+    for name, draw in (("dose_response", draw_curves), ("nulls", draw_nulls)):
+        write_figure(paths.steering_figure(name), draw(found))
+        print(paths.steering_figure(name).relative_to(paths.root))
 
 
 def draw_curves(found: Verdict) -> Any:

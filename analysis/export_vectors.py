@@ -20,6 +20,7 @@ from traitscope.analysis.exchange.hub import check_repo, list_upload, upload
 from traitscope.analysis.exchange.model_card import render_card
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_bytes, write_json, write_text
+from traitscope.utils.files.locks import hold
 from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag
@@ -67,7 +68,11 @@ def export_vectors(options: ExportOptions) -> None:
     paths = TraitPaths(options.experiment, options.trait)
     bundle = gather(paths, options.method, options.layers, paths.within(options.verdict_from))
     folder = paths.export(options.method)
-    files = write_export(folder, bundle, options.format)
+    with hold(
+        folder.with_name(f".{folder.name}.lock"),
+        f"another process is exporting {options.trait}, {options.method}",
+    ):
+        files = write_export(folder, bundle, options.format)
     print(
         f"{options.trait}, {options.method}: {len(bundle.vectors)} layers as {', '.join(options.format)} in "
         f"{folder.relative_to(paths.root)}"
@@ -95,7 +100,7 @@ def write_export(folder: Path, bundle: Bundle, formats: tuple[str, ...]) -> list
     for file, content in contents.items():
         write_bytes(folder / file, content)
     write_text(folder / CARD, card)
-    write_json(folder / FACTS, bundle.facts)
+    write_json(folder / FACTS, bundle.facts, is_sealed=False)
 
     return [CARD, FACTS, *contents]
 

@@ -29,6 +29,7 @@ from traitscope.utils.records.dataset import TraitDataset, read_trait
 from traitscope.utils.records.responses import Response, answers_of, read_responses
 from traitscope.utils.records.scores import Thresholds
 from traitscope.utils.stage.command import command
+from traitscope.utils.stage.each import Each
 from traitscope.utils.stage.flags import flag
 
 
@@ -63,13 +64,15 @@ def judge_agreement(options: AgreementOptions, judging: JudgeOptions, thresholds
         raise UserError("pass one of --against JUDGE, --labels FILE and --write-labels FILE")
 
     paths = ExperimentPaths(options.experiment)
-    work = [_read(TraitPaths(options.experiment, trait), options.sample) for trait in options.traits]
-    if options.write_labels:
+    each = Each([TraitPaths(options.experiment, trait) for trait in options.traits])
+    work = each.do(lambda trait: _read(trait, options.sample))
+    if options.write_labels and work:
         write_text(Path(options.write_labels), _label_table(work).to_csv(index=False))
         print(
             f"{sum(len(rows) for _, rows in work)} texts to label: {options.write_labels}; fill in score (0 "
             "to 100), then pass it with --labels"
         )
+        each.finish()
         return
 
     labels = read_labels(Path(options.labels)) if options.labels else {}
@@ -82,6 +85,7 @@ def judge_agreement(options: AgreementOptions, judging: JudgeOptions, thresholds
             second = _judge(replace(judging, judge=options.against), dataset, rows, paths)
         names = judging.judge, options.against or Path(options.labels).stem
         _report(paths, names, (first, second), dataset, rows, thresholds)
+    each.finish()
 
 
 def _read(paths: TraitPaths, sample: int) -> tuple[TraitDataset, list[Response]]:

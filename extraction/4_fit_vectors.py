@@ -7,7 +7,7 @@ For example:
 
 import runpy
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
     runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
@@ -23,11 +23,13 @@ from traitscope.extraction.fitting.methods import (
     require_known,
 )
 from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import remove
 from traitscope.utils.files.paths import FIT, TraitPaths
 from traitscope.utils.measures.separation import describe_vector
 from traitscope.utils.records.activations import (
     SPLITS,
     Captured,
+    FittedOn,
     fitted_sides,
     read_activations_about,
     read_captured,
@@ -70,10 +72,11 @@ def fit_vectors(
     layers = parse_layers(fit_layers, captured.activations.shape[1])
 
     keys = None if no_vet else usable_responses(paths, thresholds, captured.about.responses_sha256)
-    rows = [r for r in captured.rows if keys is None or r["key"] in keys]
-    require_usable(paths.trait, [r["side"] for r in rows], min_usable)
-    fitted_on: dict[str, Any] = {"activations_sha256": captured.about.sha256}
-    fitted_on |= {split: [r["key"] for r in rows if r["split"] == split] for split in SPLITS}
+    rows = [r for r in captured.rows if keys is None or r.key in keys]
+    require_usable(paths.trait, [r.side for r in rows], min_usable)
+    train, val = ([r.key for r in rows if r.split == split] for split in SPLITS)
+    sha256 = captured.about.sha256
+    fitted_on = FittedOn(trait=paths.trait, activations_sha256=sha256, train=train, val=val)
 
     fitted: Fitted = {}
     chosen = {method: functions[method] for method in methods}
@@ -108,19 +111,24 @@ def _fit(what: str, layers: list[int], function: Fit, acts: dict[tuple[str, str]
         raise UserError(f"{what}: {error}") from None
 
 
-def _write(paths: TraitPaths, captured: Captured, fitted_on: dict, fitted: Fitted) -> list[VectorAbout]:
+def _write(paths: TraitPaths, captured: Captured, fitted_on: FittedOn, fitted: Fitted) -> list[VectorAbout]:
     """Write what was fitted, and measure what was imported anew, on the new activations."""
-    imported = read_imported(paths, captured.activations.shape[2])
-    clear_fitted(paths)  # only now that all are fitted: vectors of an earlier run must not stay among them
+    imported = read_imported(paths, captured.activations.shape[2], ALL)
+    # only now that all are fitted; until their list is written at the end, none is believed
+    remove(paths.fitted_on)
+    clear_fitted(paths, ALL)
 
     origin = {name: getattr(captured.about, name) for name in ("made_by", "component", "position")}
+    origin["activations_sha256"] = captured.about.sha256
     written = [
         write_vector(paths, key, vector, origin | measured) for key, (vector, measured) in fitted.items()
     ]
-    for vector, about in imported:
-        acts = {key: a[:, 0] for key, a in fitted_sides(captured, fitted_on, [vector.layer]).items()}
-        write_about(paths, vector.about.key, about | describe_vector(vector.tensor, acts))
-    write_fitted_on(paths, fitted_on)
+    for about, vector, content in imported:
+        acts = {key: a[:, 0] for key, a in fitted_sides(captured, fitted_on, [about.layer]).items()}
+        measured = describe_vector(vector, acts) | {"activations_sha256": captured.about.sha256}
+        write_about(paths, about.key, content | measured)
+    digests = {paths.vector(*about.key).name: about.sha256 for about in written}
+    write_fitted_on(paths, fitted_on.model_copy(update={"vectors": digests}))
     return written
 
 

@@ -86,8 +86,7 @@ def steer_evaluate(
     }
     results["shuffled_labels_fitted_by"] = {method: rival_of(method) for method in vectors.method}
     results["chosen"] |= {"with_traits": list(vectors.with_traits), "gate_trait": vectors.gate_trait}
-    for part, texts in rows.items():
-        write_texts(paths, part, texts, about["made_by"])
+    about["texts_sha256"] = write_texts(paths, rows, about["made_by"])
     write_verdict(paths, about | results)
     if check_precision:
         precision = compare_precisions(bench, cell, model, check_precision, test)

@@ -20,14 +20,15 @@ from traitscope.analysis.exchange.facts import model_type, public_name
 from traitscope.analysis.exchange.formats import read_vectors
 from traitscope.extraction.fitting.methods import FitOptions, fit_functions
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.files.paths import FIT, TraitPaths
 from traitscope.utils.measures.separation import describe_vector
 from traitscope.utils.records.activations import fitted_sides, read_captured, read_fitted_on
-from traitscope.utils.records.vectors import delete_vectors, write_vector
+from traitscope.utils.records.vectors import write_imported
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag
 from traitscope.utils.stage.layers import parse_layers
-from traitscope.utils.stage.stage import provenance
+from traitscope.utils.stage.manifest import provenance
+from traitscope.utils.stage.stage import only_one
 
 NAME = re.compile(r"(?!.*_layer\d)[A-Za-z][\w-]{0,60}", re.ASCII)
 SCRIPT = "import_vectors"
@@ -51,6 +52,7 @@ class ImportOptions:
     )
     layers: str = flag("all", "Layers to take: all that are in the file, 16, 5-20, 0-75:5, 30%-60%.")
     made_by: str = flag("", "Who made them, and how, for the record; a file may say so itself.")
+    wait: bool = flag(False, "Wait for another process that writes vectors of the same trait.")
 
 
 def import_vectors(options: ImportOptions) -> None:
@@ -60,8 +62,14 @@ def import_vectors(options: ImportOptions) -> None:
         UserError: a flag or the file is wrong, or the experiment has no activations to measure the vectors
             on.
     """
-    paths, file = TraitPaths(options.experiment, options.trait), Path(options.file).expanduser()
     check_method(options.method)
+    paths = TraitPaths(options.experiment, options.trait)
+    with only_one(FIT, paths, wait=options.wait):  # both write into the trait's vectors
+        _import(paths, options)
+
+
+def _import(paths: TraitPaths, options: ImportOptions) -> None:
+    file = Path(options.file).expanduser()
     captured, fitted_on = read_captured(paths), read_fitted_on(paths)
     fitted_sides(captured, fitted_on, [0])  # refuses what could not be measured
 
@@ -73,12 +81,14 @@ def import_vectors(options: ImportOptions) -> None:
         "component": foreign.said.get("component", "residual"),
         "position": foreign.said.get("position"),
         "origin": describe_origin(foreign, options),
+        "activations_sha256": captured.about.sha256,
     }
 
-    delete_vectors(paths, options.method)
+    measured = {}  # all of it before anything is written
     for layer, vector in vectors.items():
         acts = {key: a[:, 0] for key, a in fitted_sides(captured, fitted_on, [layer]).items()}
-        write_vector(paths, (options.method, layer), vector, about | describe_vector(vector, acts))
+        measured[layer] = vector, about | describe_vector(vector, acts)
+    write_imported(paths, options.method, measured)
 
     next_step = f"5_steer_evaluate --method {options.method} steers with them"
     print(f"{paths.trait}: {len(vectors)} vectors of {file.name} imported; {next_step}")

@@ -14,16 +14,15 @@ from typing import Any
 if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
     runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
 
-from traitscope.extraction.report.summary import render_example, render_table, summarise, write_summary
+from traitscope.extraction.report.summary import render_example, render_table, summarise_all
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import STAGES, ExperimentPaths, TraitPaths
 from traitscope.utils.judge import JudgeOptions, prepare_judge
-from traitscope.utils.measures.intervals import benjamini_hochberg
 from traitscope.utils.records.scores import Thresholds
 from traitscope.utils.stage.command import Command, command
 from traitscope.utils.stage.experiment import RunOptions, keep_settings, resolve_settings
 from traitscope.utils.stage.flags import Flag, flag, pick
-from traitscope.utils.stage.stage import Stage, run_stage, why_run
+from traitscope.utils.stage.stage import FORCED, How, Stage, run_stage, why_run
 
 VETTING = {0, 2}
 STEERING = 5
@@ -67,7 +66,7 @@ def setting_flags() -> dict[str, Flag]:
     return flags
 
 
-def run_pipeline(options: PipelineOptions, given: dict[str, Any]) -> None:
+def run_pipeline(options: PipelineOptions, how: How, given: dict[str, Any]) -> None:
     """Run the pipeline.
 
     Args:
@@ -79,18 +78,16 @@ def run_pipeline(options: PipelineOptions, given: dict[str, Any]) -> None:
     targets = options.targets
     steps = plan_stages(options, given)
     if options.dry_run:
-        print_plan(steps, targets)
+        print_plan(steps, targets, how)
         return
 
-    failures = run_stages(steps, targets, force=options.force)
+    failures = run_stages(steps, targets, how)
     problems = [f"  {name}: failed at {stage}: {message}" for name, (stage, message) in failures.items()]
-    try:
-        report(steps, [paths for paths in targets if paths.trait not in failures], options)
-    except UserError as error:
-        problems.append(f"  no summary: {error}")
+    unread = report(steps, [paths for paths in targets if paths.trait not in failures], options)
+    problems += [f"  {name}: its results cannot be read: {message}" for name, message in unread.items()]
     if problems:
         advice = "mend what is said, and run the same command again"
-        raise UserError("\n".join([f"{len(failures)} of {len(targets)} traits failed; {advice}", *problems]))
+        raise UserError("\n".join([f"{len(problems)} of {len(targets)} traits failed; {advice}", *problems]))
 
 
 def plan_stages(options: PipelineOptions, given: dict[str, Any]) -> list[PlannedStage]:
@@ -140,21 +137,21 @@ def parse_stages(spec: str) -> set[int]:
     return chosen
 
 
-def print_plan(steps: list[PlannedStage], targets: list[TraitPaths]) -> None:
+def print_plan(steps: list[PlannedStage], targets: list[TraitPaths], how: How) -> None:
     """Print, for every trait and stage, whether it would run and why."""
     for paths in targets:
         rerun: set[str] = set()
         for step in steps:
-            plan, runs = _foresee(step, paths.within(step.experiment), rerun)
+            plan, runs = _foresee(step, paths.within(step.experiment), rerun, how)
             print(f"[{step.stage.name}] {paths.trait}: {plan}")
             rerun |= {step.stage.name} if runs else set()
 
 
-def _foresee(step: PlannedStage, paths: TraitPaths, rerun: set[str]) -> tuple[str, bool]:
+def _foresee(step: PlannedStage, paths: TraitPaths, rerun: set[str], how: How) -> tuple[str, bool]:
     """Return what a stage would do, in words, and whether it may write something new."""
     try:
         params = step.stage.params(step.settings)
-        if reason := why_run(step.stage, paths, params):
+        if reason := FORCED if how.force else why_run(step.stage, paths, params, verify=how.verify):
             return f"would run ({reason})", True
         upstream = sorted(
             {w for path in step.stage.inputs(paths, params) if (w := paths.writer(path)) in rerun}
@@ -168,18 +165,16 @@ def _foresee(step: PlannedStage, paths: TraitPaths, rerun: set[str]) -> tuple[st
     )
 
 
-def run_stages(
-    steps: list[PlannedStage], targets: list[TraitPaths], *, force: bool
-) -> dict[str, tuple[str, str]]:
+def run_stages(steps: list[PlannedStage], targets: list[TraitPaths], how: How) -> dict[str, tuple[str, str]]:
     """Run stage by stage; a trait that fails is left out of later stages. Returns {trait: (stage,
     message)} of those.
     """
     failures: dict[str, tuple[str, str]] = {}
-    _meet_judges(steps, targets, force)
+    _meet_judges(steps, targets, how)
 
     for step in steps:
         going = [paths.within(step.experiment) for paths in targets if paths.trait not in failures]
-        failed = run_stage(step.stage, going, step.settings, force=force)
+        failed = run_stage(step.stage, going, step.settings, how)
         if targets:
             keep_settings(ExperimentPaths(step.experiment, targets[0].root), setting_flags(), step.settings)
         failures |= {name: (step.stage.name, message) for name, message in failed.items()}
@@ -187,42 +182,41 @@ def run_stages(
     return failures
 
 
-def _meet_judges(steps: list[PlannedStage], targets: list[TraitPaths], force: bool) -> None:
+def _meet_judges(steps: list[PlannedStage], targets: list[TraitPaths], how: How) -> None:
     """Find out before any model is loaded whether the judges that will be needed can be asked."""
     for step in steps:
         if "judge" in step.stage.flags:
             params = step.stage.params(step.settings)
-            if force or any(
-                _has_reason(step.stage, paths.within(step.experiment), params) for paths in targets
+            if how.force or any(
+                _has_reason(step.stage, paths.within(step.experiment), params, how) for paths in targets
             ):
                 prepare_judge(pick(JudgeOptions, params), ExperimentPaths(step.experiment).spending)
 
 
-def _has_reason(stage: Stage, paths: TraitPaths, params: dict[str, Any]) -> bool:
+def _has_reason(stage: Stage, paths: TraitPaths, params: dict[str, Any], how: How) -> bool:
     try:
-        return why_run(stage, paths, params) is not None
+        return why_run(stage, paths, params, verify=how.verify) is not None
     except UserError:  # the trait's own failure, told when its turn comes
         return False
 
 
-def report(steps: list[PlannedStage], targets: list[TraitPaths], options: PipelineOptions) -> None:
-    """Print the table and the examples, and write the summary files."""
-    thresholds = pick(Thresholds, steps[0].settings if steps else {})
-    steered = options.steer_experiment or options.experiment
-    rows = [summarise(paths, paths.within(steered), thresholds) for paths in targets if paths.dir.exists()]
-    if not rows:
-        return
-
-    for row, q in zip(rows, benjamini_hochberg([row["permutation_p"] for row in rows]), strict=True):
-        row["q"] = None if q is None else round(q, 6)
+def report(steps: list[PlannedStage], targets: list[TraitPaths], options: PipelineOptions) -> dict[str, str]:
+    """Print the table and the examples of these traits, and write the summary files, of all traits of the
+    experiment. Returns {trait: one line} of those whose results cannot be read.
+    """
     paths = ExperimentPaths(options.experiment)
-    write_summary(paths, rows)
-    print("\n" + render_table(rows) + "\n")
-    print("\n\n".join(example for row in rows if (example := render_example(row))))
-    print(
-        f"\nsummary: {paths.summary('json').relative_to(paths.root)}, "
-        f"{paths.summary('csv').relative_to(paths.root)}"
-    )
+    thresholds = pick(Thresholds, steps[0].settings if steps else {})
+    found = summarise_all(paths, options.steer_experiment, thresholds) if paths.traits else {}
+    rows = [found[t.trait] for t in targets if t.trait in found and "problem" not in found[t.trait]]
+
+    if rows:
+        print("\n" + render_table(rows) + "\n")
+        print("\n\n".join(example for row in rows if (example := render_example(row))))
+        files = [paths.summary(ending).relative_to(paths.root) for ending in ("json", "csv")]
+        print(f"\nsummary: {', '.join(map(str, files))}")
+
+    asked = [found[t.trait] for t in targets if t.trait in found]
+    return {row["trait"]: row["problem"] for row in asked if "problem" in row}
 
 
 COMMAND = Command(run_pipeline, others=setting_flags)

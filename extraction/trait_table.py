@@ -20,6 +20,7 @@ from traitscope.utils.files.paths import VET_RESPONSES, ExperimentPaths, TraitPa
 from traitscope.utils.records.scores import Thresholds, rate_per_side, read_scores
 from traitscope.utils.records.verdict import Verdict, read_verdict
 from traitscope.utils.stage.command import command
+from traitscope.utils.stage.each import Each
 from traitscope.utils.stage.flags import flag
 
 READING = (
@@ -65,18 +66,17 @@ def trait_table(options: TableOptions, thresholds: Thresholds) -> None:
     """Print the table.
 
     Raises:
-        UserError: there is nothing to show.
+        UserError: there is nothing to show, or, after the table, a trait's files cannot be read.
     """
     paths = ExperimentPaths(options.experiment)
     traits = [TraitPaths(options.experiment, name) for name in options.traits or paths.traits]
     if not traits:
         raise UserError(f"{paths.dir} has no results; run extraction/run_pipeline.py first")
 
-    if options.steering:
-        rows = [steering_row(t.trait, found) for t in traits if (found := read_verdict(t))]
-    else:
-        rows = [row for t in traits if (row := reading_row(t, thresholds))]
-    print(markdown(STEERING if options.steering else READING, rows))
+    each = Each(traits)
+    rows = each.do(lambda t: steering_row(t) if options.steering else reading_row(t, thresholds))
+    print(markdown(STEERING if options.steering else READING, [row for row in rows if row]))
+    each.finish()
 
 
 def reading_row(paths: TraitPaths, thresholds: Thresholds) -> list[str] | None:
@@ -84,7 +84,7 @@ def reading_row(paths: TraitPaths, thresholds: Thresholds) -> list[str] | None:
     if not paths.has_completed(VET_RESPONSES):
         return None
 
-    row, vetted = summarise(paths, paths, thresholds), read_scores(paths.response_scores)
+    row, vetted = summarise(paths, paths, thresholds), read_scores(paths, "responses")
     rates = rate_per_side(vetted.sided, thresholds)
     accuracy = vetted.judge.get("cross_validated_accuracy")
     held = row["held_out"]
@@ -114,8 +114,13 @@ def usable(held: dict | None, accuracy: float | None) -> str:
     return "yes" if held["auroc_low"] > 0.6 else "weak" if held["auroc_low"] > 0.5 else "no: it may be chance"
 
 
-def steering_row(trait: str, found: Verdict) -> list[str]:
-    """Return one trait's figures of stage 5."""
+def steering_row(paths: TraitPaths) -> list[str] | None:
+    """Return one trait's figures of stage 5; None before it has completed."""
+    found = read_verdict(paths)
+    return _steering_cells(paths.trait, found) if found else None
+
+
+def _steering_cells(trait: str, found: Verdict) -> list[str]:
     chosen, null, strongest = found.chosen, found.random, found.strongest
     selected = null.selected if null else None
     figures = [

@@ -20,13 +20,21 @@ from tqdm import tqdm
 from traitscope.inference.watch.projection import check_vectors
 from traitscope.inference.watch.raw import save_raw
 from traitscope.inference.watch.responding import Responding, replay_all, respond_all
-from traitscope.inference.watch.scoring import made_from, score_records
+from traitscope.inference.watch.scoring import only_one, score_records
 from traitscope.inference.watch.watched import WatchOptions, read_watched
 from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import sweep_temporaries
 from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.model.loading import LM, ModelOptions, load_lm
 from traitscope.utils.records.prompt_sets import ADHOC, PromptItem, adhoc_set, read_prompt_set, with_system
-from traitscope.utils.records.readings import Record, has_stream, read_record, write_index, write_record
+from traitscope.utils.records.readings import (
+    Record,
+    has_stream,
+    made_from,
+    read_record,
+    write_index,
+    write_record,
+)
 from traitscope.utils.records.vectors import Vector
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag
@@ -54,6 +62,7 @@ class CaptureOptions:
         False, "Store whole residual streams as well, [n_layers, n_tokens, d_model] a prompt."
     )
     force: bool = flag(False, "Generate and project again whatever is there.")
+    wait: bool = flag(False, "Wait for another process that captures the same set.")
 
 
 def capture_raw_activations(
@@ -76,8 +85,9 @@ def capture_raw_activations(
 
     lm = load_lm(model)
     check_vectors(lm, vectors)
-    write_index(paths, prompts, items, lm.identity, options.responses_from)
-    made, computed = _capture(paths, items, vectors, lm, options, how)
+    with only_one(paths, wait=options.wait):
+        made, computed = _capture(paths, items, vectors, lm, options, how)
+        write_index(paths, prompts, items, lm.identity, options.responses_from)
 
     size = f"{len({v.trait for v in vectors})} traits × {len(vectors)} vectors"
     done = f"{len(items)} prompts ({made} new), {size}, {computed} projected"
@@ -92,7 +102,10 @@ def _capture(
     options: CaptureOptions,
     how: Responding,
 ) -> tuple[int, int]:
-    """Return how many responses were made and how many records were projected."""
+    """Return how many responses were made and how many records were projected. While any are made, there is no
+    index: nothing that reads the set may meet responses of two models.
+    """
+    sweep_temporaries(paths.dir)
     kept = {} if options.force else _kept(paths, items, lm, options, how)
     new = [item for item in items if item.id not in kept]
     made = (
@@ -100,6 +113,8 @@ def _capture(
         if options.responses_from
         else respond_all(lm, new, how)
     )
+    if new:
+        paths.index.unlink(missing_ok=True)
     computed = _finish(paths, list(kept.values()), vectors, lm, options.save_raw)
     chunk: list[Record] = []
 
@@ -122,19 +137,23 @@ def _kept(
     paths: InferencePaths, items: Sequence[PromptItem], lm: LM, options: CaptureOptions, how: Responding
 ) -> dict[str, Record]:
     """Return the stored responses that this run would make again just so."""
-    there = {item.id: read_record(paths, item.id) for item in items if paths.response(item.id).exists()}
+    there = {item.id: record for item in items if (record := _read_whole(paths, item.id))}
     if options.skip_existing:
         return there
     if options.responses_from:
         source = paths.within(options.responses_from)
-        return {
-            id_: r
-            for id_, r in there.items()
-            if source.response(id_).exists() and read_record(source, id_) == r
-        }
+        return {id_: r for id_, r in there.items() if _read_whole(source, id_) == r}
 
     keys = {item.id: how.key(lm, item) for item in items}
     return {id_: r for id_, r in there.items() if r.key == keys[id_]}
+
+
+def _read_whole(paths: InferencePaths, prompt: str) -> Record | None:
+    """Return a stored response; None where there is none, or a damaged one, which is made again."""
+    try:
+        return read_record(paths, prompt)
+    except UserError:
+        return None
 
 
 def _finish(

@@ -17,7 +17,7 @@ if not __package__:  # run as a script: this checkout is the package traitscope,
 import pandas as pd
 
 from traitscope.inference.watch.projection import check_vectors
-from traitscope.inference.watch.scoring import made_from, score_records, vector_id
+from traitscope.inference.watch.scoring import only_one, score_records
 from traitscope.inference.watch.watched import WatchOptions, read_watched
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_text
@@ -26,9 +26,9 @@ from traitscope.utils.model.loading import LM, ModelOptions, load_lm
 from traitscope.utils.records.readings import (
     Record,
     read_index,
-    read_projections,
-    read_record,
-    recorded_prompts,
+    read_own_projections,
+    read_records,
+    vector_id,
 )
 from traitscope.utils.records.vectors import Vector
 from traitscope.utils.stage.command import command
@@ -63,10 +63,10 @@ def project_activations(options: ProjectOptions, watched: WatchOptions, model: M
     """
     scale = options.scale
     paths = InferencePaths(options.experiment, options.prompt_set)
-    records = [read_record(paths, name) for name in recorded_prompts(paths)]
     vectors = read_watched(options.experiment, watched)
-    reader = read_index(paths).reader
-    computed = score_records(paths, records, vectors, reader, lambda: _load(model, reader, vectors))
+    with only_one(paths):
+        records, reader = read_records(paths), read_index(paths).reader
+        computed = score_records(paths, records, vectors, reader, lambda: _load(model, reader, vectors))
 
     table = tabulate(paths, records, vectors, reader, scale)
     write_text(paths.table(f"projections_{scale}"), table.to_csv(index=False))
@@ -96,7 +96,7 @@ def tabulate(
     rows = []
 
     for record in records:
-        for scores in read_projections(paths, record.id, made_from(record, reader)):
+        for scores in read_own_projections(paths, record, reader):
             if vector_id(scores.origin) in wanted:
                 rows.append(_row(record, scores.origin, pd.Series(scores.on(scale))))
 

@@ -164,12 +164,14 @@ def shared_experiments(base: Path) -> Path:
 class DashboardServer:
     """A running dashboard; `url` has its address."""
 
-    def __init__(self, root: Path, *flags: str, has_torch: bool = False) -> None:
+    def __init__(
+        self, root: Path, *flags: str, has_torch: bool = False, command: list[str] | None = None
+    ) -> None:
         without = [] if has_torch else ["-c", WITHOUT_TORCH]
-        command = [sys.executable, *without, str(CODE / "visualization/serve.py"), "--port", "0", *flags]
+        usual = [sys.executable, *without, str(CODE / "visualization/serve.py"), "--port", "0", *flags]
         environment = os.environ | {"TRAITSCOPE_ROOT": str(root)}
         self.process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command or usual, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
     def __enter__(self) -> "DashboardServer":

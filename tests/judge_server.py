@@ -45,6 +45,7 @@ class JudgeServer:
     error: Callable[[dict], tuple[int, Any, dict] | None] | None = (
         None  # request body → (status, payload, headers) in place of an answer
     )
+    headers: dict = field(default_factory=dict)  # of good answers
     rate: float = (
         0.0  # requests a second that its bucket lets through, and what the bucket holds; the rest get 429
     )
@@ -75,17 +76,24 @@ class JudgeServer:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(
+        self._door = self._loop.run_until_complete(
             asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1024)
         )
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        self.url = f"http://127.0.0.1:{self._door.sockets[0].getsockname()[1]}"
         self._ready.set()
         self._loop.run_forever()
-        server.close()
+        self._door.close()
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
+
+    async def shut_door(self, seconds: float) -> None:
+        """Refuse new connections for a while; those that are open stay."""
+        port = self._door.sockets[0].getsockname()[1]
+        self._door.close()
+        await asyncio.sleep(seconds)
+        self._door = await asyncio.start_server(self._serve, "127.0.0.1", port, backlog=1024)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -104,17 +112,13 @@ class JudgeServer:
                 if fault == "reset":
                     writer.transport.abort()
                     return
+                if callable(payload):  # writes its body itself, and ends it with the connection
+                    writer.write(head_of(status, {"connection": "close", **extra}))
+                    await payload(writer)
+                    break
                 raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-                head = {"content-type": "application/json", "content-length": len(raw), **extra}
-                lines = [
-                    f"HTTP/1.1 {status} {REASONS[status]}",
-                    *(f"{k}: {v}" for k, v in head.items()),
-                    "",
-                    "",
-                ]
-                writer.write(
-                    "\r\n".join(lines).encode() + (raw[: len(raw) // 2] if fault == "truncated" else raw)
-                )
+                writer.write(head_of(status, {"content-length": len(raw), **extra}))
+                writer.write(raw[: len(raw) // 2] if fault == "truncated" else raw)
                 await writer.drain()
                 if fault == "truncated":
                     writer.close()
@@ -145,7 +149,7 @@ class JudgeServer:
         payload = self._payload(path, body, question, without_logprobs=fault == "no_logprobs")
         if fault not in ("reset", "truncated", "hang", "no_logprobs"):
             self.answered[question] += 1
-        return 200, self.shape(payload) if self.shape else payload, {}, fault
+        return 200, self.shape(payload) if self.shape else payload, self.headers, fault
 
     def _overflow(self) -> tuple[int, dict, dict] | None:
         """Take one from the token bucket; say so if it is empty."""
@@ -245,6 +249,12 @@ class JudgeServer:
             (f" {min(n + 2, 100)}", math.log(0.1)),
             ("The", math.log(0.1)),
         ]
+
+
+def head_of(status: int, headers: dict) -> bytes:
+    """Return the head of an answer."""
+    lines = [f"{name}: {value}" for name, value in {"content-type": "application/json", **headers}.items()]
+    return "\r\n".join([f"HTTP/1.1 {status} {REASONS[status]}", *lines, "", ""]).encode()
 
 
 def read_question(path: str, body: dict) -> str:

@@ -14,13 +14,8 @@ import pytest
 import torch
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.files import artifacts
+from traitscope.utils.files import tensors
 from traitscope.utils.files.artifacts import (
-    digest,
-    load_tensor,
-    read_json,
-    read_vector_file,
-    save_tensor,
     sweep_temporaries,
     temporary_name,
     write_bytes,
@@ -28,6 +23,8 @@ from traitscope.utils.files.artifacts import (
     write_text,
 )
 from traitscope.utils.files.journal import Journal, key_of
+from traitscope.utils.files.reading import digest, read_bytes, read_json
+from traitscope.utils.files.tensors import load_tensor, read_vector_file, save_tensor
 
 FAILURES = [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()]
 ANSWERS = {"a": {"text": "two\nlines\u2028 and 你好 — “quoted”"}, "b": None, "c": [1, 0.5, "x"]}
@@ -249,7 +246,7 @@ def test_the_strides_of_a_single_row_do_not_show_in_its_bytes(tmp_path):
 def test_a_tensor_survives_with_its_type(tmp_path, dtype):
     tensor = torch.tensor([[1, -2, 3], [4, 5, 6]], dtype=dtype)
     checksum = save_tensor(tmp_path / "t.pt", tensor)
-    loaded = load_tensor(tmp_path / "t.pt", (None, 3), checksum)
+    loaded = load_tensor(tmp_path / "t.pt", (None, 3), checksum, (str(dtype).removeprefix("torch."),))
     assert loaded.dtype == dtype
     assert torch.equal(loaded, tensor)
 
@@ -295,7 +292,7 @@ def test_what_is_not_a_tensor_file_is_a_user_error(tensor_file, content):
 def mapping(request, monkeypatch):
     """Small files read as they are, and as large ones are: mapped."""
     if request.param:
-        monkeypatch.setattr(artifacts, "MAPPED", 0)
+        monkeypatch.setattr(tensors, "MAPPED", 0)
 
 
 def test_a_mapped_tensor_is_the_same_and_outlives_its_file(tensor_file, mapping):
@@ -400,11 +397,98 @@ def test_a_torn_journal_goes_on_where_it_stopped(journal_file):
         pytest.param(b'{"key": [], "answer": 1}\n', id="list-key"),
     ],
 )
-def test_garbage_is_cut_off_and_what_stood_before_it_is_kept(journal_file, garbage):
-    whole = journal_file.read_bytes()
-    journal_file.write_bytes(whole + garbage + whole)
+def test_garbage_is_cut_out_and_what_stands_around_it_is_kept(journal_file, garbage):
+    first, *others = journal_file.read_bytes().splitlines(keepends=True)
+    journal_file.write_bytes(first + garbage + b"".join(others))
     assert Journal(journal_file).answers == ANSWERS
-    assert journal_file.read_bytes() == whole
+    assert journal_file.read_bytes() == first + b"".join(others)
+
+
+def test_a_flipped_bit_in_a_journal_costs_its_line_and_no_other(journal_file):
+    whole = journal_file.read_bytes()
+    lengths = [len(line) for line in whole.splitlines(keepends=True)]
+    for place in range(len(whole)):
+        journal_file.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        found = Journal(journal_file).answers
+        assert found.items() <= ANSWERS.items()
+        ends = place in (sum(lengths[:1]) - 1, sum(lengths[:2]) - 1)  # a line end: two lines become one
+        assert len(found) == len(ANSWERS) - (2 if ends else 1)
+
+
+@pytest.mark.parametrize("content", [{}, {"a": 1}, {"a": {"b": [1, "é\u2028"]}, "z": []}])
+@pytest.mark.parametrize("indent", [1, None])
+def test_a_sealed_file_is_read_as_it_was_given_and_refused_with_any_bit_flipped(file, content, indent):
+    write_json(file, content, indent)
+    assert read_json(file) == content
+    whole = file.read_bytes()
+    body = whole.rindex(b'"seal"')
+    for place in range(body):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(UserError, match=r"was changed since it was written|is not valid JSON"):
+            read_json(file)
+
+
+def test_a_file_without_a_seal_is_an_older_one_and_is_read(file):
+    write_text(file, '{"a": 1}')
+    assert read_json(file) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"a": 1e400}', "too large a number"),
+        ('{"a": -1E0400}', "too large a number"),
+        ('{"a": ' + "9" * 301 + "}", "a number of 301 digits"),
+        ('{"a": "\\ud800"}', "half a character"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a": Infinity}', "Infinity is no number"),
+    ],
+)
+def test_json_that_no_other_file_could_hold_is_refused(file, text, words):
+    write_text(file, text)
+    with pytest.raises(UserError, match=words) as caught:
+        read_json(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_long_number_in_a_text_is_a_text(file):
+    write_text(file, json.dumps({"a": "1e999 " + "7" * 400}))
+    assert read_json(file)["a"].startswith("1e999 777")
+
+
+@pytest.mark.parametrize(
+    "read", [read_json, digest, Journal, lambda p: load_tensor(p, (4,)), read_vector_file]
+)
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (os.mkfifo, "is a pipe; it must be a regular file"),
+        (lambda p: p.symlink_to("/dev/zero"), "is a device; it must be a regular file"),
+        (os.mkdir, "is a folder; it must be a regular file"),
+        (lambda p: p.symlink_to("nowhere"), "is a link to nothing"),
+        (lambda p: p.symlink_to(p.name), "is a link to nothing"),
+    ],
+    ids=["pipe", "device", "folder", "dangling", "circle"],
+)
+def test_what_is_no_file_is_one_line_and_nothing_is_waited_for(tmp_path, read, make, words):
+    make(tmp_path / "x.json")
+    with pytest.raises(UserError, match=words):
+        read(tmp_path / "x.json")
+
+
+def test_a_file_too_large_to_be_ours_is_not_read(file, monkeypatch):
+    write_text(file, " " * 3_000_000 + "{}")
+    assert read_bytes(file, 3_000_002)
+    with pytest.raises(UserError, match="holds 2 MB; at most 1 are read"):
+        read_bytes(file, 1 << 20)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_said_to_be_so(file):
+    write_json(file, {})
+    file.chmod(0)
+    with pytest.raises(UserError, match=r"^cannot read .*: Permission denied"):
+        read_json(file)
 
 
 def test_a_journal_line_is_json_that_people_can_read(journal_file):
@@ -467,5 +551,5 @@ def test_what_is_no_such_vector_is_named(tensor_file, damage):
 )
 def test_a_vector_of_other_numbers_is_refused(tmp_path, tensor):
     save_tensor(tmp_path / "v.pt", tensor)
-    with pytest.raises(UserError, match="float32 vector of 2 numbers"):
+    with pytest.raises(UserError, match=r"finite float32 vector of 2 numbers|expected .* float32"):
         read_vector_file(tmp_path / "v.pt", 2)

@@ -22,7 +22,7 @@ from benchmarks.rounds import ratio_between, run_rounds, summarise
 from benchmarks.tables import at_least, at_most, render_rows, render_subject
 from benchmarks.workload import BenchOptions
 from traitscope.extraction.fitting.methods import FitOptions, fit_directions, fit_functions
-from traitscope.utils.files.artifacts import read_json
+from traitscope.utils.files.reading import read_json
 from traitscope.utils.model.capture import Reading, pool_activations
 from traitscope.utils.model.loading import unload_lm
 from traitscope.utils.records.activations import read_captured
@@ -206,7 +206,7 @@ def test_a_planted_experiment_is_what_stage_4_reads(tmp_path):
     case = plant((20, 2, 8))
     captured = read_captured(write_experiment(tmp_path, case))
     assert torch.equal(
-        captured.select("neg", "train", {row["key"] for row in captured.rows}, [0, 1]), case.neg[:9]
+        captured.select("neg", "train", {row.key for row in captured.rows}, [0, 1]), case.neg[:9]
     )
 
 

@@ -23,6 +23,7 @@ from traitscope.visualization.security import MAX_BODY
 
 ASKED = {"messages": [{"role": "user", "content": "Is it late?"}], "max_new_tokens": 12}
 PLACE = "/api/experiments/e/chat"
+BAD_NUMBERS = ["NaN", "-Infinity", "1e400", "-1e400", "-3", "9" * 5000, "9" * 400, '"x"', "[]", "{}"]
 
 
 @pytest.fixture
@@ -96,6 +97,57 @@ def test_a_chat_that_asks_too_much_is_refused(client, changes, status):
     response = client.post(PLACE, json=ASKED | changes)
     assert response.status_code == status
     assert len(response.text) < 2000 + MAX_BODY
+
+
+SAID = '{"messages": [{"role": "user", "content": "x"}], %s}'
+NONSENSE = [
+    *(
+        SAID % f'"{name}": {value}'
+        for name in ("temperature", "seed", "max_new_tokens")
+        for value in BAD_NUMBERS
+    ),
+    *(SAID % f'"doses": {{"mood/hope": {value}}}' for value in BAD_NUMBERS),
+    SAID % '"doses": {"\\ud800": 9}',
+    SAID % '"doses": [1]',
+    SAID % '"max_new_tokens": 1.5',
+    SAID.replace('"x"', '"\\ud800"') % '"seed": 1',
+    SAID.replace('"user"', '"\\udfff"') % '"seed": 1',
+    SAID.replace('"x"', "[" * 5000 + "]" * 5000) % '"seed": 1',
+    "[" * 90_000,
+    '{"messages": ' * 7000,
+    '{"messages": {"a": NaN}}',
+    "NaN",
+    "1e999",
+    '"\\ud800"',
+    "null",
+    "",
+    "{",
+]
+
+
+@pytest.mark.parametrize("body", NONSENSE, ids=lambda body: body[-60:])
+def test_nonsense_is_refused_in_words_that_json_can_carry(client, body):
+    for kind in ("application/json", "text/plain", "application/x-www-form-urlencoded", "?", ""):
+        answer = client.post(PLACE, content=body, headers={"Content-Type": kind})
+        assert answer.status_code in (400, 422)
+        assert answer.json()["detail"]
+        assert len(answer.text) < 8000
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe", b"\x00" * 50, b'{"messages": "\xed\xa0\x80"}'])
+def test_bytes_that_are_no_text_are_refused(client, body):
+    for kind in ("application/json", "text/plain"):
+        answer = client.post(PLACE, content=body, headers={"Content-Type": kind})
+        assert answer.status_code in (400, 422)
+        assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"temperature": -0.0}, {"temperature": 5e-324}, {"doses": {TRAIT: -0.0}}]
+)
+def test_numbers_at_the_edge_are_answered(client, changes):
+    tokens, _ = read(client.post(PLACE, json=ASKED | {"max_new_tokens": 2} | changes))
+    assert len(tokens) <= 2
 
 
 def test_a_body_must_say_how_long_it_is(client):

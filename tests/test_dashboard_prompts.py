@@ -9,8 +9,9 @@ from dashboard_server import FORMALITY, OPTIMISM, SUNNY
 from starlette.testclient import TestClient
 
 from traitscope.inference.watch.dynamics import DynamicsOptions, describe, smooth
-from traitscope.utils.files.artifacts import read_json, write_json
+from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import InferencePaths
+from traitscope.utils.files.reading import digest, read_json
 from traitscope.utils.records.readings import read_projections, read_record
 from traitscope.visualization.app import build_app
 from traitscope.visualization.library import Library
@@ -38,7 +39,8 @@ def paths(shown) -> InferencePaths:
 
 
 def test_prompts_come_with_their_responses_and_what_they_can_be_split_by(ask, paths):
-    assert ask("prompt-sets") == [{"name": "skies", "description": "Weather, grim and sunny.", "prompts": 8}]
+    about = {"name": "skies", "description": "Weather, grim and sunny.", "prompts": 8, "problem": ""}
+    assert ask("prompt-sets") == [about]
     page = ask("prompts")
     assert [p["id"] for p in page["prompts"]] == [p["id"] for p in read_json(paths.index)["prompts"]]
     for prompt in page["prompts"]:
@@ -226,10 +228,11 @@ def test_what_changes_on_disk_changes_on_the_page(shown, tmp_path):
             0
         ]["response"]
 
-    before = said()
-    write_json(
-        paths.response("grim-0"), read_json(paths.response("grim-0")) | {"response": "Something else."}
-    )
+    before, index = said(), read_json(paths.index)
+    file = paths.response("grim-0")
+    write_json(file, read_json(file) | {"response": "Something else."})
+    index["responses"]["grim-0"] = digest(file)
+    write_json(paths.index, index)
     assert (before != "Something else.", said()) == (True, "Something else.")
 
 

@@ -12,7 +12,9 @@ import pytest
 from dashboard_server import CODE, FORMALITY, OPTIMISM
 from starlette.testclient import TestClient
 
-from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.files.artifacts import write_json
+from traitscope.utils.files.paths import InferencePaths, TraitPaths
+from traitscope.utils.files.reading import read_json
 from traitscope.visualization.app import build_app
 from traitscope.visualization.library import Library
 from traitscope.visualization.security import Guard
@@ -138,9 +140,82 @@ def test_a_linked_experiment_or_config_is_not_shown(shown, tmp_path):
     config.symlink_to(tmp_path / ".env")
     client = TestClient(build_app(Library(tmp_path)), base_url="http://localhost")
     assert client.get("/api/experiments/evil").status_code == 404
-    response = client.get("/api/experiments/demo")
-    assert response.status_code == 409
-    assert SECRET not in response.text
+    page = client.get("/api/experiments/demo").json()
+    assert "leads out" in page["problem"]
+    assert (page["config"], page["cards"]) == ({}, [])
+    asked = {"messages": [{"role": "user", "content": "Hello"}]}
+    answers = [
+        client.get("/api/experiments"),
+        client.get("/api/experiments/demo/vetting", params={"trait": OPTIMISM}),
+        client.get("/api/experiments/demo/chat"),
+        client.post("/api/experiments/demo/chat", json=asked),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 409, 200, 409]
+    assert all("leads out" in answer.text and SECRET not in answer.text for answer in answers)
+
+
+def test_a_link_behind_a_link_inside_is_not_followed(shown, tmp_path):
+    outside = linked(shown, tmp_path)
+    paths = TraitPaths("demo", OPTIMISM, tmp_path)
+    shelf = tmp_path / "experiments" / "shelf" / "responses"
+    shelf.parent.mkdir()
+    paths.responses("pos").parent.rename(shelf)
+    paths.responses("pos").parent.symlink_to(shelf)
+    client = TestClient(build_app(Library(tmp_path)), base_url="http://localhost")
+    query = {"trait": OPTIMISM}
+    assert client.get("/api/experiments/demo/vetting", params=query).status_code == 200
+
+    (shelf / "pos.json").unlink()
+    (shelf / "pos.json").symlink_to(outside / "extraction" / OPTIMISM / "responses" / "pos.json")
+    answer = client.get("/api/experiments/demo/vetting", params=query)
+    assert (answer.status_code, "leads out" in answer.text) == (409, True)
+
+
+@pytest.mark.parametrize("below", ["extraction", "inference"])
+def test_not_even_the_names_behind_a_link_are_told(shown, tmp_path, below):
+    outside = linked(shown, tmp_path)
+    shutil.rmtree(tmp_path / "experiments" / "demo" / below)
+    (tmp_path / "experiments" / "demo" / below).symlink_to(outside / below)
+    client = TestClient(build_app(Library(tmp_path)), base_url="http://localhost")
+    for page in ("", "/prompt-sets", "/chat", "/similarity/traits?method=probe&layer=12"):
+        answer = client.get(f"/api/experiments/demo{page}")
+        assert "leads out" in answer.text
+        assert not {OPTIMISM, "skies"} & set(answer.text.split('"'))
+
+
+def test_a_name_in_a_file_leads_nowhere_else(shown, tmp_path):
+    secret = tmp_path / "secret.json"
+    shutil.copytree(shown / "experiments" / "demo", tmp_path / "root/experiments/demo")
+    paths = InferencePaths("demo", "skies", tmp_path / "root")
+    response = read_json(paths.response("grim-0"))
+    climb = "../../../../../../secret"
+    write_json(secret, response | {"id": climb, "response": SECRET})
+    index = read_json(paths.index)
+    write_json(paths.index, index | {"prompts": [{"id": climb}, *index["prompts"]]})
+    client = TestClient(build_app(Library(tmp_path / "root")), base_url="http://localhost")
+    for prompt in (climb, "grim-0"):
+        for page in ("prompts", "course", "groups/by-field"):
+            query = {
+                "prompt_set": "skies",
+                "prompt": prompt,
+                "by": "kind",
+                "first": "grim",
+                "second": "sunny",
+            }
+            answer = client.get(f"/api/experiments/demo/{page}", params=query)
+            assert (answer.status_code, SECRET in answer.text) == (409, False)
+
+
+def test_the_trait_of_a_projection_leads_nowhere_else(shown, tmp_path):
+    shutil.copytree(shown / "experiments" / "demo", tmp_path / "experiments/demo")
+    paths = InferencePaths("demo", "skies", tmp_path)
+    content = read_json(paths.projections("grim-0"))
+    content["vectors"] = [vector | {"trait": "../../../../secret"} for vector in content["vectors"]]
+    write_json(paths.projections("grim-0"), content)
+    client = TestClient(build_app(Library(tmp_path)), base_url="http://localhost")
+    query = {"prompt_set": "skies", "prompt": "grim-0"}
+    answer = client.get("/api/experiments/demo/course", params=query)
+    assert (answer.status_code, "bad trait name" in answer.text) == (409, True)
 
 
 def test_links_inside_are_followed(shown, tmp_path):
@@ -183,6 +258,7 @@ def test_this_machine_s_own_names_are_served(dashboard, host):
         ({"Origin": "null"}, 403),
         ({"Origin": "http://localhost:1"}, 403),
         ({"Origin": "file://localhost"}, 403),
+        ({"Origin": "http://[::1"}, 403),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),  # a link somebody shared
         ({"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}, 200),

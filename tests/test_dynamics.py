@@ -21,13 +21,15 @@ from traitscope.inference.watch.dynamics import (
     velocity,
 )
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import read_json, write_json
+from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import InferencePaths, TraitPaths
+from traitscope.utils.files.reading import read_json
 from traitscope.utils.measures.groups import compare, compare_all, top_spans
 from traitscope.utils.measures.intervals import permutation_p_of_groups
-from traitscope.utils.records.readings import Projections, Record, write_projections, write_record
+from traitscope.utils.records.readings import Projections, Record, made_from, write_projections, write_record
 
 TRAIT = "mood/hope"
+MODEL = {"name": "m"}
 COURSES = st.lists(st.floats(-50, 50), min_size=1, max_size=40).map(np.array)
 
 
@@ -134,14 +136,15 @@ def captured(tmp_path, monkeypatch):
                 turns,
                 True,
                 metadata.get(name, {}),
-                {"model": {"name": "m"}},
+                {"model": MODEL},
             )
             write_record(paths, record)
-            write_projections(paths, name, [Projections(origin, course + 1.0, np.ones(len(course)))], {})
+            scores = [Projections(origin, course + 1.0, np.ones(len(course)))]
+            write_projections(paths, name, scores, made_from(record, MODEL))
         write_json(
             paths.index,
             {
-                "made_by": {"model": {}},
+                "made_by": {"model": MODEL},
                 "prompt_set": {},
                 "prompts": [{"id": name, **metadata.get(name, {})} for name in courses],
             },
@@ -343,6 +346,6 @@ def test_unknown_sets_say_what_to_run(captured, tmp_path):
     ):
         with pytest.raises(UserError, match=r"run inference/|no prompt has a field|0 prompts"):
             call(script, "--experiment", "e", "--prompt-set", "set", *flags)
-        with pytest.raises(UserError, match=r"has no responses; run inference/capture"):
+        with pytest.raises(UserError, match=r"has no responses, or .*; run inference/capture"):
             call(script, "--experiment", "e", "--prompt-set", "none", *flags)
     assert not TraitPaths("e", TRAIT, tmp_path).dir.exists()

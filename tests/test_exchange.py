@@ -191,7 +191,7 @@ def test_a_file_too_large_for_the_model_is_refused_before_it_is_read(tmp_path, n
 @EACH
 def test_a_missing_file_and_a_folder_are_refused(tmp_path, name):
     assert "is no file" in refused(tmp_path / "none", name)
-    assert "is no file" in refused(tmp_path, name)
+    assert "is a folder; it must be a regular file" in refused(tmp_path, name)
 
 
 class Bomb:

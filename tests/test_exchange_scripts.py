@@ -21,8 +21,9 @@ from traitscope.analysis.exchange.formats import FORMATS
 from traitscope.analysis.exchange.snippets import TARGETS, Use, render_snippet
 from traitscope.extraction import import_vectors, run_pipeline
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import digest, load_tensor, read_json
 from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.files.reading import digest, read_json
+from traitscope.utils.files.tensors import load_tensor
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.hooks import Push, steer
 

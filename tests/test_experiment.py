@@ -255,7 +255,7 @@ def test_no_trait_is_a_user_error_that_says_how_to_name_one():
 
 def test_a_script_has_its_stage_s_flags_and_those_of_every_run(stage):
     flags = stage_command(stage).flags
-    assert set(flags) == set(stage.flags) | {"experiment", "traits", "force"}
+    assert set(flags) == set(stage.flags) | {"experiment", "traits", "force", "verify", "wait"}
     assert [name for name, flag in flags.items() if flag.default is REQUIRED] == ["experiment"]
 
 

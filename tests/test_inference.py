@@ -22,8 +22,9 @@ from traitscope.inference.watch.engine import ChatEngine, Decoder, Talk
 from traitscope.inference.watch.projection import project, project_texts, scores_of
 from traitscope.inference.watch.watched import WatchOptions, read_watched
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import read_json, write_json
+from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import CAPTURE, STEER, ExperimentPaths, InferencePaths, TraitPaths
+from traitscope.utils.files.reading import digest, read_json
 from traitscope.utils.model.anatomy import layers
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.generation import Row, Sampling, generate
@@ -269,6 +270,10 @@ def test_replay_refuses_ids_of_another_tokenizer(world, root, llama):
     record = read_json(paths.response("p0"))
     record["tokens"][3] = "other"
     write_json(paths.response("p0"), record)
+    with pytest.raises(UserError, match=r"not the response that index\.json names"):
+        world("--limit", "1", "--responses-from", "e", "--vectors-from", "e", experiment="s")
+
+    write_json(paths.index, read_json(paths.index) | {"responses": {"p0": digest(paths.response("p0"))}})
     with pytest.raises(UserError, match=r"the tokenizer of .* differs"):
         world("--limit", "1", "--responses-from", "e", "--vectors-from", "e", experiment="s")
 
@@ -762,5 +767,6 @@ def test_a_lora_adapter_is_merged_and_named(tiny_folders, llama, tmp_path):
 
 def test_records_are_plain_json(world):
     paths = world("--limit", "1")
-    assert set(json.loads(paths.response("p0").read_text())) == set(Record.__dataclass_fields__)
+    columns = {*Record.__dataclass_fields__, "seal"}
+    assert set(json.loads(paths.response("p0").read_text())) == columns
     assert "torch" not in sys.modules or paths.projections("p0").stat().st_size < 20_000

@@ -1,10 +1,11 @@
 """Laws of the judges' parts: marks, loops, prices, the cache, a judge on this machine, samples and labels."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
 from conftest import call_with
-from test_judge_api import RUBRIC, judge_of
+from test_judge_api import ANSWERS, RUBRIC, judge_of
 
 from traitscope.analysis import judge_agreement
 from traitscope.analysis.judging.labels import read_labels
@@ -90,6 +91,108 @@ def test_a_page_that_is_damaged_inside_is_put_aside_with_its_file(own_cache, cap
     assert (own_cache / "judge_answers.broken").read_bytes()[: len(data)] == data
     damaged.put("key", 1)
     assert AnswerCache().get(["key"]) == {"key": 1}
+
+
+def test_a_cache_is_its_owners_alone_from_the_beginning_and_again(tmp_path):
+    before = os.umask(0)
+    try:
+        cache = AnswerCache(tmp_path / "a.sqlite")
+        cache.put("k", 1)
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+        assert len(list(tmp_path.iterdir())) == 3
+        for path in tmp_path.iterdir():
+            path.chmod(0o666)
+        again = AnswerCache(tmp_path / "a.sqlite")
+        assert again.get(["k"]) == {"k": 1}
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("kind", ["folder", "loop", "link into nowhere"])
+def test_a_place_that_can_hold_no_cache_is_one_line_and_left_as_it_is(tmp_path, kind):
+    place = tmp_path / "a.sqlite"
+    if kind == "folder":
+        place.mkdir(mode=0o755)
+    else:
+        place.symlink_to(place if kind == "loop" else tmp_path / "no" / "where")
+    with pytest.raises(UserError, match="TRAITSCOPE_CACHE") as caught:
+        AnswerCache(place)
+    assert "\n" not in str(caught.value)
+    assert kind != "folder" or place.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_link_to_a_file_that_is_not_there_yet_makes_a_private_one(tmp_path):
+    (tmp_path / "a.sqlite").symlink_to(tmp_path / "real.sqlite")
+    AnswerCache(tmp_path / "a.sqlite").put("k", 1)
+    assert {p.stat().st_mode & 0o777 for p in tmp_path.glob("real*")} == {0o600}
+
+
+def store(cache: AnswerCache, key: str, value) -> None:
+    cache.db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, value))
+
+
+def test_a_flipped_bit_is_not_believed_and_is_replaced(tmp_path):
+    cache = AnswerCache(tmp_path / "a.sqlite")
+    cache.put("k", {"text": "60"})
+    ((stored,),) = cache.db.execute("SELECT value FROM answers")
+    for where in range(len(stored)):
+        for bit in range(8):
+            flipped = bytearray(stored)
+            flipped[where] ^= 1 << bit
+            cache.db.execute("UPDATE answers SET value = CAST(? AS TEXT)", (bytes(flipped),))
+            assert cache.get(["k"]) == {}
+    cache.put("k", {"text": "61"})
+    assert cache.get(["k"]) == {"k": {"text": "61"}}
+    cache.put("k", {"text": "62"})
+    assert cache.get(["k"]) == {"k": {"text": "61"}}
+
+
+def test_a_value_that_belongs_to_another_key_is_not_believed(tmp_path):
+    cache = AnswerCache(tmp_path / "a.sqlite")
+    cache.put("a", 1)
+    cache.db.execute("INSERT INTO answers SELECT 'b', value FROM answers")
+    assert cache.get(["a", "b"]) == {"a": 1}
+
+
+def test_a_value_of_the_older_form_is_read(tmp_path):
+    cache = AnswerCache(tmp_path / "a.sqlite")
+    store(cache, "k", '{"text": "60"}')
+    assert cache.get(["k"]) == {"k": {"text": "60"}}
+
+
+ODD_VALUES = [
+    "",
+    "no JSON",
+    "[" * 100_000,
+    "5",
+    "null",
+    "[]",
+    "{}",
+    '{"text": 5, "candidates": null}',
+    b"\xff",
+    7,
+    7.5,
+]
+ODD_VALUES += [
+    '{"text": "60", "candidates": 5}',
+    '{"text": "", "candidates": [["60", NaN]]}',
+    '{"text": "", "candidates": [["60"]]}',
+]
+ODD_VALUES += ['{"text": "60", "candidates": null, "more": 1}', '{"mode": 5, "temperature": 0, "why": ""}']
+
+
+@pytest.mark.parametrize("value", ODD_VALUES, ids=range(len(ODD_VALUES)))
+def test_a_value_of_another_shape_is_asked_again(serve, value):
+    serve()
+    judge = judge_of("anthropic")
+    right = judge.score_responses(ANSWERS[:2])
+    for (key,) in judge.grader.cache.db.execute("SELECT key FROM answers").fetchall():
+        store(judge.grader.cache, key.decode(), value)
+    again = judge_of("anthropic")
+    assert again.score_responses(ANSWERS[:2]) == right
+    assert again.usage.calls == 3
+    assert judge_of("anthropic").score_responses(ANSWERS[:2]) == right
 
 
 # A judge on this machine

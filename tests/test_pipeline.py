@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 from conftest import call_as_shell, copy_trait
 
+from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.journal import Journal
+from traitscope.utils.files.reading import read_json
 from traitscope.utils.model.loading import unload_lm
 
 CODE = Path(__file__).parents[1]
@@ -410,12 +412,18 @@ def test_a_disk_that_takes_no_more_is_one_line_and_loses_nothing(run, home, tiny
     assert len(stages(run(home, *tiny, "--no-steering"), "no completed run")) == 4
 
 
+def summary_of(root: Path, trait: str) -> dict:
+    """Return a trait's row of the summary."""
+    rows = json.loads((root / "experiments/tiny/summary.json").read_text())
+    return next(row for row in rows if row["trait"] == trait)
+
+
 def test_a_refit_leaves_no_vector_of_an_earlier_one(run, done, tiny):
     vectors = done / "experiments/tiny/extraction" / OPTIMISM / "vectors"
     assert len(list(vectors.glob("*.pt"))) == 5 * 4
     output = run(done, *tiny, "--no-steering", "--methods", "mean_diff", "--fit-layers", "1,2")
     assert sorted(p.name for p in vectors.glob("*.pt")) == ["mean_diff_layer1.pt", "mean_diff_layer2.pt"]
-    assert json.loads((done / "experiments/tiny/summary.json").read_text())[0]["vectors"] == 2
+    assert summary_of(done, OPTIMISM)["vectors"] == 2
     assert "2 vectors" in output
 
 
@@ -442,11 +450,13 @@ def test_a_fine_tune_saved_over_a_model_is_another_model(run, home, tiny, tiny_f
 
 
 def test_results_of_a_stage_that_has_not_completed_are_not_reported(run, done, tiny):
-    summary = done / "experiments/tiny/summary.json"
-    assert all(row["verdict"] for row in json.loads(summary.read_text()))
+    assert summary_of(done, OPTIMISM)["verdict"]
     (done / FOLDER / "stages/5_steer_evaluate.json").unlink()  # as a killed re-run leaves it
     run(done, *tiny, "--no-steering")
-    assert [row["verdict"] for row in json.loads(summary.read_text())] == [None]
+    assert summary_of(done, OPTIMISM)["verdict"] is None
+    assert summary_of(done, FORMALITY)[
+        "verdict"
+    ]  # of the run before, which a run of one trait leaves in place
 
 
 def test_a_plan_is_printed_for_every_trait_whatever_its_state(run, done, tiny):
@@ -461,7 +471,7 @@ def test_a_plan_is_printed_for_every_trait_whatever_its_state(run, done, tiny):
 def test_degenerate_activations_name_trait_method_layer_and_cause(run, done, tiny):
     import torch
 
-    from traitscope.utils.files.artifacts import save_tensor, write_json
+    from traitscope.utils.files.tensors import save_tensor
 
     folder = done / "experiments/tiny/extraction" / OPTIMISM / "activations"
     activations, metadata = (
@@ -483,9 +493,9 @@ def test_degenerate_activations_name_trait_method_layer_and_cause(run, done, tin
 def test_ids_are_the_record_and_text_is_for_people(run, done, tiny):
     folder = done / "experiments/tiny/extraction" / OPTIMISM
     before = (folder / "activations/all_layers.pt").read_bytes()
-    responses = json.loads((folder / "responses/pos.json").read_text())
+    responses = read_json(folder / "responses/pos.json")
     for row in responses["rows"]:
         row["response"] = row["response"].strip() + " edited"
-    (folder / "responses/pos.json").write_text(json.dumps(responses))
+    write_json(folder / "responses/pos.json", responses)
     assert "input changed" in run(done, *tiny, "--only-stage", "3")
     assert (folder / "activations/all_layers.pt").read_bytes() == before

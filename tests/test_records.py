@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +17,20 @@ from traitscope.extraction.report.summary import summarise
 from traitscope.extraction.run_pipeline import load_stage
 from traitscope.inference.watch.watched import WatchOptions, read_watched
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import read_json, write_json
+from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import FIT, STAGES, STEER, InferencePaths, TraitPaths
-from traitscope.utils.records.activations import read_activations_about, write_captured, write_fitted_on
+from traitscope.utils.files.reading import digest, read_json
+from traitscope.utils.records.activations import (
+    FittedOn,
+    read_activations_about,
+    write_captured,
+    write_fitted_on,
+)
 from traitscope.utils.records.choice import best_of
 from traitscope.utils.records.readings import (
     Projections,
     Record,
+    made_from,
     read_index,
     read_projected,
     read_projections,
@@ -59,8 +67,9 @@ def paths(tmp_path, monkeypatch, llama) -> TraitPaths:
     paths = TraitPaths("e", TRAIT, tmp_path)
     acts = torch.randn(8, llama.n_layers, llama.d_model, generator=torch.Generator().manual_seed(0))
     rows = [
-        {"key": f"r{i}", "side": "pos" if i % 2 else "neg", "pair": i, "group": i, "split": "train"}
+        {"key": f"{side}:{i}:0", "side": side, "pair": i, "group": i, "split": "train"}
         for i in range(8)
+        for side in ["pos" if i % 2 else "neg"]
     ]
     about = {"made_by": {"stage": "3_capture_activations", "model": llama.identity}, "responses_sha256": {}}
     about |= {
@@ -70,9 +79,8 @@ def paths(tmp_path, monkeypatch, llama) -> TraitPaths:
         "rows": rows,
     }
     write_captured(paths, acts, about)
-    write_fitted_on(
-        paths, {"activations_sha256": read_activations_about(paths).sha256, "train": [], "val": []}
-    )
+    sha256 = read_activations_about(paths).sha256
+    write_fitted_on(paths, FittedOn(activations_sha256=sha256, train=[], val=[]))
 
     known = {name: about[name] for name in ("made_by", "component", "position")}
     aurocs = {("mean_diff", 1): 0.8, ("mean_diff", 2): 0.9, ("probe", 1): 0.9, ("random", 2): 0.99}
@@ -132,9 +140,15 @@ def test_every_reader_gets_the_numbers_that_stage_4_wrote(paths, routes):
 DAMAGE = {
     "zero": (lambda size: torch.zeros(size), "zero vector"),
     "NaN": (lambda size: torch.full((size,), float("nan")), "not a finite"),
-    "infinity in 64 bits": (lambda size: torch.full((size,), float("inf"), dtype=torch.float64), "infinite"),
+    "infinity in 64 bits": (
+        lambda size: torch.full((size,), float("inf"), dtype=torch.float64),
+        "expected .* float32",
+    ),
     "a matrix": (lambda size: torch.ones((size, 1), dtype=torch.float16), "expected"),
-    "too short": (lambda size: torch.ones(size - 1), "width"),
+    "too short": (lambda size: torch.ones(size - 1), "not the vector that its metadata describes"),
+    "another": (lambda size: torch.ones(size), "not the vector that its metadata describes"),
+    "complex": (lambda size: torch.ones(size, dtype=torch.complex64), "expected .* float32"),
+    "bfloat16": (lambda size: torch.ones(size, dtype=torch.bfloat16), "expected .* float32"),
 }
 
 
@@ -149,16 +163,65 @@ def test_a_damaged_vector_is_the_same_line_to_every_reader(paths, routes, llama,
     assert "mean_diff_layer2.pt" in str(caught.value)
 
 
+@pytest.fixture
+def older(paths) -> TraitPaths:
+    """The same trait, from a time when a vector's metadata named no digest."""
+    file = paths.vector_metadata("mean_diff", 2)
+    content = {name: value for name, value in read_json(file).items() if "sha256" not in name}
+    write_json(file, content, is_sealed=False)
+    return paths
+
+
+def test_a_file_of_an_older_make_is_still_read(older):
+    wrote = read_vector(older, ("mean_diff", 2)).values
+    file = older.vector("mean_diff", 2)
+    torch.save(torch.tensor(wrote), file, _use_new_zipfile_serialization=False)
+    assert np.array_equal(read_vector(older, ("mean_diff", 2)).values, wrote)
+
+
 @pytest.mark.parametrize(
-    ("kind", "is_archive"), [(torch.float64, True), (torch.float16, True), (torch.float32, False)]
+    "change",
+    [
+        lambda v: v.double(),
+        lambda v: v.half(),
+        lambda v: v.bfloat16(),
+        lambda v: v.to(torch.complex64),
+        lambda v: v * 2,
+        lambda v: v + 1,
+    ],
 )
-def test_a_vector_of_another_precision_or_an_older_file_is_still_read(paths, kind, is_archive):
-    wrote = read_vector(paths, ("mean_diff", 2)).values
+def test_a_vector_of_another_precision_or_length_is_refused_without_a_digest_too(older, change):
+    file = older.vector("mean_diff", 2)
+    torch.save(change(torch.tensor(read_vector(older, ("mean_diff", 2)).values)), file)
+    with pytest.raises(
+        UserError, match=r"expected \(None,\) float32|not the vector that its metadata describes"
+    ):
+        read_vector(older, ("mean_diff", 2))
+
+
+@pytest.mark.parametrize("change", [lambda v: -v, lambda v: v.roll(1), lambda v: v.flip(0)])
+def test_a_vector_that_only_its_digest_tells_from_another_is_refused(paths, change):
     file = paths.vector("mean_diff", 2)
-    torch.save(torch.tensor(wrote).to(kind), file, _use_new_zipfile_serialization=is_archive)
-    found = read_vector(paths, ("mean_diff", 2)).values
-    assert found.dtype == np.float32
-    assert np.allclose(found, wrote, rtol=1e-3)
+    torch.save(change(torch.tensor(read_vector(paths, ("mean_diff", 2)).values)), file)
+    with pytest.raises(UserError, match="not the vector that its metadata describes"):
+        read_vector(paths, ("mean_diff", 2))
+
+
+def test_another_traits_vector_in_its_place_is_refused_by_its_name(paths):
+    other = TraitPaths("e", "mood/gloom", paths.root)
+    shutil.copytree(paths.dir, other.dir)
+    with pytest.raises(UserError, match=f"is of trait {TRAIT}, not of mood/gloom"):
+        read_vector(other, ("mean_diff", 2))
+    with pytest.raises(UserError, match=f"is of trait {TRAIT}, not of mood/gloom"):
+        list_vectors(other)
+
+
+@pytest.mark.parametrize("target", [("probe", 1), ("mean_diff", 1)])
+def test_another_vector_under_its_name_is_refused(paths, target):
+    for file in (paths.vector, paths.vector_metadata):
+        shutil.copy(file(*target), file("mean_diff", 2))
+    with pytest.raises(UserError, match=r"is of (method probe|layer 1)"):
+        read_vector(paths, ("mean_diff", 2))
 
 
 def test_a_damaged_verdict_costs_only_what_needs_it(paths):
@@ -173,10 +236,11 @@ def test_a_damaged_verdict_costs_only_what_needs_it(paths):
 def test_a_file_with_a_number_that_is_none_is_refused(paths):
     text = paths.vector_metadata("mean_diff", 2).read_text()
     paths.vector_metadata("mean_diff", 2).write_text(re.sub(r'"norm": [^,]+', '"norm": NaN', text))
-    with pytest.raises(UserError, match="NaN is no number"):
+    with pytest.raises(UserError, match="was changed since it was written"):
         list_vectors(paths)
 
 
+READER = {"name": "tiny"}
 ORIGIN = {"trait": TRAIT, "method": "probe", "layer": 1, "centre": 0.5, "sha256": "0", "norm": 1.0, "why": ""}
 WATCHED = Record(
     **{
@@ -187,7 +251,7 @@ WATCHED = Record(
         "ids": [1, 2, 3],
         "tokens": ["H", "i", "!"],
     },
-    **{"prompt_tokens": 2, "turns": [], "is_finished": True, "metadata": {}, "made_by": {}},
+    **{"prompt_tokens": 2, "turns": [], "is_finished": True, "metadata": {}, "made_by": {"model": READER}},
 )
 
 
@@ -196,8 +260,10 @@ def watched(tmp_path) -> InferencePaths:
     """What was captured and projected of one prompt."""
     paths = InferencePaths("e", "few", tmp_path)
     write_record(paths, WATCHED)
-    write_projections(paths, "p", [Projections(ORIGIN, np.arange(3.0), np.ones(3))], {"vectors": []})
-    write_json(paths.index, {"made_by": {"model": {}}, "prompt_set": {}, "prompts": [{"id": "p"}]})
+    scores = [Projections(ORIGIN, np.arange(3.0), np.ones(3))]
+    write_projections(paths, "p", scores, made_from(WATCHED, READER))
+    about = {"made_by": {"model": READER}, "prompt_set": {}, "prompts": [{"id": "p"}]}
+    write_json(paths.index, about | {"responses": {"p": digest(paths.response("p"))}})
     return paths
 
 
@@ -233,7 +299,7 @@ def test_a_damaged_file_of_inference_is_one_line_that_names_it(watched, kind, sp
     write_json(file, spoil(read_json(file)))
     with pytest.raises(UserError) as caught:
         read_projected(watched)
-        read_projections(watched, "p", {"vectors": []})
+        read_projections(watched, "p")
         read_index(watched)
     assert file.name in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -252,7 +318,7 @@ def test_a_damaged_file_of_inference_is_one_line_that_names_it(watched, kind, sp
 def test_a_score_that_no_judge_gives_is_refused_where_it_is_read(paths, row, words):
     write_json(paths.response_scores, {"judge": {}, "rows": [row | {"side": "pos", "mode": "text"}]})
     with pytest.raises(UserError, match=rf"response_scores\.json: rows\.0: .*{words}"):
-        read_scores(paths.response_scores)
+        read_scores(paths, "responses")
 
 
 def test_one_ranking_names_the_best_vector_to_everybody(paths, routes):
@@ -297,7 +363,7 @@ SHAPES = {
     "a vector's metadata": (lambda p: p.vector_metadata("probe", 1), lambda p: list_vectors(p)),
     "the activations' metadata": (lambda p: p.activations_metadata, read_activations_about),
     "results": (lambda p: p.steering_results, read_verdict),
-    "scores": (lambda p: p.response_scores, lambda p: read_scores(p.response_scores)),
+    "scores": (lambda p: p.response_scores, lambda p: read_scores(p, "responses")),
 }
 
 
@@ -332,6 +398,7 @@ def test_a_vectors_file_keeps_the_columns_and_order_that_it_had(paths):
         "centre",
         "train",
         "val",
+        "sha256",
     ]
     assert list(read_json(paths.vector_metadata("probe", 1))) == columns
     assert set(columns) <= set(VectorAbout.model_fields)

@@ -2,10 +2,11 @@
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 import subprocess
+import threading
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +15,13 @@ import pytest
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json, write_text
+from traitscope.utils.files.locks import hold
 from traitscope.utils.files.paths import ExperimentPaths, TraitPaths
+from traitscope.utils.files.reading import read_json
 from traitscope.utils.stage.experiment import resolve_settings
 from traitscope.utils.stage.flags import flag
-from traitscope.utils.stage.stage import Stage, execute, provenance, run_stage, take_digests, why_run
+from traitscope.utils.stage.manifest import provenance
+from traitscope.utils.stage.stage import How, Stage, execute, run_stage, take_digests, why_run
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 STAGE = "4_fit_vectors"
@@ -97,7 +101,7 @@ def why(stage, paths, params):
 
 @pytest.fixture
 def run(stage, paths, params):
-    return lambda force=False, **values: execute(stage, paths, params(**values), force=force)
+    return lambda force=False, **values: execute(stage, paths, params(**values), How(force=force))
 
 
 @pytest.fixture
@@ -115,11 +119,11 @@ def raising(error):
 
 
 def read_manifest(paths) -> dict:
-    return json.loads(paths.manifest(STAGE).read_text())
+    return read_json(paths.manifest(STAGE))
 
 
 def edit_manifest(paths, **changes) -> None:
-    paths.manifest(STAGE).write_text(json.dumps(read_manifest(paths) | changes))
+    write_json(paths.manifest(STAGE), read_manifest(paths) | changes)
 
 
 def test_a_stage_that_never_ran_has_no_completed_run(why):
@@ -269,6 +273,7 @@ def test_the_manifest_is_deleted_before_the_run(done, run, recorder):
     recorder.on_run = lambda paths: seen.append(paths.manifest(STAGE).exists())
     run(force=True)
     assert seen == [False]
+    assert [f.name for f in done.manifest(STAGE).parent.iterdir() if f.suffix != ".lock"] == [f"{STAGE}.json"]
 
 
 @pytest.mark.parametrize(
@@ -276,11 +281,115 @@ def test_the_manifest_is_deleted_before_the_run(done, run, recorder):
     [RuntimeError("defect"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")],
     ids=lambda e: type(e).__name__,
 )
-def test_a_crash_in_the_middle_leaves_no_completed_run(done, run, why, recorder, error):
+def test_a_crash_before_anything_is_written_loses_no_result(done, run, why, recorder, error):
     recorder.on_run = raising(error)
     with pytest.raises(type(error)):
         run(scale=2.0)
-    assert why() == why(scale=2.0) == "no completed run"
+    assert why() is None
+    assert why(scale=2.0) == "scale 1.0 → 2.0"
+
+
+def test_a_crash_after_an_output_is_told_by_its_content(done, run, why, recorder):
+    def crash(paths):
+        write_text(paths.activations, "of the run that crashed")
+        raise OSError(errno.ENOSPC, "full")
+
+    recorder.on_run = crash
+    with pytest.raises(OSError, match="full"):
+        run(force=True)
+    assert why() == "output changed: experiments/demo/extraction/category/name/activations/all_layers.pt"
+    recorder.on_run = lambda paths: None
+    assert run()
+    assert why() is None
+
+
+def test_a_crash_of_an_older_manifest_leaves_no_completed_run(done, run, why, recorder):
+    edit_manifest(done, outputs=list(read_manifest(done)["outputs"]))  # names alone, as they once were
+    assert why() is None
+    recorder.on_run = raising(OSError(errno.ENOSPC, "full"))
+    with pytest.raises(OSError, match="full"):
+        run(force=True)
+    assert why() == "no completed run"
+
+
+def test_a_kill_leaves_no_completed_run(done, run, recorder):
+    seen = []
+    recorder.on_run = lambda paths: seen.extend(f.name for f in paths.manifest(STAGE).parent.glob("*.json"))
+    run(force=True)
+    assert seen == []
+
+
+@pytest.mark.parametrize("damage", [lambda b: b + b" ", lambda b: bytes([b[0] ^ 1]) + b[1:], lambda b: b""])
+def test_a_changed_output_is_a_reason(done, why, run, damage):
+    done.activations.write_bytes(damage(done.activations.read_bytes()))
+    assert why() == "output changed: experiments/demo/extraction/category/name/activations/all_layers.pt"
+    assert run()
+    assert why() is None
+
+
+def test_only_a_reading_check_sees_what_kept_size_and_time(done, stage):
+    about = done.activations.stat()
+    content = done.activations.read_bytes()
+    done.activations.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    os.utime(done.activations, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert why_run(stage, done, stage.params({})) is None
+    assert "output changed" in str(why_run(stage, done, stage.params({}), verify=True))
+    assert execute(stage, done, stage.params({}), How(verify=True))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to nothing"])
+def test_what_is_no_file_is_no_output(done, why, kind):
+    done.activations.unlink()
+    make = {"pipe": os.mkfifo, "folder": os.mkdir, "link to nothing": lambda p: os.symlink("/nowhere/x", p)}
+    make[kind](done.activations)
+    assert why() == "output changed: experiments/demo/extraction/category/name/activations/all_layers.pt"
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../x", "a/../../../x", "", 5])
+@pytest.mark.parametrize("part", ["inputs", "outputs"])
+def test_a_manifest_that_names_a_file_elsewhere_is_not_read(done, why, part, name):
+    edit_manifest(done, **{part: {name: None} if part == "inputs" else [name]})
+    assert why() == "manifest unreadable" or name in ("", 5)
+
+
+def test_another_traits_manifest_is_not_believed(done, why, stage, make_trait):
+    other = make_trait("other/name")
+    execute(stage, other, stage.params({}))
+    done.manifest(STAGE).write_bytes(other.manifest(STAGE).read_bytes())
+    assert why() == "manifest of other/name"
+
+
+def test_who_waits_for_another_process_finds_its_work_done(stage, paths, capsys):
+    lock, params = paths.lock(stage.name), stage.params({})
+    first = threading.Event()
+
+    def hold_and_run() -> None:
+        with hold(lock, "busy"):
+            first.set()
+            time.sleep(0.3)
+            _run_unlocked(stage, paths, params)
+
+    thread = threading.Thread(target=hold_and_run)
+    thread.start()
+    first.wait()
+    assert execute(stage, paths, params, How(wait=True)) is False
+    thread.join()
+    assert "another process is running" in (said := capsys.readouterr().out)
+    assert "done by another process" in said
+
+
+def _run_unlocked(stage, paths, params) -> None:
+    from traitscope.utils.stage import stage as module
+
+    module._execute(stage, paths, params, take_digests(stage, paths, params), "first")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, lambda p: os.symlink("/nowhere/x", p), os.mkfifo])
+def test_a_lock_that_is_no_file_is_one_line(stage, paths, make):
+    paths.lock(stage.name).parent.mkdir(parents=True)
+    make(paths.lock(stage.name))
+    with pytest.raises(UserError, match=r"no lock; delete it$"):
+        execute(stage, paths, stage.params({}))
 
 
 def test_a_run_that_wrote_one_of_two_outputs_is_not_completed(stage, paths, why):
@@ -330,7 +439,7 @@ def test_a_missing_input_names_the_stage_that_writes_it(stage, paths, recorder, 
         match=r"^4_fit_vectors needs experiments/demo/.*/responses/pos\.json, .*"
         r"run 1_generate_responses first$",
     ):
-        execute(needs, paths, stage.params({}), force=force)
+        execute(needs, paths, stage.params({}), How(force=force))
     assert recorder.calls == []
 
 
@@ -412,7 +521,7 @@ def test_run_stage_passes_values_and_force_on_and_reports_nothing_when_all_went_
 ):
     traits = [make_trait("a/b"), make_trait("a/c")]
     for _ in range(2):
-        assert run_stage(stage, traits, {"scale": 2.0, "unknown": 1}, force=True) == {}
+        assert run_stage(stage, traits, {"scale": 2.0, "unknown": 1}, How(force=True)) == {}
     assert recorder.calls == ["a/b", "a/c"] * 2
     assert [why_run(stage, t, stage.params({"scale": 2.0})) for t in traits] == [None, None]
 
@@ -472,10 +581,16 @@ def test_the_manifest_tells_what_was_read_with_what_and_written(stage, paths, ru
     assert (manifest["stage"], manifest["version"], manifest["reason"]) == (STAGE, 1, "no completed run")
     assert manifest["inputs"] == digests
     assert manifest["params"] == {"scale": 3.0, "steer": True, "dose": 0.5, "methods": ["a", "b"], "note": ""}
-    assert manifest["outputs"] == [
-        f"experiments/demo/extraction/category/name/activations/{n}"
-        for n in ("all_layers.pt", "metadata.json")
-    ]
+    folder = "experiments/demo/extraction/category/name/activations"
+    assert manifest["outputs"] == {
+        f"{folder}/{file.name}": {
+            "size": file.stat().st_size,
+            "mtime_ns": file.stat().st_mtime_ns,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        }
+        for file in (paths.activations, paths.activations_metadata)
+    }
+    assert manifest["trait"] == "category/name"
     assert manifest["summary"] == {"texts": 2, "AUROC": 0.9251, "verdict": "works", "nothing": None}
     assert manifest["seconds"] >= 0
     assert manifest["finished"][:2] == "20"
@@ -505,7 +620,7 @@ def test_progress_outlives_the_manifest_so_that_a_kill_between_them_costs_nothin
     write_text(paths.journal(stage.name), "progress")
     seen = []
     monkeypatch.setattr(
-        "traitscope.utils.stage.stage.write_json",
+        "traitscope.utils.stage.manifest.write_json",
         lambda path, _: seen.append((path == paths.manifest(stage.name), paths.journal(stage.name).exists())),
     )
     execute(stage, paths, stage.params({}))
@@ -529,9 +644,9 @@ def test_a_refused_setting_leaves_the_earlier_results_complete(stage, paths, rec
     execute(stage, paths, stage.params({}))
     recorder.on_run = raising(UserError("no such layer"))
     with pytest.raises(UserError, match="no such layer"):
-        execute(stage, paths, stage.params({}), force=True)
+        execute(stage, paths, stage.params({}), How(force=True))
     assert why_run(stage, paths, stage.params({})) is None
     recorder.on_run = raising(RuntimeError("crashed"))
     with pytest.raises(RuntimeError, match="crashed"):
-        execute(stage, paths, stage.params({}), force=True)
-    assert why_run(stage, paths, stage.params({})) == "no completed run"
+        execute(stage, paths, stage.params({}), How(force=True))
+    assert why_run(stage, paths, stage.params({})) is None

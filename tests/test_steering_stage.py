@@ -17,8 +17,8 @@ from traitscope.extraction import run_pipeline
 from traitscope.inference.watch.engine import ChatEngine
 from traitscope.inference.watch.watched import WatchOptions, read_watched
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import read_json
 from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.files.reading import read_json
 from traitscope.utils.model.encode import encode_text
 from traitscope.utils.records.activations import read_activations_about
 from traitscope.utils.stage.alone import stage_command
@@ -413,7 +413,7 @@ def handed(steer_with, monkeypatch):
 
 
 def test_weights_of_other_traits_reach_the_vectors_and_their_nulls(handed, worlds):
-    from traitscope.utils.files.artifacts import load_tensor
+    from traitscope.utils.files.tensors import load_tensor
     from traitscope.utils.measures.directions import combine
 
     root = worlds("tiny")

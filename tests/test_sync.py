@@ -27,8 +27,9 @@ from store_server import (
 )
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import load_tensor, write_json, write_text
+from traitscope.utils.files.artifacts import write_json, write_text
 from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.files.tensors import load_tensor
 from traitscope.utils.stage.stage import Stage, execute, only_one, why_run
 from traitscope.utils.sync import push as pushing
 from traitscope.utils.sync.ancestry import Entry, compare, read_record

@@ -12,8 +12,8 @@ from conftest import CHATML, call, copy_trait
 
 from traitscope.extraction import run_pipeline
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import read_json
 from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.files.reading import read_json
 from traitscope.utils.model import generation, template
 from traitscope.utils.model.encode import encode, encode_text, render_chat
 from traitscope.utils.model.generation import Completion, _set_thought_apart

@@ -5,7 +5,8 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from traitscope.utils.files.paths import STAGES, TraitPaths
-from traitscope.utils.stage.stage import NOT_DONE, read_manifest, why_outdated
+from traitscope.utils.stage.manifest import NOT_DONE, read_manifest, why_outdated
+from traitscope.visualization.library import Library
 
 
 class StageState(BaseModel):
@@ -18,7 +19,7 @@ class StageState(BaseModel):
     seconds: float | None = None
 
 
-def stage_states(paths: TraitPaths) -> list[StageState]:
+def stage_states(library: Library, paths: TraitPaths) -> list[StageState]:
     """Return every stage's state, in order. What a stale stage has left makes the stages that read it
     stale as well.
     """
@@ -27,6 +28,7 @@ def stage_states(paths: TraitPaths) -> list[StageState]:
 
     for name in STAGES:
         state = _state(name, paths, stale)
+        state = state.model_copy(update={"why": library.relative(state.why)})
         stale |= {name} if state.state == "stale" else set()
         states.append(state)
 

@@ -2,32 +2,24 @@
 as its files stay as they are.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
-from traitscope.utils.errors import UserError, first_line
 from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.records.comparisons import Comparison, read_comparison
-from traitscope.utils.records.readings import mean_projections, read_projected, read_record, recorded_prompts
-from traitscope.visualization.library import MALFORMED
+from traitscope.utils.records.readings import mean_projections, read_projected, read_records
+from traitscope.visualization.library import readable
 
 Found = TypeVar("Found")
 Means = tuple[dict[str, dict], dict[str, dict[str, float]]]
 
 
-@contextmanager
-def readable(paths: InferencePaths) -> Iterator[None]:
+def readable_set(paths: InferencePaths) -> AbstractContextManager[None]:
     """Raise UserError where a file of a prompt set has another shape than its loader expects."""
-    try:
-        yield
-    except MALFORMED as error:
-        raise UserError(
-            f"a file in {paths.dir} is not what its script writes ({first_line(error)}); capture "
-            f"{paths.prompt_set} again with --force"
-        ) from None
+    return readable(paths.dir, f"capture {paths.prompt_set} again with --force")
 
 
 def _while_unchanged(
@@ -40,7 +32,7 @@ def _while_unchanged(
     def keep(function: Callable[..., Found]) -> Callable[..., Found]:
         @lru_cache(maxsize=4)
         def kept(paths: InferencePaths, _: int, *arguments: Any) -> Found:
-            with readable(paths):
+            with readable_set(paths):
                 return function(paths, *arguments)
 
         @wraps(function)
@@ -53,13 +45,16 @@ def _while_unchanged(
 
 
 def _signature(places: tuple[Path, ...]) -> int:
-    files = [
-        file
-        for place in places
-        for file in (sorted(place.iterdir()) if place.is_dir() else [place])
-        if file.exists()
-    ]
-    return hash(tuple((file.name, (about := file.stat()).st_mtime_ns, about.st_size) for file in files))
+    files = [file for place in places for file in (sorted(place.iterdir()) if place.is_dir() else [place])]
+    return hash(tuple((file.name, *_state(file)) for file in files))
+
+
+def _state(file: Path) -> tuple[int, int]:
+    try:
+        about = file.stat()
+    except OSError:  # written anew just now, or a link to nothing
+        return 0, 0
+    return about.st_mtime_ns, about.st_size
 
 
 @_while_unchanged(lambda paths: (paths.index, paths.response("_").parent))
@@ -70,7 +65,7 @@ def read_prompts(paths: InferencePaths) -> list[dict[str, Any]]:
     Raises:
         UserError: a response is damaged.
     """
-    records = [read_record(paths, name) for name in recorded_prompts(paths)]
+    records = read_records(paths)
     names = ("id", "prompt", "response", "is_finished", "metadata")
     return [
         {name: getattr(record, name) for name in names} | {"n_tokens": len(record.ids)} for record in records

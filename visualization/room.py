@@ -16,7 +16,7 @@ from traitscope.utils.records.choice import best_of
 from traitscope.utils.records.vectors import Vector, list_traits, read_vector
 from traitscope.utils.stage.experiment import resolve_settings
 from traitscope.utils.stage.flags import option_flags, pick
-from traitscope.visualization.library import BusyError, Library
+from traitscope.visualization.library import BusyError, Library, as_text, readable, readable_trait
 
 PLACES = 4  # one reply is written, the others wait
 PATIENCE = 20.0  # seconds that a reply waits for its turn
@@ -47,14 +47,15 @@ class Room:
             UserError: the experiment has no model or no vectors.
         """
         paths = self.library.experiment(experiment)
-        flags = option_flags(ModelOptions)
-        settings = resolve_settings(paths, flags, {})
-        options = pick(ModelOptions, {name: value for name, value in settings.items() if name in flags})
+        with readable(paths.dir, "mend its config.json"):
+            flags = option_flags(ModelOptions)
+            settings = resolve_settings(paths, flags, {})
+            options = pick(ModelOptions, {name: value for name, value in settings.items() if name in flags})
         vectors, problems = [], {}
 
-        for trait in list_traits(paths):
+        for trait in map(as_text, list_traits(paths)):
             try:
-                vectors.append(self._best(TraitPaths(experiment, trait, self.library.root)))
+                vectors.append(_best(self.library.trait_of(paths, trait)))
             except UserError as error:
                 problems[trait] = self.library.relative(str(error))
 
@@ -114,6 +115,7 @@ class Room:
 
         return held
 
-    def _best(self, paths: TraitPaths) -> Vector:
-        self.library.check_links(paths)
+
+def _best(paths: TraitPaths) -> Vector:
+    with readable_trait(paths):
         return read_vector(paths, *best_of(paths))

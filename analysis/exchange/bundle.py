@@ -2,6 +2,7 @@
 believed.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from traitscope.utils.errors import UserError
+from traitscope.utils.files.reading import open_file, read_bytes
 
 SAID = 200  # characters kept of what a file says of itself
 
@@ -53,17 +55,18 @@ def read_bounded(path: Path, shape: Shape) -> bytes:
     Raises:
         UserError: there is no such file, or it is too large.
     """
-    if not path.is_file():
-        raise UserError(f"{path} is no file")
-
-    size = path.stat().st_size
+    try:
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        raise UserError(f"{path} is no file") from None
     if size > shape.largest_file:
         raise UserError(
             f"{path}: {size} bytes, and vectors of {shape.n_layers} layers of width {shape.d_model} take "
             "less: it is something else"
         )
 
-    return path.read_bytes()
+    return read_bytes(path, shape.largest_file)
 
 
 def check_vectors(found: Mapping[int, Tensor], shape: Shape) -> dict[int, Tensor]:

@@ -8,15 +8,15 @@ from typing import Any
 import transformers
 
 from traitscope.analysis.exchange.bundle import Bundle, Shape
-from traitscope.utils.files.artifacts import digest
 from traitscope.utils.files.paths import FIT, STEER, TraitPaths
+from traitscope.utils.files.reading import digest
 from traitscope.utils.model.gguf import EMBEDDED
 from traitscope.utils.records.activations import read_activations_about
 from traitscope.utils.records.choice import explain_absence
 from traitscope.utils.records.vectors import Separation, Vector, list_vectors, read_vector
 from traitscope.utils.records.verdict import read_verdict
 from traitscope.utils.stage.layers import parse_layers
-from traitscope.utils.stage.stage import read_manifest
+from traitscope.utils.stage.manifest import read_manifest
 
 REPORTED = (
     "verdict",

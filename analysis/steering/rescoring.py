@@ -10,14 +10,14 @@ from traitscope.analysis.steering.evaluate import score_point
 from traitscope.analysis.steering.search import Cell
 from traitscope.analysis.steering.treatments import Treatment
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import digest, write_json
+from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import STEER, TraitPaths
-from traitscope.utils.judge import Answer, Judge, JudgeOptions, Score, explain_gaps, load_judge
+from traitscope.utils.files.reading import digest
+from traitscope.utils.judge import Answer, Judge, JudgeOptions, explain_gaps, load_judge
 from traitscope.utils.judge.language import AskedCoherence, LanguageJudge
 from traitscope.utils.records.dataset import read_trait
 from traitscope.utils.records.verdict import (
     PARTS,
-    GivenScore,
     TriedCell,
     Verdict,
     WrittenText,
@@ -88,20 +88,16 @@ def _arms(rows: Sequence[WrittenText]) -> dict[str, ArmResult]:
 
 def _arm(name: str, rows: Sequence[WrittenText]) -> ArmResult:
     arm = Arm(name, system_prompt=rows[0].system_prompt, grades_coherence=rows[0].coherence is not None)
-    coherence = [_score(row.coherence) for row in rows if row.coherence] if arm.grades_coherence else []
+    coherence = [row.coherence.score for row in rows if row.coherence] if arm.grades_coherence else []
     return ArmResult(
         arm,
         questions=[row.question for row in rows],
         prompt_ids=[row.prompt_ids for row in rows],
         response_ids=[row.response_ids for row in rows],
         responses=[row.response for row in rows],
-        trait=[_score(row.trait) for row in rows],
+        trait=[row.trait.score for row in rows],
         coherence=coherence,
     )
-
-
-def _score(given: GivenScore) -> Score:
-    return Score(**given.model_dump())
 
 
 def _judge(results: Sequence[ArmResult], judge: Judge, max_unjudged: float) -> None:

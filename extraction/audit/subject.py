@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from traitscope.utils.files.paths import SIDES, TraitPaths
+from traitscope.utils.files.reading import read_bytes
 from traitscope.utils.model.encode import text_of
 from traitscope.utils.records.dataset import TraitDataset, read_trait
 from traitscope.utils.records.dataset_files import dataset_files
@@ -97,7 +98,7 @@ def read_subject(paths: TraitPaths) -> Subject:
     dataset = read_trait(paths)
     # a file that another one outranks is looked at as well, and need not be readable
     texts = {
-        file.relative_to(paths.dataset).as_posix(): file.read_text(encoding="utf-8-sig", errors="replace")
+        file.relative_to(paths.dataset).as_posix(): read_bytes(file).decode("utf-8-sig", errors="replace")
         for file in dataset_files(paths)
     }
     return Subject(dataset, texts)

@@ -18,9 +18,17 @@ from traitscope.extraction.fitting.methods import (
 )
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import FIT, TraitPaths
+from traitscope.utils.files.reading import is_there
 from traitscope.utils.measures.directions import combine
 from traitscope.utils.model.loading import LM
-from traitscope.utils.records.activations import Captured, fitted_sides, is_of, read_captured, read_fitted_on
+from traitscope.utils.records.activations import (
+    Captured,
+    FittedOn,
+    fitted_sides,
+    is_of,
+    read_captured,
+    read_fitted_on,
+)
 from traitscope.utils.records.choice import keys_of, parse_weight
 from traitscope.utils.records.dataset import TraitDataset
 from traitscope.utils.records.vectors import Key, Vector, imported_layers, read_vector
@@ -129,7 +137,7 @@ def parse_weighted(source: TraitPaths, with_traits: tuple[str, ...]) -> list[tup
 
 def vector_inputs(source: TraitPaths, options: SteeringVectors) -> list[Path]:
     """Return every file of an experiment that steering reads; the first one alone where it is missing."""
-    if not source.activations_metadata.exists():
+    if not is_there(source.activations_metadata):
         return [source.activations_metadata]
 
     gate = options.gate(source)
@@ -162,7 +170,7 @@ def gather(loaded: Loaded, dataset: TraitDataset, fit: FitOptions, seed: int) ->
         # all responses, passed or not: those chosen because they show the trait would put it into every
         # "random" direction
         activations=lambda layer: captured.activations[:, layer].float(),
-        is_pos=np.array([row["side"] == "pos" for row in captured.rows]),
+        is_pos=np.array([row.side == "pos" for row in captured.rows]),
         shuffled=shuffled,
         sign=-1 if dataset.direction == "negative" else 1,
         system_prompt=dataset.ask_for,
@@ -170,7 +178,7 @@ def gather(loaded: Loaded, dataset: TraitDataset, fit: FitOptions, seed: int) ->
     )
 
 
-def _shuffle(captured: Captured, fitted_on: dict, fit: FitOptions, seed: int, key: Key) -> Tensor:
+def _shuffle(captured: Captured, fitted_on: FittedOn, fit: FitOptions, seed: int, key: Key) -> Tensor:
     """Return what a method fits at a layer to the same responses with their sides shuffled."""
     method, layer = key
     acts = fitted_sides(captured, fitted_on, [layer])

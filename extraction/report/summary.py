@@ -2,13 +2,16 @@
 
 import textwrap
 from itertools import zip_longest
-from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
 from traitscope.extraction.report.words import percent
+from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json, write_text
+from traitscope.utils.files.locks import hold
 from traitscope.utils.files.paths import FIT, VET_RESPONSES, VET_SCENARIOS, ExperimentPaths, TraitPaths
+from traitscope.utils.measures.intervals import benjamini_hochberg
 from traitscope.utils.records.scores import Thresholds, read_scores
 from traitscope.utils.records.shaped import Shaped
 from traitscope.utils.records.vectors import best_held_out, list_vectors
@@ -42,15 +45,15 @@ def summarise(paths: TraitPaths, steered: TraitPaths, thresholds: Thresholds) ->
     """
     row = {
         "trait": paths.trait,
-        "scenario_pass_rate": _pass_rate(paths, VET_SCENARIOS, paths.scenario_scores, thresholds),
-        "response_pass_rate": _pass_rate(paths, VET_RESPONSES, paths.response_scores, thresholds),
+        "scenario_pass_rate": _pass_rate(paths, "scenarios", thresholds),
+        "response_pass_rate": _pass_rate(paths, "responses", thresholds),
         **_fitted(paths),
     }
     return row | _steered(read_verdict(steered))
 
 
 def _steered(found: Verdict | None) -> dict:
-    """Return what stage 5 found; q stays open until somebody knows all traits of a run, over which
+    """Return what stage 5 found; q stays open until somebody knows all traits of the experiment, over which
     permutation_p is adjusted.
     """
     names = (
@@ -75,10 +78,12 @@ def _plain(part: Shaped | None) -> dict | None:
     return part.model_dump() if part else None
 
 
-def _pass_rate(paths: TraitPaths, stage: str, path: Path, thresholds: Thresholds) -> float | None:
-    if not paths.has_completed(stage):
+def _pass_rate(
+    paths: TraitPaths, of: Literal["scenarios", "responses"], thresholds: Thresholds
+) -> float | None:
+    if not paths.has_completed(VET_SCENARIOS if of == "scenarios" else VET_RESPONSES):
         return None
-    rate = thresholds.pass_rate(read_scores(path).sided)
+    rate = thresholds.pass_rate(read_scores(paths, of).sided)
     return None if rate is None else round(rate, 4)
 
 
@@ -110,15 +115,38 @@ def _fitted(paths: TraitPaths) -> dict:
     }
 
 
-def write_summary(paths: ExperimentPaths, rows: list[dict]) -> None:
-    """Write summary.json and summary.csv (nested values become columns such as effect.low)."""
+def summarise_all(paths: ExperimentPaths, steered: str, thresholds: Thresholds) -> dict[str, dict]:
+    """Return {trait: its results} of every trait of an experiment, and write them into summary.json and
+    summary.csv; of a trait whose files cannot be read, only `problem`, a line that says why.
+
+    The file is the same whichever run writes it last, of whichever traits.
+
+    Args:
+        steered: The experiment whose model was steered; often the same.
+    """
+    with hold(paths.summary_lock, "", wait=True):
+        traits = [TraitPaths(paths.experiment, trait, paths.root) for trait in paths.traits]
+        rows = [_summarise_one(trait, trait.within(steered), thresholds) for trait in traits]
+        values = [row.get("permutation_p") for row in rows]
+        for row, q in zip(rows, benjamini_hochberg(values), strict=True):
+            row["q"] = None if q is None else round(q, 6)
+        _write(paths, rows)
+
+    return {row["trait"]: row for row in rows}
+
+
+def _summarise_one(paths: TraitPaths, steered: TraitPaths, thresholds: Thresholds) -> dict:
+    try:
+        return summarise(paths, steered, thresholds)
+    except UserError as error:
+        return {"trait": paths.trait, "problem": str(error)}
+
+
+def _write(paths: ExperimentPaths, rows: list[dict]) -> None:
+    """Write both files; in the CSV nested values become columns such as effect.low."""
     write_json(paths.summary("json"), rows)
-    write_text(
-        paths.summary("csv"),
-        pd.json_normalize([{k: v for k, v in row.items() if k != "example"} for row in rows]).to_csv(
-            index=False
-        ),
-    )
+    flat = pd.json_normalize([{k: v for k, v in row.items() if k != "example"} for row in rows])
+    write_text(paths.summary("csv"), flat.to_csv(index=False))
 
 
 def render_table(rows: list[dict]) -> str:

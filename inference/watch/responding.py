@@ -12,7 +12,7 @@ from traitscope.utils.model.loading import LM
 from traitscope.utils.model.memory import rows_that_fit
 from traitscope.utils.model.tokens import find_turns, token_texts
 from traitscope.utils.records.prompt_sets import PromptItem
-from traitscope.utils.records.readings import Record, read_record
+from traitscope.utils.records.readings import Record, read_index, read_recorded
 from traitscope.utils.stage.flags import flag
 
 
@@ -108,8 +108,10 @@ def replay_all(lm: LM, source: InferencePaths, items: Sequence[PromptItem]) -> I
     Raises:
         UserError: there is no such response, or this model's tokenizer reads its ids otherwise.
     """
+    index = read_index(source) if items else None
     for item in items:
-        record = read_record(source, item.id)
+        assert index is not None
+        record = read_recorded(source, item.id, index)
         if max(record.ids) >= len(lm.tokenizer) or token_texts(lm, record.ids) != record.tokens:
             raise UserError(
                 f"{source.response(item.id)} holds token ids of {record.made_by['model']['name']}; the "

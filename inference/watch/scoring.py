@@ -3,19 +3,21 @@ feeding the recorded tokens.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
 
 from tqdm import tqdm
 
 from traitscope.inference.watch.projection import project_texts
 from traitscope.inference.watch.raw import project_raw
-from traitscope.utils.files.journal import key_of
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.locks import hold
 from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.model.loading import LM
 from traitscope.utils.records.readings import (
     Projections,
     Record,
     has_stream,
+    made_from,
     read_projections,
     vector_id,
     write_projections,
@@ -23,9 +25,10 @@ from traitscope.utils.records.readings import (
 from traitscope.utils.records.vectors import Vector
 
 
-def made_from(record: Record, reader: dict) -> dict[str, Any]:
-    """Return what projections say of themselves: whose tokens, read by which model."""
-    return {"tokens_sha256": key_of(record.ids), "model": reader}
+def only_one(paths: InferencePaths, *, wait: bool | None = None) -> AbstractContextManager[None]:
+    """Keep a second process off what is captured of a prompt set."""
+    busy = f"another process is capturing or projecting {paths.prompt_set} in {paths.experiment}"
+    return hold(paths.lock, busy, wait=wait)
 
 
 def score_records(
@@ -66,7 +69,7 @@ def score_records(
 
 
 def _missing(paths: InferencePaths, record: Record, vectors: list[Vector], reader: dict) -> list[Vector]:
-    there = {vector_id(s.origin) for s in read_projections(paths, record.id, made_from(record, reader))}
+    there = {vector_id(s.origin) for s in _known(paths, record, reader)}
     return [vector for vector in vectors if vector_id(vector.origin) not in there]
 
 
@@ -74,6 +77,15 @@ def _merge(paths: InferencePaths, record: Record, scores: list[Projections], rea
     """Add projections to those that are there; a vector that was fitted again replaces its older self."""
     kept = {
         (s.origin["experiment"], *vector_id(s.origin)[:3]): s
-        for s in [*read_projections(paths, record.id, made_from(record, reader)), *scores]
+        for s in [*_known(paths, record, reader), *scores]
     }
     write_projections(paths, record.id, list(kept.values()), made_from(record, reader))
+
+
+def _known(paths: InferencePaths, record: Record, reader: dict) -> list[Projections]:
+    """Return the projections that are there; what is damaged is made again."""
+    try:
+        found = read_projections(paths, record.id, made_from(record, reader))
+    except UserError:
+        return []
+    return [scores for scores in found if len(scores.raw) == len(record.ids)]

@@ -1,5 +1,6 @@
 """Which vectors are watched."""
 
+import sys
 from dataclasses import dataclass
 
 from traitscope.utils.errors import UserError
@@ -34,7 +35,8 @@ def read_watched(experiment: str, options: WatchOptions) -> list[Vector]:
     this experiment.
 
     Raises:
-        UserError: there is none, or one of them is missing.
+        UserError: there is none, or one of a trait that was named is missing or damaged. Where no trait was named,
+            such a trait is left out, and that is said.
     """
     source = ExperimentPaths(options.vectors_from or experiment)
     traits = options.traits or tuple(list_traits(source))
@@ -45,9 +47,18 @@ def read_watched(experiment: str, options: WatchOptions) -> list[Vector]:
         )
         raise UserError(f"{source.dir} has no vectors; {advice}")
 
-    owners = [TraitPaths(source.experiment, trait) for trait in dict.fromkeys(traits)]
-    return [
-        read_vector(paths, key, why, paths.within(experiment))
-        for paths in owners
-        for key, why in choose_keys(paths, options.layers, options.method)
-    ]
+    found: list[Vector] = []
+    for paths in (TraitPaths(source.experiment, trait) for trait in dict.fromkeys(traits)):
+        try:
+            found += [
+                read_vector(paths, key, why, paths.within(experiment))
+                for key, why in choose_keys(paths, options.layers, options.method)
+            ]
+        except UserError as error:
+            if options.traits:  # it was asked for
+                raise
+            print(f"note: {paths.trait} is left out: {error}", file=sys.stderr, flush=True)
+
+    if not found:
+        raise UserError(f"no trait of {source.experiment} has a vector that can be read; see the notes above")
+    return found

@@ -27,8 +27,8 @@ from benchmarks.tables import at_least, at_most
 from benchmarks.workload import TRAITS, BenchOptions, bench_main
 from traitscope.extraction.fitting.methods import FitOptions, fit_directions, fit_functions
 from traitscope.extraction.run_pipeline import load_stage
-from traitscope.utils.files.artifacts import read_json
 from traitscope.utils.files.paths import SIDES, TraitPaths
+from traitscope.utils.files.reading import read_json
 from traitscope.utils.model.capture import Reading, pool_activations
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.loading import ModelOptions, load_lm

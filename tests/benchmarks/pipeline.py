@@ -27,8 +27,8 @@ from benchmarks.children import run_child
 from benchmarks.tables import at_least, at_most
 from benchmarks.workload import SHAPES, TRAITS, BenchOptions, bench_main, build_model
 from traitscope.extraction import run_pipeline
-from traitscope.utils.files.artifacts import read_json
 from traitscope.utils.files.paths import STAGES, TraitPaths
+from traitscope.utils.files.reading import read_json
 from traitscope.utils.stage.command import parse_arguments, run_command
 from traitscope.utils.stage.flags import option_flags, pick
 from traitscope.utils.stage.stage import why_run

@@ -28,7 +28,8 @@ from benchmarks.kernels import kernel_choices
 from benchmarks.peers.client import ENVIRONMENTS
 from benchmarks.tables import render_subject
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import read_json, write_json, write_text
+from traitscope.utils.files.artifacts import write_json, write_text
+from traitscope.utils.files.reading import read_json
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag
 

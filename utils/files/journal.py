@@ -1,5 +1,5 @@
 """Progress inside a long stage: an append-only JSONL file, keyed by what was asked, so that a crash costs
-one item.
+one item. Every line ends in a seal of its own.
 """
 
 import hashlib
@@ -8,6 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from traitscope.utils.files.artifacts import write_bytes
+from traitscope.utils.files.reading import fits_seal, has_seal, is_there, parse_json, read_bytes, sealed
+
 
 def key_of(*parts: Any) -> str:
     """Return a short digest of JSON-able parts: the same question gives the same key, in any process."""
@@ -15,38 +18,43 @@ def key_of(*parts: Any) -> str:
 
 
 class Journal:
-    """Answers already given, read once and appended to. A last line torn by a crash is dropped."""
+    """Answers already given, read once and appended to. A line that was torn by a crash, or damaged, is dropped:
+    what it held is asked again.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.answers: dict[str, Any] = {}
-        if path.exists():
+        if is_there(path):
             self._read()
 
     def _read(self) -> None:
-        whole = 0
-        for line in self.path.read_bytes().splitlines(keepends=True):
-            try:
-                record = json.loads(line) if line.endswith(b"\n") else None
-            except (ValueError, RecursionError):
-                record = None
-            if (
-                not isinstance(record, dict)
-                or not isinstance(record.get("key"), str)
-                or "answer" not in record
-            ):
-                break
-            self.answers[record["key"]] = record["answer"]
-            whole += len(line)
+        lines = read_bytes(self.path).splitlines(keepends=True)
+        read = [(_read_line(line), line) for line in lines]
+        whole = [line for record, line in read if record]
+        self.answers = {record["key"]: record["answer"] for record, _ in read if record}
 
-        if whole < self.path.stat().st_size:
-            os.truncate(self.path, whole)
+        if len(whole) < len(lines):  # else the next line would be written behind half a line
+            write_bytes(self.path, b"".join(whole))
 
     def add(self, key: str, answer: Any) -> None:
         """Append one answer and force it to disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = sealed(json.dumps({"key": key, "answer": answer}, ensure_ascii=False))
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": key, "answer": answer}, ensure_ascii=False) + "\n")
+            file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
         self.answers[key] = answer
+
+
+def _read_line(line: bytes) -> dict | None:
+    """Return what a line holds, or None where it is not just as it was written."""
+    if not (line.endswith(b"\n") and has_seal(line) and fits_seal(line)):
+        return None
+    try:
+        record = parse_json(line)
+    except ValueError:
+        return None
+    is_answer = isinstance(record, dict) and isinstance(record.get("key"), str) and "answer" in record
+    return record if is_answer else None

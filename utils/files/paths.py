@@ -62,6 +62,21 @@ def found_experiments(root: Path) -> list[str]:
     )
 
 
+def is_inside(root: Path, path: Path) -> bool:
+    """Tell whether a path, every link followed, lies in a root's experiments/ or datasets/ and is not hidden there.
+
+    Either folder may itself be a link to another disk.
+    """
+    bases = [(root / name).resolve() for name in ("experiments", "datasets")]
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a NUL in the name
+        return False
+
+    base = next((base for base in bases if real.is_relative_to(base)), None)
+    return base is not None and not any(part.startswith(".") for part in real.relative_to(base).parts)
+
+
 def template_dir(form: str) -> Path:
     """Return the files that a new trait of a form begins with; they belong to this checkout, wherever the
     data are.
@@ -86,6 +101,15 @@ def check_name(kind: str, name: str, parts: range) -> None:
         raise UserError(
             f"bad {kind} name {name!r}: expected {shape}, without '..', leading dots or backslashes"
         )
+
+
+def is_trait(name: str) -> bool:
+    """Tell whether a folder's name is one that a trait can have."""
+    try:
+        check_name("trait", name, range(2, 6))
+    except UserError:
+        return False
+    return True
 
 
 def file_name(text: str) -> str:
@@ -120,7 +144,8 @@ class ExperimentPaths:
     def traits(self) -> list[str]:
         """The traits that have a completed stage in the experiment, by full name."""
         base = self.dir / "extraction"
-        return sorted({m.parents[1].relative_to(base).as_posix() for m in base.glob("**/stages/*.json")})
+        names = {m.parents[1].relative_to(base).as_posix() for m in base.glob("**/stages/*.json")}
+        return sorted(name for name in names if is_trait(name))
 
     def summary(self, ending: str) -> Path:
         return self.dir / f"summary.{ending}"
@@ -129,6 +154,10 @@ class ExperimentPaths:
     def sync(self) -> Path:
         """The folder of what a push or a pull must remember; it never travels."""
         return self.dir / ".sync"
+
+    @property
+    def summary_lock(self) -> Path:
+        return self.dir / ".summary.lock"
 
     @property
     def spending(self) -> Path:
@@ -238,6 +267,9 @@ class TraitPaths:
         """Return whether a stage has run to its end; what it left may be out of date."""
         return self.manifest(stage).exists()
 
+    def lock(self, stage: str) -> Path:
+        return self.dir / "stages" / f".{stage}.lock"
+
     def journal(self, stage: str) -> Path:
         return self.dir / "stages" / f"{stage}.progress.jsonl"
 
@@ -286,6 +318,10 @@ class InferencePaths:
     @property
     def index(self) -> Path:
         return self.dir / "index.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.dir / ".lock"
 
     def response(self, prompt: str) -> Path:
         return self.dir / "responses" / f"{prompt}.json"

@@ -286,7 +286,9 @@ def explain_gaps(scores: Sequence[Score], max_unjudged: float) -> str:
         return ""
 
     counts = ", ".join(f"{n} {state}" for state, n in count_states(lost).items())
+    # a detail can quote a model: what would break the line, or speak to the terminal, is blanked
+    first = "".join(c if c.isprintable() else " " for c in lost[0].detail or lost[0].state)
     return (
-        f"{len(lost)} of {len(scores)} texts could not be judged ({counts}; first: {lost[0].detail or lost[0].state}), more than "
+        f"{len(lost)} of {len(scores)} texts could not be judged ({counts}; first: {first}), more than "
         f"--max-unjudged {max_unjudged:g} allows; the same command asks only for these"
     )

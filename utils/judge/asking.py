@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
@@ -14,7 +14,7 @@ from traitscope.utils.judge.budget import Budget
 from traitscope.utils.judge.faults import Fault, read_fault
 from traitscope.utils.judge.ledger import Ledger
 from traitscope.utils.judge.prompts import Messages
-from traitscope.utils.judge.providers import Ask, BadReplyError, Reply, Want
+from traitscope.utils.judge.providers import Ask, BadReplyError, Reply, Want, redact
 
 ATTEMPTS = 8
 # seconds; doubled after every try, with a random share so that not all come back at once
@@ -146,14 +146,14 @@ class Asker:
         """Send and receive once; return the answer and what it cost."""
         try:
             async with asyncio.timeout(self.traffic.timeout):
-                reply = await self.ask(messages, want)
+                reply = _without_keys(await self.ask(messages, want))
             cost = self._book(reply)
             if want.mode == "logprobs" and not reply.candidates and not reply.is_refused:
                 raise BadReplyError(NO_LOGPROBS)
-        except Exception as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever it is, it is this question's alone
             fault = read_fault(error)
-            if fault is None:
-                raise
             self._count(fault)
             raise fault from None
 
@@ -199,6 +199,12 @@ class Asker:
             self.allowed = max(1.0, self.allowed / 2)
         if fault.retry_after:
             self.closed_until = max(self.closed_until, now + fault.retry_after)
+
+
+def _without_keys(reply: Reply) -> Reply:
+    """Blank keys that a server sent back, before anything is shown or stored."""
+    candidates = reply.candidates and tuple((redact(token), p) for token, p in reply.candidates)
+    return replace(reply, text=redact(reply.text), candidates=candidates)
 
 
 def _wait(state: RetryCallState) -> float:

@@ -16,10 +16,11 @@ from functools import cache
 from pathlib import Path
 
 import psutil
-from filelock import FileLock
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import temporary_name
+from traitscope.utils.files.locks import hold
+from traitscope.utils.files.reading import parse_json, read_bytes
 from traitscope.utils.judge.ledger import Price
 
 BYTES_PER_TOKEN = (
@@ -121,8 +122,7 @@ class Budget:
             yield _own_accounts
             return
 
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.file}.lock"):
+        with hold(self.file.with_name(f"{self.file.name}.lock"), "", wait=True):
             accounts = _read(self.file)
             if not any(is_alive(name, account) for name, account in accounts.items()):
                 accounts = {}  # a new run
@@ -136,7 +136,7 @@ class Budget:
 
 def _read(file: Path) -> Accounts:
     try:
-        accounts = {name: Account(**account) for name, account in json.loads(file.read_text()).items()}
+        accounts = {name: Account(**account) for name, account in parse_json(read_bytes(file)).items()}
         amounts = [amount for account in accounts.values() for amount in vars(account).values()]
         if not all(name.count("/") == 2 for name in accounts) or not all(amount >= 0 for amount in amounts):
             raise ValueError

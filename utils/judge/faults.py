@@ -2,16 +2,15 @@
 
 import re
 import time
+from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
-from json import JSONDecodeError
 from typing import Any, Literal
 
 from traitscope.utils.errors import first_line
 from traitscope.utils.judge.providers import BadReplyError, redact
+from traitscope.utils.judge.transport import RedirectError, UnreadableAnswerError
 
 Kind = Literal["transient", "unsupported", "rejected", "refused", "fatal"]
-# whose errors without a status are a lost connection
-TRANSPORT = ("httpx", "httpx2", "httpcore", "httpcore2", "aiohttp", "openai", "anthropic", "google")
 LONGEST_WAIT = 600.0  # seconds that a service may make us wait between two tries
 NEVER_SENT = {"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionRefusedError", "gaierror"}
 
@@ -34,25 +33,40 @@ class Fault(Exception):
         self.is_limit = is_limit  # we asked too fast: no fault of the question's
 
 
-def read_fault(error: Exception) -> Fault | None:
-    """Return what an error of a client means; None for one that is no failure of the service (a defect of
-    ours).
+def read_fault(error: Exception) -> Fault:
+    """Return what an error means that came while a client was asked.
 
     transient: ask again. unsupported: this model is not asked this way. rejected: this question, and only it,
     was turned down. refused: it was turned down for what it says. fatal: no question will be answered.
+
+    What no client is known to raise, a defect of ours perhaps, is transient and says its type: one question
+    goes without its answer, and the others get theirs.
     """
+    try:
+        return _read_own(error) or _read_status(error) or _read_lost(error)
+    except Exception as unread:  # what its server sent can be too deeply nested to be put in words
+        name = f"{type(error).__name__} that cannot be read ({type(unread).__name__})"
+        return Fault("transient", name, is_billed=True)
+
+
+def _read_own(error: Exception) -> Fault | None:
+    """Return what our own http client refused: a client of a service may have put its own error around it."""
+    for cause in _causes(error):
+        if isinstance(cause, RedirectError):
+            advice = f"set {cause.setting} to the final address, if you trust it"
+            target = _one_line(cause.target)[:120]
+            return Fault(
+                "fatal", f"HTTP {cause.status}: redirected to {target}, which is not followed; {advice}"
+            )
+        if isinstance(cause, UnreadableAnswerError):
+            return Fault("transient", _one_line(str(cause)), is_billed=True)
+    return None
+
+
+def _read_status(error: Exception) -> Fault | None:
     status = _status(error)
     if status is None:
-        is_transport = (
-            isinstance(error, OSError | TimeoutError | JSONDecodeError | BadReplyError)
-            or type(error).__name__ == "ValidationError"
-        )
-        if not is_transport and type(error).__module__.split(".")[0] not in TRANSPORT:
-            return None
-        words = _in_words(
-            error, "incomplete answer" if isinstance(error, BadReplyError) else type(error).__name__
-        )
-        return Fault("transient", words, is_billed=not _was_never_sent(error))
+        return None
 
     message = _in_words(error, f"HTTP {status}")
     wait = min(_retry_after(error), LONGEST_WAIT)
@@ -65,12 +79,19 @@ def read_fault(error: Exception) -> Fault | None:
     )
 
 
-def _was_never_sent(error: BaseException | None) -> bool:
+def _read_lost(error: Exception) -> Fault:
+    name = "incomplete answer" if isinstance(error, BadReplyError) else type(error).__name__
+    return Fault("transient", _in_words(error, name), is_billed=not _was_never_sent(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
-        if type(error).__name__ in NEVER_SENT:
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
+
+
+def _was_never_sent(error: BaseException) -> bool:
+    return any(type(cause).__name__ in NEVER_SENT for cause in _causes(error))
 
 
 def _kind_of(status: int, message: str) -> Kind:
@@ -105,7 +126,13 @@ def _in_words(error: Exception, name: str) -> str:
     ] or [first_line(error)]
 
     # in this order: half a key is a key
-    return redact(f"{name}: {' '.join(dict.fromkeys(said))}".replace("\n", " "))[:300]
+    words = " ".join(dict.fromkeys(said))
+    return _one_line(f"{name}: {words}" if words != name else name)[:300]
+
+
+def _one_line(text: str) -> str:
+    """Blank keys, and whatever a terminal would not show as it is."""
+    return redact("".join(c if c.isprintable() else " " for c in text))
 
 
 def _retry_after(error: Exception) -> float:
@@ -119,7 +146,7 @@ def _retry_after(error: Exception) -> float:
         return _number(stated) or _until(stated)
 
     delays = re.findall(r"'retryDelay': '([\d.]+)s'", str(getattr(error, "details", "")))
-    return float(delays[0]) if delays else 0.0
+    return _number(delays[0]) if delays else 0.0
 
 
 def _number(text: str | None) -> float:
@@ -132,5 +159,5 @@ def _number(text: str | None) -> float:
 def _until(date: str) -> float:
     try:
         return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, OSError):
         return 0.0

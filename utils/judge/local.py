@@ -61,7 +61,7 @@ class LocalGrader:
         """
         keys = [key_of(self._known_as, q.prompt, q.messages) for q in questions]
         distinct = dict(zip(keys, questions, strict=True))
-        scores = {key: Score(**value) for key, value in self.cache.get(list(distinct)).items()}
+        scores: dict[str, Score] = self.cache.get(list(distinct), lambda stored: Score(**stored))
         self.ledger.cached += len(scores)
         self.ledger.repeated += len(questions) - len(distinct)
         rest = {key: question for key, question in distinct.items() if key not in scores}

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 from traitscope.utils.model.thoughts import MARKS
 
+# characters of an answer that are read, thoughts apart; one may have 2048 tokens, and some patterns take time
+# that grows with the square of a text
+LONGEST = 16_000
 MIN_MASS = 0.25  # of the next token's probability, on whole numbers from 0 to 100
 _NUMBER = r"[0-9]{1,3}(?:\.[0-9]+)?"
 # said of the scale, not of the text
@@ -168,7 +171,9 @@ def parse_text(text: str, is_cut: bool = False) -> tuple[float | None, str]:
     Args:
         is_cut: The text ended at a length limit, so that a number at its very end may be half a number.
     """
-    said = _answer_in(text).strip()
+    said = _squeeze(_answer_in(text).strip())
+    if len(said) > LONGEST:
+        return None, "unparsable"
     numbers = _find_scores(re.sub(r"[0-9][0-9.]*$", "", said) if is_cut else said + "\n")
     if len(numbers) == 1 and is_on_scale(value := numbers.pop()):
         return value, "scored"
@@ -178,6 +183,11 @@ def parse_text(text: str, is_cut: bool = False) -> tuple[float | None, str]:
 def is_on_scale(value: float) -> bool:
     """Tell a score from 0 to 100; a fraction of 1 was given on another scale."""
     return value == 0 or 1 <= value <= 100
+
+
+def _squeeze(text: str) -> str:
+    """Shorten long runs of blanks and of empty lines: a model that is stuck can write thousands."""
+    return re.sub(r"\n(?:[^\S\n]*\n){2,}", "\n\n", re.sub(r"[^\S\n]{8,}", " " * 8, text))
 
 
 def _answer_in(text: str) -> str:

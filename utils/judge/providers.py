@@ -3,6 +3,7 @@ ask it one question.
 """
 
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 from traitscope.utils.errors import UserError, first_line
 
 TOP = 20  # candidate first tokens asked for
+LARGEST_LOGPROB = 1e-3  # of a probability; what is above 0 was rounded
 TEXT_TOKENS = 2048  # room for a model that thinks before it answers; it is asked for one number
 
 
@@ -48,7 +50,7 @@ def reading() -> Iterator[None]:
     """Read an answer of a server that may be of any shape."""
     try:
         yield
-    except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
+    except (AttributeError, TypeError, LookupError, ValueError, ArithmeticError, RecursionError) as error:
         raise BadReplyError(f"it is not shaped as expected ({type(error).__name__})") from None
 
 
@@ -71,11 +73,14 @@ async def openai(model: str, timeout: float) -> AsyncIterator[Ask]:
     """Ask OpenAI, or any server that speaks its protocol (OPENAI_BASE_URL)."""
     from openai import AsyncOpenAI
 
+    from traitscope.utils.judge.transport import JudgeClient
+
     async with AsyncOpenAI(
         api_key=key_of_provider("openai") or "none",
         base_url=stated_server("openai"),
         timeout=timeout,
         max_retries=0,
+        http_client=JudgeClient("OPENAI_BASE_URL", timeout),
     ) as client:
 
         async def ask(messages: Sequence[dict[str, str]], want: Want) -> Reply:
@@ -109,7 +114,11 @@ def _read_openai(answer: Any) -> Reply:
 
 def _known(candidates: Iterable[tuple[str | None, float | None]]) -> tuple[tuple[str, float], ...]:
     """Leave out what is no token with a log-probability."""
-    pairs = ((t, p) for t, p in candidates if isinstance(t, str) and isinstance(p, int | float) and p <= 1e-3)
+    pairs = (
+        (t, p)
+        for t, p in candidates
+        if isinstance(t, str) and isinstance(p, int | float) and p <= LARGEST_LOGPROB
+    )
     return tuple((token, float(logprob)) for token, logprob in pairs)
 
 
@@ -123,7 +132,7 @@ def _words(content: Any) -> str:
 
 
 def _count(tokens: Any) -> int:
-    return int(tokens or 0)
+    return max(0, int(tokens or 0))  # fewer than none would pay money back
 
 
 @asynccontextmanager
@@ -131,11 +140,14 @@ async def anthropic(model: str, timeout: float) -> AsyncIterator[Ask]:
     """Ask Anthropic: text only, the service gives no log-probabilities."""
     from anthropic import AsyncAnthropic
 
+    from traitscope.utils.judge.transport import JudgeClient
+
     async with AsyncAnthropic(
         api_key=key_of_provider("anthropic"),
         base_url=stated_server("anthropic"),
         timeout=timeout,
         max_retries=0,
+        http_client=JudgeClient("ANTHROPIC_BASE_URL", timeout),
     ) as client:
 
         async def ask(messages: Sequence[dict[str, str]], want: Want) -> Reply:
@@ -164,7 +176,12 @@ async def gemini(model: str, timeout: float) -> AsyncIterator[Ask]:
     from google import genai
     from google.genai import types
 
-    options = types.HttpOptions(timeout=int(1000 * timeout), retry_options=types.HttpRetryOptions(attempts=1))
+    from traitscope.utils.judge.transport import JudgeClient
+
+    http = JudgeClient("GOOGLE_GEMINI_BASE_URL", timeout)  # with one of ours, it does not take aiohttp
+    options = types.HttpOptions(
+        timeout=int(1000 * timeout), retry_options=types.HttpRetryOptions(attempts=1), httpx_async_client=http
+    )
     client = genai.Client(api_key=key_of_provider("gemini"), vertexai=False, http_options=options)
 
     async def ask(messages: Sequence[dict[str, str]], want: Want) -> Reply:
@@ -188,12 +205,13 @@ async def gemini(model: str, timeout: float) -> AsyncIterator[Ask]:
         yield ask
     finally:
         await client.aio.aclose()
+        await http.aclose()
 
 
 def _read_gemini(answer: Any) -> Reply:
     usage = answer.usage_metadata
-    tokens_in = (usage.prompt_token_count if usage else 0) or 0
-    tokens_out = ((usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)) if usage else 0
+    tokens_in = _count(usage.prompt_token_count) if usage else 0
+    tokens_out = _count(usage.candidates_token_count) + _count(usage.thoughts_token_count) if usage else 0
     if not answer.candidates:
         if answer.prompt_feedback and answer.prompt_feedback.block_reason:
             return Reply("", is_refused=True, tokens_in=tokens_in)
@@ -286,5 +304,6 @@ def redact(text: str) -> str:
     """Blank every key of the environment out of a text that will be shown or stored."""
     for variable in (v for provider in PROVIDERS.values() for v in provider.keys):
         if len(key := os.environ.get(variable, "").strip()) > 3:
-            text = text.replace(key, "***")
+            # whatever its case: a host's name comes back in small letters
+            text = re.sub(re.escape(key), "***", text, flags=re.IGNORECASE)
     return text

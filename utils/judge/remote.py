@@ -21,6 +21,7 @@ from traitscope.utils.judge.ledger import Ledger, price_of
 from traitscope.utils.judge.parsing import parse_text, weigh_tokens
 from traitscope.utils.judge.prompts import Messages, Question
 from traitscope.utils.judge.providers import (
+    LARGEST_LOGPROB,
     PROVIDERS,
     Reply,
     Want,
@@ -70,14 +71,12 @@ class RemoteGrader:
         )
         self.cache = AnswerCache()
         self._fingerprint = key_of(key_of_provider(provider))[:8]
-        known = self.cache.get([self._way_key]).get(self._way_key) or {}
-        self._seen = float(known.get("seen", 0.0)) if known else time.time()
-        way = (
-            (Want(known["mode"], known["temperature"]), str(known["why"]))
-            if known
-            else asyncio.run(self._find_way())
-        )
-        self.want, self.why = way
+        self._seen = time.time()
+        known = self.cache.get([self._way_key], _stored_way).get(self._way_key)
+        if known:
+            self.want, self.why, self._seen = known
+        else:
+            self.want, self.why = asyncio.run(self._find_way())
 
     def mode_of(self, *, wants_text: bool) -> str:
         mode = "text" if wants_text else self.want.mode
@@ -154,7 +153,7 @@ class RemoteGrader:
         asked = {
             key: (q.messages, w) for q, w, row in zip(questions, wants, keys, strict=True) for key in row
         }
-        known = {key: _reply(value) for key, value in self.cache.get(list(asked)).items()}
+        known = self.cache.get(list(asked), _stored_reply)
         self.ledger.cached += len(known)
         self.ledger.repeated += sum(map(len, keys)) - len(asked)
         answers = {
@@ -250,9 +249,22 @@ def problem_with_text(reply: Reply) -> str:
     )
 
 
-def _reply(stored: dict) -> Reply:
-    candidates = stored["candidates"]
-    return Reply(**stored | {"candidates": tuple(map(tuple, candidates)) if candidates is not None else None})
+def _stored_reply(stored: dict) -> Reply:
+    """Return an answer of the cache; raise what its wrong shape raises."""
+    listed = stored["candidates"]
+    candidates = tuple((str(token), float(p)) for token, p in listed) if listed is not None else None
+    reply = Reply(**stored | {"candidates": candidates})
+    if not isinstance(reply.text, str) or not all(p <= LARGEST_LOGPROB for _, p in candidates or ()):
+        raise ValueError("no answer")
+    return reply
+
+
+def _stored_way(stored: dict) -> tuple[Want, str, float]:
+    """Return how a model is asked, why, and when it was found out; raise what its wrong shape raises."""
+    want = Want(stored["mode"], stored["temperature"])
+    if want.mode not in ("logprobs", "text") or not isinstance(want.temperature, float | int | None):
+        raise ValueError("no way to ask")
+    return want, str(stored["why"]), float(stored.get("seen", 0.0))
 
 
 def _read(answer: Reply | Fault, want: Want) -> tuple[float | None, str, str]:

@@ -1,7 +1,6 @@
 """GGUF files as ordinary model folders: converted once, kept in the cache under the file's digest."""
 
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -14,8 +13,9 @@ from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import digest, write_json
+from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import cache_dir
+from traitscope.utils.files.reading import digest, read_json
 from traitscope.utils.model.anatomy import layers
 from traitscope.utils.model.checkpoint import explain_failure, refuse_faults, require_whole
 
@@ -60,10 +60,10 @@ def converted(gguf: str | Path) -> Path:
 
 def _is_complete(folder: Path) -> bool:
     try:
-        sizes = json.loads((folder / _COMPLETE).read_text())
-    except (OSError, ValueError):
+        sizes = read_json(folder / _COMPLETE)
+    except UserError:
         return False
-    return all(
+    return isinstance(sizes, dict) and all(
         (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items()
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import SIDES, TraitPaths
+from traitscope.utils.files.reading import is_there
 from traitscope.utils.judge import Example, Rubric
 from traitscope.utils.model.encode import Prompt, text_of
 from traitscope.utils.records.dataset_files import (
@@ -127,9 +128,9 @@ def _read_prompts(folder: Path, stem: str) -> list[tuple[int, Prompt]]:
     and shifts nothing.
     """
     rich, plain = folder / f"{stem}.jsonl", folder / f"{stem}.txt"
-    if rich.exists():
+    if is_there(rich):
         return [(number, _rich_prompt(record, where)) for number, where, record in read_records(rich)]
-    if not plain.exists():
+    if not is_there(plain):
         raise UserError(
             f"{folder} has no {plain.name} (or {rich.name}); a trait needs both sides, one unfinished "
             "prompt a line"
@@ -209,7 +210,7 @@ def _read_answers(folder: Path) -> Parts:
 
 def _read_definition(folder: Path, form: str) -> str:
     for name in DEFINITIONS:
-        if (folder / name).exists():
+        if is_there(folder / name):
             if text := "\n".join(
                 line for line in read_text(folder / name).split("\n") if not line.startswith(COMMENT)
             ).strip():
@@ -223,7 +224,7 @@ def _read_definition(folder: Path, form: str) -> str:
 
 def _read_steering(folder: Path) -> dict:
     path = folder / STEERING
-    if not path.exists():
+    if not is_there(path):
         return {}
     content = read_object(path, "questions")
     if not isinstance(content.get("questions", []), list):

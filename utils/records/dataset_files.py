@@ -4,14 +4,13 @@ Lines of a text file that begin with `#:` are comments and count as blank, so th
 number, stay together; in JSON the key `_comment` is one.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import read_json
 from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.files.reading import is_there, parse_json, read_bytes, read_json
 
 COMMENT = "#:"
 NOTE = "_comment"
@@ -32,18 +31,18 @@ def form_of(folder: Path) -> str | None:
     """Return the form that a folder's files make it: instructions, answers or scenarios; None without any
     prompts.
     """
-    if (folder / INSTRUCTIONS).exists():
+    if is_there(folder / INSTRUCTIONS):
         return "instructions"
-    if (folder / ANSWERS).exists():
+    if is_there(folder / ANSWERS):
         return "answers"
-    if any((folder / name).exists() for name in SCENARIOS):
+    if any(is_there(folder / name) for name in SCENARIOS):
         return "scenarios"
 
     return "instructions" if any(_foreign(folder, pattern) for pattern, _ in FOREIGN_PAIRS) else None
 
 
 def _foreign(folder: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in folder.glob(pattern) if path.is_file())
+    return sorted(path for path in folder.glob(pattern) if is_there(path))
 
 
 def instruction_files(folder: Path) -> tuple[Path, Path | None]:
@@ -53,8 +52,8 @@ def instruction_files(folder: Path) -> tuple[Path, Path | None]:
     Raises:
         UserError: several files could be meant.
     """
-    if (folder / INSTRUCTIONS).exists():
-        return folder / INSTRUCTIONS, folder / EVALUATION if (folder / EVALUATION).exists() else None
+    if is_there(folder / INSTRUCTIONS):
+        return folder / INSTRUCTIONS, folder / EVALUATION if is_there(folder / EVALUATION) else None
 
     for extract, evaluate in FOREIGN_PAIRS:
         if found := _foreign(folder, extract):
@@ -65,7 +64,7 @@ def instruction_files(folder: Path) -> tuple[Path, Path | None]:
                 else chosen.name
             )
             path = folder / Path(evaluate).parent / twin
-            return chosen, path if path.is_file() else None
+            return chosen, path if is_there(path) else None
 
     raise UserError(f"{folder} has no {INSTRUCTIONS}")
 
@@ -84,7 +83,7 @@ def _only(folder: Path, found: list[Path]) -> Path:
 def dataset_files(paths: TraitPaths) -> list[Path]:
     """Return the dataset's files that exist, of those the reader knows."""
     folder = paths.dataset
-    known = [folder / name for name in DATASET_FILES if (folder / name).is_file()]
+    known = [folder / name for name in DATASET_FILES if is_there(folder / name)]
     if form_of(folder) == "instructions":
         known += [path for path in instruction_files(folder) if path and path not in known]
     return known
@@ -117,9 +116,9 @@ def known_traits(root: Path) -> list[str]:
 def read_text(path: Path) -> str:
     """Read UTF-8 with or without a byte order mark; newlines of other systems become \\n."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder; it must be a text file") from None
+        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
@@ -138,8 +137,8 @@ def read_records(path: Path) -> Iterator[tuple[int, str, dict]]:
     for number, line in read_lines(path):
         where = f"{path}, line {number + 1}"
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(line.encode())
+        except ValueError as error:
             raise UserError(f"{where} is not valid JSON: {error}") from None
         if not isinstance(record, dict):
             raise UserError(f"{where} must be a JSON object")

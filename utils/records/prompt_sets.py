@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import digest, read_json
 from traitscope.utils.files.journal import key_of
 from traitscope.utils.files.paths import InferencePaths, check_name
+from traitscope.utils.files.reading import digest, is_there, read_json
 from traitscope.utils.model.encode import Prompt
 
 OWN = ("id", "text", "messages", "turns")  # every other field of a prompt is kept as its metadata
@@ -45,7 +45,7 @@ def read_prompt_set(paths: InferencePaths, *, completion: bool = False) -> Promp
     Raises:
         UserError: the file is missing or malformed; the line names the prompt.
     """
-    if not paths.dataset.exists():
+    if not is_there(paths.dataset):
         known = ", ".join(sorted(p.stem for p in paths.dataset.parent.glob("*.json"))) or "none"
         raise UserError(
             f"unknown prompt set {paths.prompt_set}: {paths.dataset} does not exist; known: {known}"

@@ -8,11 +8,14 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError, model_validator
 
 from traitscope.utils.errors import UserError, first_line
-from traitscope.utils.files.artifacts import load_tensor, read_json, save_tensor, write_json
-from traitscope.utils.files.paths import InferencePaths
+from traitscope.utils.files.artifacts import write_json
+from traitscope.utils.files.journal import key_of
+from traitscope.utils.files.paths import InferencePaths, check_name
+from traitscope.utils.files.reading import digest, is_there, read_json
+from traitscope.utils.files.tensors import load_tensor, save_tensor
 from traitscope.utils.model.encode import Prompt
 from traitscope.utils.records.prompt_sets import PromptItem, PromptSet
-from traitscope.utils.records.shaped import Shaped, read_shaped
+from traitscope.utils.records.shaped import Shaped, read_shaped, require_own
 
 if TYPE_CHECKING:  # a laptop without torch reads these files too
     from torch import Tensor
@@ -81,6 +84,9 @@ def vector_id(origin: dict[str, Any]) -> tuple:
     return origin["trait"], origin["method"], origin["layer"], origin["sha256"]
 
 
+_RECORD = TypeAdapter(Record)
+
+
 def write_record(paths: InferencePaths, record: Record) -> None:
     write_json(paths.response(record.id), asdict(record), indent=None)
 
@@ -91,17 +97,24 @@ def read_record(paths: InferencePaths, prompt: str) -> Record:
     Raises:
         UserError: the file is missing, or its parts do not fit each other.
     """
-    content = read_json(paths.response(prompt))
+    file = paths.response(prompt)
+    content = read_json(file)
     try:
-        record = TypeAdapter(Record).validate_python(content)
+        record = _RECORD.validate_python(content)
         assert set(content) == {f.name for f in fields(Record)}
         assert len(record.ids) == len(record.tokens) >= record.prompt_tokens > 0
     except (ValidationError, AssertionError):
         raise UserError(
-            f"{paths.response(prompt)} is no response of capture_raw_activations; delete it and capture again"
+            f"{file} is no response of capture_raw_activations; delete it and capture again"
         ) from None
 
+    require_own(file, prompt=(record.id, prompt))
     return record
+
+
+def made_from(record: Record, reader: dict) -> dict[str, Any]:
+    """Return what readings say of themselves: whose tokens, read by which model."""
+    return {"tokens_sha256": key_of(record.ids), "model": reader}
 
 
 class AboutSet(Shaped):
@@ -117,10 +130,13 @@ class Index(Shaped):
     made_by: dict[str, Any]
     prompt_set: AboutSet
     prompts: list[dict[str, Any]]
+    responses: dict[str, str] = {}  # prompt → sha256 of its response's file
 
     @model_validator(mode="after")
     def _says_what_made_it(self) -> Self:
-        assert isinstance(self.made_by.get("model"), dict), "made_by names no model"
+        model = self.made_by.get("model")
+        is_said = isinstance(model, dict) and isinstance(model.get("name"), str)
+        assert is_said, "made_by names no model"
         assert all(isinstance(prompt.get("id"), str) for prompt in self.prompts), "a prompt has no id"
         return self
 
@@ -133,10 +149,11 @@ class Index(Shaped):
 def write_index(
     paths: InferencePaths, prompts: PromptSet, items: Sequence[PromptItem], reader: dict, responses_from: str
 ) -> None:
-    """Write which prompts of a set are captured, and by which model."""
+    """Write which prompts of a set are captured, and by which model: last, when all their responses are there."""
     about = {
         "made_by": {"model": reader, "responses_from": responses_from or None},
         "prompt_set": prompts.about,
+        "responses": {item.id: digest(paths.response(item.id)) for item in items},
     }
     write_json(paths.index, about | {"prompts": [{"id": item.id, **item.metadata} for item in items]})
 
@@ -145,24 +162,49 @@ def read_index(paths: InferencePaths) -> Index:
     """Read what was captured of a prompt set.
 
     Raises:
-        UserError: nothing was, or the file is damaged.
+        UserError: nothing was, its capture has not ended, or the file is damaged.
     """
-    if not paths.index.exists():
+    if not is_there(paths.index):
         command = (
             f"inference/capture_raw_activations.py --experiment {paths.experiment} --prompt-set "
             f"{paths.prompt_set}"
         )
-        raise UserError(f"{paths.dir} has no responses; run {command} first")
-    return read_shaped(paths.index, Index)
+        raise UserError(f"{paths.dir} has no responses, or their capture has not ended; run {command}")
+
+    index = read_shaped(paths.index, Index)
+    require_own(paths.index, prompt_set=(index.prompt_set.name, paths.prompt_set))
+    for prompt in index.prompts:
+        check_name("prompt", prompt["id"], range(1, 2))
+    return index
 
 
-def recorded_prompts(paths: InferencePaths) -> list[str]:
-    """Return the ids of the prompts that have a response, in the order of the prompt set.
+def read_records(paths: InferencePaths) -> list[Record]:
+    """Read every response of a captured set, in the order of its prompts.
 
     Raises:
-        UserError: there are none.
+        UserError: nothing was captured, a response is damaged, or is not the one that was captured.
     """
-    return [p["id"] for p in read_index(paths).prompts if paths.response(p["id"]).exists()]
+    index = read_index(paths)
+    names = [prompt["id"] for prompt in index.prompts]
+    if not index.responses:  # an older index was written first: a killed capture left some out
+        names = [name for name in names if is_there(paths.response(name))]
+    return [read_recorded(paths, name, index) for name in names]
+
+
+def read_recorded(paths: InferencePaths, prompt: str, index: Index) -> Record:
+    """Read one response of a captured set.
+
+    Raises:
+        UserError: it is damaged, or is not the one that was captured: of another model, or another run.
+    """
+    record, file = read_record(paths, prompt), paths.response(prompt)
+    if index.responses:
+        is_own = index.responses.get(prompt) == digest(file)
+    else:
+        is_own = bool(index.made_by.get("responses_from")) or record.made_by.get("model") == index.reader
+    if not is_own:
+        raise UserError(f"{file} is not the response that {paths.index.name} names; capture the set again")
+    return record
 
 
 def write_projections(
@@ -189,11 +231,12 @@ def read_projections(
     Raises:
         UserError: the file is damaged.
     """
-    if not paths.projections(prompt).exists():
+    if not is_there(paths.projections(prompt)):
         return []
 
     content = read_json(paths.projections(prompt))
     try:
+        require_own(paths.projections(prompt), prompt=(content.get("id"), prompt))
         if made_by is not None and content["made_by"] != made_by:
             return []
         found = [
@@ -202,14 +245,37 @@ def read_projections(
         ]
         for scores in found:
             _Origin.model_validate(scores.origin)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{paths.projections(prompt)} is damaged ({first_line(error)}); delete it and project again"
         ) from None
 
-    if any(s.raw.ndim != 1 or s.raw.shape != s.norms.shape for s in found):
+    if any(s.raw.ndim != 1 or s.raw.shape != s.norms.shape or not _is_finite(s) for s in found):
         raise UserError(
-            f"{paths.projections(prompt)} is damaged (rows of different lengths); delete it and project again"
+            f"{paths.projections(prompt)} is damaged (rows of different lengths, or no numbers); delete it and project again"
+        )
+    return found
+
+
+def _is_finite(scores: Projections) -> bool:
+    return bool(np.isfinite(scores.raw).all() and np.isfinite(scores.norms).all())
+
+
+def read_own_projections(paths: InferencePaths, record: Record, reader: dict) -> list[Projections]:
+    """Read the projections of a response; none where there is no file.
+
+    Args:
+        reader: Identity of the model that must have read it.
+
+    Raises:
+        UserError: they are damaged, of other tokens, or another model's.
+    """
+    made_by = made_from(record, reader)
+    found = read_projections(paths, record.id, made_by)
+    is_other = not found and is_there(paths.projections(record.id)) and read_projections(paths, record.id)
+    if is_other or any(len(scores.raw) != len(record.ids) for scores in found):
+        raise UserError(
+            f"{paths.projections(record.id)} is of other tokens or another model; run inference/project_activations.py"
         )
     return found
 
@@ -218,14 +284,16 @@ def read_projected(paths: InferencePaths) -> list[tuple[Record, Projections]]:
     """Return every recorded prompt with each of its projections.
 
     Raises:
-        UserError: prompts were projected on different fits of a vector, which cannot be compared.
+        UserError: a file is damaged or of something else, or prompts were projected on different fits of a vector,
+            which cannot be compared.
     """
+    reader = read_index(paths).reader
     pairs = [
         (record, scores)
-        for name in recorded_prompts(paths)
-        for record in [read_record(paths, name)]
-        for scores in read_projections(paths, name)
+        for record in read_records(paths)
+        for scores in read_own_projections(paths, record, reader)
     ]
+    _require_all_projected(paths, pairs)
     fits: dict[str, str] = {}
 
     for _, scores in pairs:
@@ -236,6 +304,19 @@ def read_projected(paths: InferencePaths) -> list[tuple[Record, Projections]]:
             )
 
     return pairs
+
+
+def _require_all_projected(paths: InferencePaths, pairs: Sequence[tuple[Record, Projections]]) -> None:
+    """Refuse a set of which some prompts lack a vector that others have: a mean over the rest would not say so."""
+    there = {(record.id, scores.label) for record, scores in pairs}
+    labels = dict.fromkeys(scores.label for _, scores in pairs)
+    for prompt in read_index(paths).prompts:
+        for label in labels:
+            if (prompt["id"], label) not in there and is_there(paths.response(prompt["id"])):
+                raise UserError(
+                    f"{paths.prompt_set}: the prompt {prompt['id']} has no projection on {label}; "
+                    "run inference/project_activations.py"
+                )
 
 
 def mean_projections(
@@ -283,7 +364,7 @@ def write_stream(paths: InferencePaths, prompt: str, stream: "Tensor", made_by: 
 def has_stream(paths: InferencePaths, prompt: str, made_by: dict[str, Any]) -> bool:
     """Tell whether a stream is stored that was made of just these tokens by just this model."""
     file = paths.raw_metadata(prompt)
-    return file.exists() and read_shaped(file, _StreamAbout).made_by == made_by
+    return is_there(file) and read_shaped(file, _StreamAbout).made_by == made_by
 
 
 def read_stream(paths: InferencePaths, prompt: str) -> "Tensor":

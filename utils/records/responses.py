@@ -1,14 +1,20 @@
 """Responses on disk: one row per response, with the token ids that were fed and written."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import Any, Self
+
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import digest, read_json, write_json
+from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import SIDES, TraitPaths
+from traitscope.utils.files.reading import digest
 from traitscope.utils.judge import Answer
 from traitscope.utils.model.encode import Prompt, text_of
 from traitscope.utils.records.dataset import TraitDataset
+from traitscope.utils.records.shaped import Shaped, read_shaped, require_distinct, require_own
 
 
 @dataclass(frozen=True)
@@ -26,13 +32,38 @@ class Response:
     response_ids: list[int]
     is_finished: bool  # the model ended the text itself
 
+    @model_validator(mode="after")
+    def _is_named(self) -> Self:
+        assert self.key == f"{self.side}:{self.pair}:{self.rollout}", f"{self.key} is another row's key"
+        return self
+
+
+class ResponseFile(Shaped):
+    """The columns of responses/{side}.json."""
+
+    trait: str = ""
+    side: str = ""
+    made_by: dict[str, Any] = {}
+    rows: list[Response]
+
+    @model_validator(mode="after")
+    def _is_of_one_side(self) -> Self:
+        assert isinstance(self.made_by.get("model") or {}, dict), "made_by.model is no identity of a model"
+        assert len({row.side for row in self.rows}) < 2, "rows of both sides"
+        return self
+
 
 def write_responses(paths: TraitPaths, responses: Sequence[Response], made_by: dict) -> None:
     """Write both sides' files."""
     for side in SIDES:
         write_json(
             paths.responses(side),
-            {"made_by": made_by, "rows": [asdict(r) for r in responses if r.side == side]},
+            {
+                "trait": paths.trait,
+                "side": side,
+                "made_by": made_by,
+                "rows": [asdict(r) for r in responses if r.side == side],
+            },
         )
 
 
@@ -43,7 +74,7 @@ def response_digests(paths: TraitPaths) -> dict[str, str | None]:
 
 def read_origin(paths: TraitPaths) -> dict:
     """Return the identity of the model that wrote the responses."""
-    return read_json(paths.responses("pos")).get("made_by", {}).get("model", {})
+    return _read_side(paths, "pos").made_by.get("model") or {}
 
 
 def read_responses(paths: TraitPaths) -> list[Response]:
@@ -54,14 +85,7 @@ def read_responses(paths: TraitPaths) -> list[Response]:
     """
     responses: list[Response] = []
     for side in SIDES:
-        content = read_json(paths.responses(side))
-        try:
-            rows = [Response(**row) for row in content["rows"]]
-        except (TypeError, KeyError) as error:
-            raise UserError(
-                f"{paths.responses(side)} is not a response file ({error}); run 1_generate_responses with "
-                "--force"
-            ) from None
+        rows = _read_side(paths, side).rows
         if not rows:
             raise UserError(
                 f"{paths.responses(side)} has no responses; check the {side} side of {paths.trait}, then "
@@ -70,6 +94,15 @@ def read_responses(paths: TraitPaths) -> list[Response]:
         responses += rows
 
     return responses
+
+
+def _read_side(paths: TraitPaths, side: str) -> ResponseFile:
+    file = paths.responses(side)
+    found = read_shaped(file, ResponseFile)
+    own = found.rows[0].side if found.rows else side
+    require_own(file, trait=(found.trait, paths.trait), side=(found.side, side), rows_of_side=(own, side))
+    require_distinct(file, [row.key for row in found.rows], "response")
+    return found
 
 
 def answers_of(dataset: TraitDataset, responses: list[Response]) -> list[Answer]:

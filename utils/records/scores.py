@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -15,7 +15,7 @@ from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import CAPTURE, SIDES, VET_RESPONSES, TraitPaths
 from traitscope.utils.judge import Example, Judge, Score, count_states, explain_gaps
 from traitscope.utils.records.responses import Response, response_digests
-from traitscope.utils.records.shaped import Shaped, read_shaped
+from traitscope.utils.records.shaped import Shaped, read_shaped, require_distinct, require_own
 from traitscope.utils.stage.flags import flag
 
 
@@ -70,6 +70,8 @@ class ScoredRow(Shaped):
 class Scores(Shaped):
     """A vetting file of stage 0 or 2."""
 
+    trait: str = ""
+    of: str = ""  # scenarios or responses
     judge: dict[str, Any]
     states: dict[str, Any] = {}
     responses_sha256: dict[str, str | None] | None = None  # the response files that stage 2 read
@@ -81,13 +83,18 @@ class Scores(Shaped):
         return [(row.side, row.score) for row in self.rows]
 
 
-def read_scores(path: Path) -> Scores:
-    """Read a vetting file.
+def read_scores(paths: TraitPaths, of: Literal["scenarios", "responses"]) -> Scores:
+    """Read what stage 0 or 2 found.
 
     Raises:
-        UserError: it is missing, or not what a vetting stage writes.
+        UserError: the file is missing, not what that stage writes, or of another trait.
     """
-    return read_shaped(path, Scores)
+    file = paths.scenario_scores if of == "scenarios" else paths.response_scores
+    found = read_shaped(file, Scores)
+    require_own(file, trait=(found.trait, paths.trait), scores=(found.of, of))
+    keys = [(row.side, row.index, row.key) for row in found.rows]
+    require_distinct(file, keys, "text")
+    return found
 
 
 def write_scenario_scores(
@@ -100,7 +107,8 @@ def write_scenario_scores(
 ) -> dict:
     """Write what stage 0 found; see `_write`."""
     rows = [{"side": e.side, "index": i, "group": e.family, "text": e.text} for i, e in enumerate(examples)]
-    return _write(paths.scenario_scores, {"vetted_at": vetted_at, "rows": rows}, scores, judge, max_unjudged)
+    content = {"trait": paths.trait, "of": "scenarios", "vetted_at": vetted_at, "rows": rows}
+    return _write(paths.scenario_scores, content, scores, judge, max_unjudged)
 
 
 def write_response_scores(
@@ -112,7 +120,12 @@ def write_response_scores(
 ) -> dict:
     """Write what stage 2 found; see `_write`."""
     rows = [{"key": r.key, "side": r.side} for r in responses]
-    content = {"responses_sha256": response_digests(paths), "rows": rows}
+    content = {
+        "trait": paths.trait,
+        "of": "responses",
+        "responses_sha256": response_digests(paths),
+        "rows": rows,
+    }
     return _write(paths.response_scores, content, scores, judge, max_unjudged)
 
 
@@ -157,7 +170,7 @@ def failed_scenarios(paths: TraitPaths, thresholds: Thresholds) -> set[int]:
     """Return the indices of the examples that did not pass stage 0."""
     return {
         row.index
-        for row in read_scores(paths.scenario_scores).rows
+        for row in read_scores(paths, "scenarios").rows
         if not thresholds.passes(row.score, row.side)
     }
 
@@ -173,7 +186,7 @@ def usable_responses(
     Raises:
         UserError: the scores are of other responses.
     """
-    found = read_scores(paths.response_scores)
+    found = read_scores(paths, "responses")
     if found.responses_sha256 != responses_sha256:
         advice = f"run {VET_RESPONSES} and {CAPTURE}"
         raise UserError(f"{paths.trait}: scores and activations are of different responses; {advice}")

@@ -3,7 +3,7 @@ else.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -12,10 +12,12 @@ import numpy as np
 from pydantic import model_validator
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import digest, read_json, read_vector_file, save_tensor, write_json
-from traitscope.utils.files.paths import ExperimentPaths, TraitPaths
-from traitscope.utils.records.activations import read_activations_about
-from traitscope.utils.records.shaped import Shaped, read_shaped
+from traitscope.utils.files.artifacts import remove, write_json
+from traitscope.utils.files.paths import FIT, ExperimentPaths, TraitPaths, is_trait
+from traitscope.utils.files.reading import digest, is_there, read_json
+from traitscope.utils.files.tensors import read_vector_file, save_tensor
+from traitscope.utils.records.activations import read_activations_about, read_fitted_on
+from traitscope.utils.records.shaped import Shaped, read_shaped, require_own
 from traitscope.utils.records.verdict import read_verdict
 
 if TYPE_CHECKING:  # a laptop without torch reads vectors too
@@ -56,6 +58,8 @@ class VectorAbout(Shaped):
     centre: float  # midpoint of the two sides' mean projections on the unit vector
     train: Separation | None
     val: Separation | None  # on responses that were held out
+    sha256: str = ""  # of the file with the values
+    activations_sha256: str = ""  # of the activations that it was fitted or measured on
     origin: dict[str, Any] | None = None  # of one that was made elsewhere
 
     @model_validator(mode="after")
@@ -205,11 +209,12 @@ def write_vector(paths: TraitPaths, key: Key, vector: "Tensor", about: dict) -> 
     """Write a vector [d_model] with what is known of it.
 
     Args:
-        about: The columns of `VectorAbout` but for trait, method and layer.
+        about: The columns of `VectorAbout` but for trait, method, layer and sha256.
     """
     method, layer = key
-    save_tensor(paths.vector(method, layer), vector)
-    return write_about(paths, key, {"trait": paths.trait, "method": method, "layer": layer} | about)
+    sha256 = save_tensor(paths.vector(method, layer), vector)
+    names = {"trait": paths.trait, "method": method, "layer": layer}
+    return write_about(paths, key, names | about | {"sha256": sha256})
 
 
 def write_about(paths: TraitPaths, key: Key, about: dict) -> VectorAbout:
@@ -223,22 +228,68 @@ def list_vectors(paths: TraitPaths) -> dict[Key, VectorAbout]:
     """Return every vector of a trait by method and layer, its values unread.
 
     Raises:
-        UserError: a file is not what it should be.
+        UserError: a file is not what it should be, or an import was interrupted.
     """
-    files = {
-        match: file
-        for file in sorted(paths.vectors.glob("*_metadata.json"))
-        if (match := _FILE.fullmatch(file.stem))
-    }
-    return {(match[1], int(match[2])): read_shaped(file, VectorAbout) for match, file in files.items()}
+    found = {key: read_about(paths, key) for key in _keys(paths)}
+    for method in {method for method, _ in found}:
+        _require_whole_import(paths, [about for about in found.values() if about.method == method])
+    _require_fitted(paths, list(found.values()), are_all=True)
+    return found
+
+
+def _require_fitted(paths: TraitPaths, abouts: "list[VectorAbout]", *, are_all: bool = False) -> None:
+    """Refuse fitted vectors that are not those which stage 4 named at its end: of a killed run, or another fit.
+
+    Args:
+        are_all: They are all that there are, so that none may lack either.
+    """
+    # an older vector does not say what it was fitted on, and an import has a check of its own
+    fitted = {paths.vector(*a.key).name: a.sha256 for a in abouts if a.activations_sha256 and not a.origin}
+    if not fitted:
+        return
+    known = read_fitted_on(paths).vectors if is_there(paths.fitted_on) else {}
+    if (fitted != known) if are_all else not fitted.items() <= known.items():
+        raise UserError(
+            f"{paths.trait}: the vectors are not those that {FIT} left when it ended; run it again"
+        )
+
+
+def _keys(paths: TraitPaths) -> list[Key]:
+    matches = [_FILE.fullmatch(file.stem) for file in sorted(paths.vectors.glob("*_metadata.json"))]
+    return [(match[1], int(match[2])) for match in matches if match]
+
+
+def _require_whole_import(paths: TraitPaths, abouts: "list[VectorAbout]") -> None:
+    """Refuse the vectors of a method that an import has not replaced to its end."""
+    origins = [about.origin or {} for about in abouts]
+    layers = sorted(about.layer for about in abouts)
+    if len({origin.get("sha256") for origin in origins}) > 1 or any(
+        origin.get("layers", layers) != layers for origin in origins
+    ):
+        raise UserError(
+            f"{paths.trait}: an import of {abouts[0].method} was interrupted, or a file of it is gone; import it again"
+        )
+
+
+def read_about(paths: TraitPaths, key: Key) -> VectorAbout:
+    """Read what is known of one vector.
+
+    Raises:
+        UserError: the file is missing, not what a fit or an import writes, or of another vector.
+    """
+    file = paths.vector_metadata(*key)
+    about = read_shaped(file, VectorAbout)
+    require_own(file, trait=(about.trait, paths.trait), method=(about.method, key[0]))
+    if about.layer != key[1]:
+        raise UserError(f"{file} is of layer {about.layer}; run its stage again with --force")
+    return about
 
 
 def list_traits(paths: ExperimentPaths) -> list[str]:
     """Return every trait of an experiment that has vectors."""
     base = paths.dir / "extraction"
-    return sorted(
-        {file.parents[1].relative_to(base).as_posix() for file in base.rglob("vectors/*_metadata.json")}
-    )
+    names = {file.parents[1].relative_to(base).as_posix() for file in base.rglob("vectors/*_metadata.json")}
+    return sorted(filter(is_trait, names))
 
 
 def best_held_out(found: "list[VectorAbout]") -> VectorAbout | None:
@@ -250,13 +301,19 @@ def best_held_out(found: "list[VectorAbout]") -> VectorAbout | None:
 
 
 def read_vector(
-    paths: TraitPaths, key: Key, why: str = "asked for", steered: TraitPaths | None = None
+    paths: TraitPaths,
+    key: Key,
+    why: str = "asked for",
+    steered: TraitPaths | None = None,
+    *,
+    on_these: bool = True,
 ) -> Vector:
     """Read one vector and what is known of it.
 
     Args:
         steered: Where the model that it will be used on was steered, whose residual norms then are the unit
             of a dose; by default here.
+        on_these: Refuse a vector that was fitted or measured on other activations than those beside it.
 
     Raises:
         UserError: a file is missing or damaged, the vector is zero, or does not say what it is.
@@ -266,19 +323,30 @@ def read_vector(
     if not values.any():
         raise UserError(f"{file} holds a zero vector, which has no direction")
 
-    about = read_shaped(paths.vector_metadata(*key), VectorAbout)
-    captured = read_activations_about(paths) if paths.activations_metadata.exists() else None
+    about, sha256 = read_about(paths, key), str(digest(file))
+    if about.sha256 not in ("", sha256) or not np.isclose(
+        np.linalg.norm(values), about.norm, rtol=1e-3, atol=1e-6
+    ):
+        raise UserError(
+            f"{file} is not the vector that its metadata describes; run its stage again with --force"
+        )
+
+    captured = read_activations_about(paths) if is_there(paths.activations_metadata) else None
     if captured and len(values) != captured.shape[2]:
         raise UserError(
             f"{file} is of width {len(values)}; the activations beside it are of width {captured.shape[2]}"
         )
+
+    _require_fitted(paths, [about])
+    if captured and on_these and about.activations_sha256 not in ("", captured.sha256):
+        raise UserError(f"{file} was fitted on other activations than those that are there; run {FIT}")
 
     def measured() -> float | None:
         norms = mean_norms(paths, steered or paths)
         return norms[key[1]] if norms and key[1] < len(norms) else None
 
     n_layers = captured.shape[1] if captured else None
-    return Vector(paths.experiment, about, values, n_layers, measured, str(digest(file)), why)
+    return Vector(paths.experiment, about, values, n_layers, measured, sha256, why)
 
 
 def mean_norms(paths: TraitPaths, steered: TraitPaths) -> list[float] | None:
@@ -289,7 +357,7 @@ def mean_norms(paths: TraitPaths, steered: TraitPaths) -> list[float] | None:
     """
     if (found := read_verdict(steered)) and found.vectors_from == paths.experiment:
         return found.residual_norms
-    if paths.activations_metadata.exists():
+    if is_there(paths.activations_metadata):
         return read_activations_about(paths).mean_norms
     return None
 
@@ -302,20 +370,29 @@ def imported_layers(paths: TraitPaths) -> dict[str, list[int]]:
     }
 
 
-def read_imported(paths: TraitPaths, d_model: int) -> list[tuple[Vector, dict]]:
+def read_imported(
+    paths: TraitPaths, d_model: int, fitted: Collection[str]
+) -> list[tuple[VectorAbout, "Tensor", dict]]:
     """Return every vector that was made elsewhere, with all that its metadata says.
 
+    Args:
+        fitted: The methods that are fitted here: whatever lies under these names is about to be replaced, and need
+            not be readable.
+
     Raises:
-        UserError: one is of another width: the experiment's model has changed.
+        UserError: one is damaged, or of another width: the experiment's model has changed.
     """
-    keys = [(method, layer) for method, layers in imported_layers(paths).items() for layer in layers]
+    keys = [key for key in _keys(paths) if key[0] not in fitted]
     try:
         for key in keys:
             read_vector_file(paths.vector(*key), d_model)
-        return [(read_vector(paths, key), read_json(paths.vector_metadata(*key))) for key in keys]
+        vectors = [read_vector(paths, key, on_these=False) for key in keys]
+        for method in {method for method, _ in keys}:
+            _require_whole_import(paths, [v.about for v in vectors if v.method == method])
+        return [(v.about, v.tensor, read_json(paths.vector_metadata(*v.about.key))) for v in vectors]
     except UserError as error:
         advice = "delete it, or import it again"
-        raise UserError(f"an imported vector does not fit the activations: {error}; {advice}") from None
+        raise UserError(f"an imported vector cannot be measured anew: {error}; {advice}") from None
 
 
 def origins_of(paths: TraitPaths, methods: Iterable[str]) -> dict[str, dict]:
@@ -326,16 +403,33 @@ def origins_of(paths: TraitPaths, methods: Iterable[str]) -> dict[str, dict]:
     }
 
 
-def clear_fitted(paths: TraitPaths) -> None:
-    """Delete what stage 4 left in a trait's vectors folder; what was made elsewhere stays."""
-    kept = [(method, layer) for method, layers in imported_layers(paths).items() for layer in layers]
+def clear_fitted(paths: TraitPaths, fitted: Collection[str]) -> None:
+    """Delete what stage 4 left in a trait's vectors folder; what was made elsewhere stays.
+
+    Args:
+        fitted: The methods that are fitted here.
+    """
+    kept = [key for key in _keys(paths) if key[0] not in fitted]
     files = {file(*key) for key in kept for file in (paths.vector, paths.vector_metadata)}
     for file in set(paths.vectors.glob("*")) - files:
-        file.unlink()
+        remove(file)
 
 
-def delete_vectors(paths: TraitPaths, method: str) -> None:
-    """Delete every vector of a method."""
-    for key in [key for key in list_vectors(paths) if key[0] == method]:
-        paths.vector(*key).unlink(missing_ok=True)
-        paths.vector_metadata(*key).unlink()
+def write_imported(paths: TraitPaths, method: str, vectors: "dict[int, tuple[Tensor, dict]]") -> None:
+    """Write a method's vectors, {layer: (vector, about)}, in place of those of an earlier import.
+
+    The new ones are written before the old ones of other layers go. All say which layers the import has, so that
+    what a kill leaves is refused until the import is run again.
+
+    Args:
+        vectors: The columns of `VectorAbout` beside each, its origin among them.
+    """
+    layers = sorted(vectors)
+    for layer, (vector, about) in vectors.items():
+        origin = about["origin"] | {"layers": layers}
+        write_vector(paths, (method, layer), vector, about | {"origin": origin})
+
+    for file in paths.vectors.glob(f"{method}_layer*"):
+        match = re.fullmatch(rf"{re.escape(method)}_layer(\d+)(_metadata\.json|\.pt)", file.name)
+        if match and int(match[1]) not in layers:
+            file.unlink()

@@ -1,13 +1,16 @@
 """What stage 5 leaves of a trait: results.json, read as what it is by everybody, and the texts beside it."""
 
+from functools import cached_property
 from typing import Any, Self
 
 from pydantic import model_validator
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import read_json, write_json
+from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import STEER, TraitPaths
-from traitscope.utils.records.shaped import Shaped, read_shaped
+from traitscope.utils.files.reading import digest
+from traitscope.utils.judge import Score
+from traitscope.utils.records.shaped import Shaped, read_shaped, require_own
 
 WORKS, NOT_PROVEN, BREAKS = "works", "not proven", "breaks the text"
 PARTS = ("dev", "test")
@@ -130,6 +133,7 @@ class Verdict(Shaped):
     residual_norms: list[float]  # mean ‖h‖ per layer over the unsteered answers: the unit of a dose
     questions: dict[str, list[str]]
     dev: list[TriedCell]
+    texts_sha256: dict[str, str] = {}  # of the texts, by part
 
     @model_validator(mode="after")
     def _says_what_made_it(self) -> Self:
@@ -160,6 +164,15 @@ class GivenScore(Shaped):
     prompt: str = ""
     detail: str = ""
 
+    @model_validator(mode="after")
+    def _is_a_score(self) -> Self:
+        assert self.score, "no score"
+        return self
+
+    @cached_property
+    def score(self) -> Score:
+        return Score(**{name: getattr(self, name) for name in type(self).model_fields})
+
 
 class WrittenText(Shaped):
     """One answer of one arm with its scores: a row of responses/{dev,test}.json."""
@@ -175,6 +188,8 @@ class WrittenText(Shaped):
 
 
 class _TextFile(Shaped):
+    trait: str = ""
+    part: str = ""
     rows: list[WrittenText]
 
 
@@ -182,9 +197,13 @@ def read_verdict(paths: TraitPaths) -> Verdict | None:
     """Return what stage 5 found for a trait; None where it has not completed.
 
     Raises:
-        UserError: results.json is not what stage 5 writes.
+        UserError: results.json is not what stage 5 writes, or of another trait.
     """
-    return read_shaped(paths.steering_results, Verdict) if paths.has_completed(STEER) else None
+    if not paths.has_completed(STEER):
+        return None
+    found = read_shaped(paths.steering_results, Verdict)
+    require_own(paths.steering_results, trait=(found.trait, paths.trait))
+    return found
 
 
 def require_verdict(paths: TraitPaths) -> Verdict:
@@ -209,16 +228,23 @@ def read_texts(paths: TraitPaths, part: str) -> list[WrittenText]:
     """Return every text that was written to a part's questions ("dev" or "test"), arm by arm.
 
     Raises:
-        UserError: the file is missing or not what stage 5 writes.
+        UserError: the file is missing, not what stage 5 writes, or not the one that its results describe.
     """
-    return read_shaped(paths.steering_responses(part), _TextFile).rows
+    file = paths.steering_responses(part)
+    found = read_shaped(file, _TextFile)
+    require_own(file, trait=(found.trait, paths.trait), part=(found.part, part))
+    verdict = read_verdict(paths)
+    known = verdict.texts_sha256.get(part) if verdict else None
+    if known not in (None, digest(file)):
+        raise UserError(
+            f"{file} holds other texts than {paths.steering_results.name} is of; run {STEER} again"
+        )
+    return found.rows
 
 
-def write_texts(paths: TraitPaths, part: str, rows: list[dict], made_by: dict) -> None:
-    """Write a part's texts."""
-    write_json(paths.steering_responses(part), {"made_by": made_by, "rows": rows})
-
-
-def read_rescored(paths: TraitPaths, judge: str) -> dict:
-    """Return the verdict that another judge gave on the stored texts."""
-    return read_json(paths.rescored(judge))
+def write_texts(paths: TraitPaths, texts: dict[str, list[dict]], made_by: dict) -> dict[str, str]:
+    """Write every part's texts, and return their digests, for the results to name."""
+    for part, rows in texts.items():
+        content = {"trait": paths.trait, "part": part, "made_by": made_by, "rows": rows}
+        write_json(paths.steering_responses(part), content)
+    return {part: str(digest(paths.steering_responses(part))) for part in texts}

@@ -8,20 +8,20 @@ from traitscope.utils.files.paths import ExperimentPaths
 from traitscope.utils.stage.command import Command
 from traitscope.utils.stage.experiment import RunOptions, keep_settings, resolve_settings
 from traitscope.utils.stage.flags import Flag
-from traitscope.utils.stage.stage import Stage, run_stage
+from traitscope.utils.stage.stage import How, Stage, run_stage
 
 
 def stage_command(stage: Stage) -> Command:
     """Return the command that runs one stage, for one trait or several."""
 
-    def run(options: RunOptions, given: dict[str, Any]) -> None:
+    def run(options: RunOptions, how: How, given: dict[str, Any]) -> None:
         instead = next((name for name in stage.instead if given.get(name)), "")
         stated = {name: value for name, value in given.items() if name in stage.flags}
         targets = options.targets
         paths = ExperimentPaths(options.experiment)
         settings = resolve_settings(paths, stage.flags, stated)
 
-        failures = run_stage(stage, targets, settings, force=options.force, instead=instead)
+        failures = run_stage(stage, targets, settings, how, instead=instead)
         if not instead:
             keep_settings(paths, stage.flags, settings)
         if failures:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import read_json, write_json
+from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import ExperimentPaths, TraitPaths
+from traitscope.utils.files.reading import is_there, read_json
 from traitscope.utils.judge import choose_judge
 from traitscope.utils.stage.flags import Flag, flag
 
@@ -46,7 +47,7 @@ def read_config(paths: ExperimentPaths) -> dict[str, Any]:
     Raises:
         UserError: it holds no object of settings.
     """
-    config = read_json(paths.config) if paths.config.exists() else {}
+    config = read_json(paths.config) if is_there(paths.config) else {}
     if not isinstance(config, dict):
         raise UserError(f"{paths.config} must hold a JSON object of settings")
     return config
@@ -104,7 +105,7 @@ def keep_settings(paths: ExperimentPaths, flags: dict[str, Flag], settings: dict
         name: value for name, value in lasting.items() if name not in kept and (is_first or name in LASTING)
     }
     if new:
-        write_json(paths.config, kept | new)
+        write_json(paths.config, kept | new, is_sealed=False)  # people edit it
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,6 @@ class RunOptions:
         help="Name of the folder under experiments/; names such as gemma-2-2b-it also choose the model."
     )
     traits: tuple[str, ...] = flag((), "Traits as category/name, separated by commas.", also=("trait",))
-    force: bool = flag(False, "Run even where everything is up to date, and forget partial progress.")
 
     heading = "What to run on"
 

@@ -3,29 +3,30 @@ files on disk.
 """
 
 import json
-import shutil
-import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from traitscope.utils.errors import UserError, explain_disk_error, first_line, is_disk_error
-from traitscope.utils.files.artifacts import digest, sweep_temporaries, why_left_out, write_bytes, write_json
+from traitscope.utils.files.artifacts import sweep_temporaries
+from traitscope.utils.files.locks import hold
 from traitscope.utils.files.paths import TraitPaths
-from traitscope.utils.stage.flags import OWN_HEADING, Flag, bind, flags_of
+from traitscope.utils.files.reading import digest
+from traitscope.utils.stage.flags import OWN_HEADING, Flag, bind, flag, flags_of
+from traitscope.utils.stage.manifest import (
+    changed_input,
+    damaged_output,
+    read_manifest,
+    set_aside,
+    write_manifest,
+)
 
 FORCED = "--force"
-NOT_DONE, UNREADABLE = "no completed run", "manifest unreadable"
-PACKAGES = ("torch", "transformers", "scikit-learn", "sentence-transformers", "numpy")
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,17 @@ class Stage:
         return json.loads(json.dumps({n: v for n, v in known.items() if v is not None}))
 
 
-def why_run(stage: Stage, paths: TraitPaths, params: dict[str, Any]) -> str | None:
-    """Return the reason the stage must run, in words, or None when its outputs are up to date."""
+def why_run(stage: Stage, paths: TraitPaths, params: dict[str, Any], *, verify: bool = False) -> str | None:
+    """Return the reason the stage must run, in words, or None when its outputs are up to date.
+
+    Args:
+        verify: Read every output; else only one whose size or time is not as it was.
+    """
     done = read_manifest(paths.manifest(stage.name))
     if isinstance(done, str):
         return done
+    if done.get("trait", paths.trait) != paths.trait:
+        return f"manifest of {done['trait']}"
     if done["version"] != stage.version:
         return f"stage version {done['version']} → {stage.version}"
 
@@ -103,55 +110,8 @@ def why_run(stage: Stage, paths: TraitPaths, params: dict[str, Any]) -> str | No
         if recorded.get(name) != tracked.get(name):
             return f"{name} {recorded.get(name)} → {tracked.get(name)}"
 
-    return missing_output(done, paths.root) or changed_input(done, take_digests(stage, paths, params))
-
-
-def why_outdated(manifest: Path, root: Path) -> str | None:
-    """Return why a stage's files are not what its manifest describes, or None: all that can be told
-    without the stage itself.
-    """
-    done = read_manifest(manifest)
-    if isinstance(done, str):
-        return done
-    return missing_output(done, root) or changed_input(
-        done, {name: digest(root / name) for name in done["inputs"]}
-    )
-
-
-def read_manifest(path: Path) -> dict | str:
-    """Return a manifest, or in words why there is none to go by."""
-    try:
-        done = json.loads(path.read_text())
-        _, inputs, outputs, _ = done["params"], done["inputs"], done["outputs"], done["version"]
-    except FileNotFoundError:
-        return NOT_DONE
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return UNREADABLE
-
-    is_whole = (
-        isinstance(done["params"], dict)
-        and isinstance(inputs, dict)
-        and isinstance(outputs, list)
-        and all(isinstance(o, str) for o in outputs)
-    )
-    return done if is_whole else UNREADABLE
-
-
-def missing_output(done: dict, root: Path) -> str | None:
-    """Name the first output of a manifest that is gone; what a pull left out is known to be elsewhere."""
-    gone = (name for name in done["outputs"] if not (root / name).exists() and not why_left_out(root / name))
-    return next((f"output missing: {name}" for name in gone), None)
-
-
-def changed_input(done: dict, now: dict[str, str | None]) -> str | None:
-    """Name the first input of a manifest whose content is another now."""
-    return next(
-        (
-            f"input changed: {name}"
-            for name in done["inputs"] | now
-            if done["inputs"].get(name) != now.get(name)
-        ),
-        None,
+    return damaged_output(done, paths.root, verify=verify) or changed_input(
+        done, take_digests(stage, paths, params)
     )
 
 
@@ -160,21 +120,51 @@ def take_digests(stage: Stage, paths: TraitPaths, params: dict[str, Any]) -> dic
     return {paths.relative(path): digest(path) for path in stage.inputs(paths, params)}
 
 
-def execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], *, force: bool = False) -> bool:
+@dataclass(frozen=True)
+class How:
+    """In which way a stage is run."""
+
+    force: bool = flag(False, "Run even where everything is up to date, and forget partial progress.")
+    verify: bool = flag(
+        False, "Read every output to see whether it is as it was written, not only its size and time."
+    )
+    wait: bool = flag(False, "Wait for another process that runs the same stage of the same trait.")
+
+    heading = "How to run"
+
+
+DEFAULTS = How()
+
+
+def execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], how: How = DEFAULTS) -> bool:
     """Run the stage for one trait if it has a reason to, and return whether it ran.
 
-    The manifest is deleted first and written last: whatever interrupts the run leaves "no completed run". A
-    stage raises UserError only before it writes, and then its earlier results stay complete.
+    The manifest goes first and is written last: whatever kills the run leaves "no completed run".
 
     Raises:
         UserError: an input is missing, or the stage says what the user must mend.
     """
-    reason = FORCED if force else why_run(stage, paths, params)
-    if reason is None:
+    if not how.force and why_run(stage, paths, params, verify=how.verify) is None:
         print(f"[{stage.name}] {paths.trait}: up to date", flush=True)
         return False
 
-    inputs = take_digests(stage, paths, params)  # before the run: an edit during it makes the result stale
+    with only_one(stage.name, paths, wait=how.wait):
+        # asked again: who waited may find it done
+        reason = FORCED if how.force else why_run(stage, paths, params, verify=how.verify)
+        if reason is None:
+            print(f"[{stage.name}] {paths.trait}: done by another process", flush=True)
+            return False
+        inputs = take_digests(
+            stage, paths, params
+        )  # before the run: an edit during it makes the result stale
+        _require_inputs(stage, paths, inputs)
+        with set_aside(paths.manifest(stage.name)):
+            _execute(stage, paths, params, inputs, reason)
+
+    return True
+
+
+def _require_inputs(stage: Stage, paths: TraitPaths, inputs: dict[str, str | None]) -> None:
     absent = [name for name, found in inputs.items() if found is None]
     if absent:
         writer = paths.writer(paths.root / absent[0])
@@ -183,81 +173,53 @@ def execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], *, force: b
             + (f"; run {writer} first" if writer else "")
         )
 
-    with only_one(stage.name, paths):
-        return _execute(stage, paths, params, inputs, reason)
 
-
-@contextmanager
-def only_one(stage: str, paths: TraitPaths) -> Iterator[None]:
-    """Keep a second process off the same stage of the same trait; the lock dies with its process."""
-    lock = paths.manifest(stage).with_name(f".{stage}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-
-    try:
-        with FileLock(lock, timeout=0):
-            yield
-    except Timeout:
-        raise UserError(
-            f"another process is running {stage} for {paths.trait} in {paths.experiment}; wait for it, or "
-            "stop it"
-        ) from None
+def only_one(stage: str, paths: TraitPaths, *, wait: bool | None = None) -> AbstractContextManager[None]:
+    """Keep a second process off the same stage of the same trait."""
+    return hold(
+        paths.lock(stage),
+        f"another process is running {stage} for {paths.trait} in {paths.experiment}",
+        wait=wait,
+    )
 
 
 def _execute(
     stage: Stage, paths: TraitPaths, params: dict[str, Any], inputs: dict[str, str | None], reason: str
-) -> bool:
+) -> None:
     if reason == FORCED:
         paths.journal(stage.name).unlink(missing_ok=True)
     for folder in (paths.dir, paths.steering):
         sweep_temporaries(folder)
+
     start = time.monotonic()
-    with _manifest_gone(paths.manifest(stage.name)):
-        summary = stage.run(paths, **bind(stage.run, params))
+    summary = stage.run(paths, **bind(stage.run, params))
     seconds = time.monotonic() - start
-    outputs = [paths.relative(path) for path in stage.outputs(paths, params)]
-    unwritten = [name for name in outputs if not (paths.root / name).exists()]
+
+    outputs = list(stage.outputs(paths, params))
+    unwritten = [paths.relative(path) for path in outputs if not path.exists()]
     assert not unwritten, f"{stage.name} did not write {unwritten}"
     record = {
         "stage": stage.name,
+        "trait": paths.trait,
         "version": stage.version,
         "reason": reason,
         "params": stage.tracked(params),
         "inputs": inputs,
-        "outputs": outputs,
+        "summary": summary,
+        "seconds": round(seconds, 2),
     }
-    write_json(
-        paths.manifest(stage.name),
-        record | {"summary": summary, "seconds": round(seconds, 2), "finished": _now(), **provenance()},
-    )
-    # not before the manifest: a kill in between must cost nothing
+    write_manifest(paths.manifest(stage.name), record, outputs, paths.root)
+    # after the manifest: a kill between the two costs nothing
     paths.journal(stage.name).unlink(missing_ok=True)
     print(f"[{stage.name}] {paths.trait}: {_line(summary)}, {seconds:.0f} s ({reason})", flush=True)
-
-    return True
-
-
-@contextmanager
-def _manifest_gone(manifest: Path) -> Iterator[None]:
-    """Delete a manifest; put it back if the stage refuses to work, which it does before it writes: a
-    mistyped flag must not cost old results.
-    """
-    before = manifest.read_bytes() if manifest.exists() else None
-    manifest.unlink(missing_ok=True)
-
-    try:
-        yield
-    except UserError:
-        if before is not None:
-            write_bytes(manifest, before)
-        raise
 
 
 def run_stage(
     stage: Stage,
     traits: Sequence[TraitPaths],
     values: dict[str, Any],
+    how: How = DEFAULTS,
     *,
-    force: bool = False,
     instead: str = "",
 ) -> dict[str, str]:
     """Run a stage for several traits, so that what it loads is loaded once; a trait that fails does not
@@ -281,7 +243,7 @@ def run_stage(
                     flush=True,
                 )
             else:
-                execute(stage, paths, stage.params(values), force=force)
+                execute(stage, paths, stage.params(values), how)
         except UserError as error:
             failures[paths.trait] = str(error)
         except BrokenPipeError:
@@ -310,30 +272,3 @@ def _line(summary: dict) -> str:
         for k, v in summary.items()
         if v is not None
     )
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
-
-
-@cache
-def provenance() -> dict:
-    """Return the git commit and the package versions of this process."""
-    commit = None
-    if shutil.which("git"):
-        git = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        commit = git.stdout.strip() or None
-
-    return {"git_commit": commit, "packages": {name: v for name in PACKAGES if (v := _version(name))}}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

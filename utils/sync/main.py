@@ -14,8 +14,9 @@ if not __package__:  # run as a script: this checkout is the package traitscope,
     runpy.run_path(str(Path(__file__).resolve().parents[2] / "__init__.py"), run_name="checkout")
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import read_json, write_json
+from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import ExperimentPaths, found_experiments, root_dir
+from traitscope.utils.files.reading import read_json
 from traitscope.utils.stage.command import Command, command
 from traitscope.utils.stage.flags import flag
 from traitscope.utils.sync.meeting import PENDING, Meeting, meet, only_sync, settle, stop_at_conflicts

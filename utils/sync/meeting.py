@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import read_json, write_json
+from traitscope.utils.files.artifacts import write_json
+from traitscope.utils.files.locks import hold
 from traitscope.utils.files.paths import ExperimentPaths
+from traitscope.utils.files.reading import is_there, read_json
 from traitscope.utils.sync.ancestry import Change, Entry, StoreRecord, compare, read_record
 from traitscope.utils.sync.store import Store, Stored
 from traitscope.utils.sync.travel import is_manifest, scan, stage_places, travels
@@ -186,7 +186,7 @@ def _memory(paths: ExperimentPaths, record: StoreRecord, what: str) -> Path:
 
 def _remembered(file: Path) -> dict[str, str]:
     try:
-        content = read_json(file) if file.exists() else {}
+        content = read_json(file) if is_there(file) else {}
     except UserError:
         return {}  # damaged is forgotten: then only equal files and known ancestors are common
     return {str(path): str(md5) for path, md5 in content.items()} if isinstance(content, dict) else {}
@@ -195,11 +195,5 @@ def _remembered(file: Path) -> dict[str, str]:
 @contextmanager
 def only_sync(paths: ExperimentPaths) -> Iterator[None]:
     """Keep a second push or pull off the same experiment; the lock dies with its process."""
-    paths.sync.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(paths.sync / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise UserError(
-            f"another push or pull of {paths.experiment} is running; wait for it, or stop it"
-        ) from None
+    with hold(paths.sync / ".lock", f"another push or pull of {paths.experiment} is running"):
+        yield

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import left_out_note, write_json
+from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.files.reading import left_out_note
 from traitscope.utils.stage.stage import only_one
 from traitscope.utils.sync.meeting import Meeting, folder_of, keep_agreed
 from traitscope.utils.sync.store import Store

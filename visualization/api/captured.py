@@ -7,21 +7,28 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.paths import InferencePaths
+from traitscope.utils.files.paths import InferencePaths, check_name
 from traitscope.utils.records.comparisons import VectorName, list_compared, list_groups
 from traitscope.utils.records.courses import read_dynamics
-from traitscope.utils.records.readings import Projections, Record, read_index, read_projections, read_record
+from traitscope.utils.records.readings import (
+    Projections,
+    Record,
+    read_index,
+    read_own_projections,
+    read_recorded,
+)
 from traitscope.visualization.api.curves import Compared, Course, CourseQuery, make_comparison, make_course
 from traitscope.visualization.library import Library, NotThereError
-from traitscope.visualization.recall import read_prompts, readable, recall_comparison
+from traitscope.visualization.recall import read_prompts, readable_set, recall_comparison
 
 
 class PromptSetItem(BaseModel):
-    """A captured prompt set in the list of all."""
+    """A captured prompt set in the list of all: what it is, or why that cannot be read."""
 
     name: str
-    description: str
-    prompts: int
+    description: str = ""
+    prompts: int = 0
+    problem: str = ""
 
 
 class ShownPrompt(BaseModel):
@@ -83,7 +90,7 @@ def router(library: Library) -> APIRouter:
     @routes.get("/prompt-sets")
     def list_prompt_sets(experiment: str) -> list[PromptSetItem]:
         """Return every prompt set that was captured."""
-        return [_item(library.prompt_set(experiment, name)) for name in library.prompt_sets(experiment)]
+        return [_listed(library, experiment, name) for name in library.prompt_sets(experiment)]
 
     @routes.get("/prompts")
     def show_prompts(experiment: str, prompt_set: str) -> PromptsPage:
@@ -99,7 +106,9 @@ def router(library: Library) -> APIRouter:
             s for s, is_shown in zip(scores, how.choose([s.origin for s in scores]), strict=True) if is_shown
         ]
 
-        with readable(paths):
+        for scored in shown:  # the trait becomes the name of a file
+            check_name("trait", scored.origin["trait"], range(2, 6))
+        with readable_set(paths):
             text = {name: getattr(record, name) for name in ("id", "tokens", "prompt_tokens", "turns")}
             return CoursePage(
                 **text,
@@ -119,7 +128,7 @@ def router(library: Library) -> APIRouter:
         record, scores = _read(paths, how.prompt)
         found = recall_comparison(paths, other)
 
-        with readable(paths):
+        with readable_set(paths):
             names = [row.model_dump(include={"trait", "method", "layer"}) for row in found.vectors]
             rows = [row for row, is_shown in zip(found.vectors, how.choose(names), strict=True) if is_shown]
             compared = [make_comparison(row, record, scores, how) for row in rows]
@@ -130,7 +139,7 @@ def router(library: Library) -> APIRouter:
 
 def _prompts_page(paths: InferencePaths) -> PromptsPage:
     prompts = read_prompts(paths)
-    with readable(paths):
+    with readable_set(paths):
         fields = count_fields(prompts)
         listed = [
             p | {"values": {name: str(p["metadata"][name]) for name in fields if name in p["metadata"]}}
@@ -160,8 +169,16 @@ def count_fields(prompts: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
     }
 
 
+def _listed(library: Library, experiment: str, name: str) -> PromptSetItem:
+    """Return how a prompt set stands; one that is damaged must not cost the sight of the others."""
+    try:
+        return _item(library.prompt_set(experiment, name))
+    except UserError as error:
+        return PromptSetItem(name=name, problem=library.relative(str(error)))
+
+
 def _item(paths: InferencePaths) -> PromptSetItem:
-    with readable(paths):
+    with readable_set(paths):
         index = read_index(paths)
         return PromptSetItem(
             name=paths.prompt_set, description=index.prompt_set.description, prompts=len(index.prompts)
@@ -176,8 +193,10 @@ def _read(paths: InferencePaths, prompt: str) -> tuple[Record, list[Projections]
     if prompt not in {p["id"] for p in read_prompts(paths)}:
         raise NotThereError(f"{paths.prompt_set!r} has no response to a prompt {prompt!r}")
 
-    with readable(paths):
-        record, scores = read_record(paths, prompt), read_projections(paths, prompt)
+    with readable_set(paths):
+        index = read_index(paths)
+        record = read_recorded(paths, prompt, index)
+        scores = read_own_projections(paths, record, index.reader)
     if any(len(s.raw) != len(record.ids) for s in scores):
         raise UserError(
             f"{paths.projections(prompt)} is of other tokens than the response; run "

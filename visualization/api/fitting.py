@@ -13,7 +13,7 @@ from traitscope.utils.records.responses import Response, read_responses
 from traitscope.utils.records.scores import Scores, Thresholds, read_scores
 from traitscope.utils.records.vectors import Separation, Vector, best_held_out, list_vectors, read_vector
 from traitscope.visualization.api.overview import thresholds_of
-from traitscope.visualization.library import Library, NotThereError
+from traitscope.visualization.library import Library, NotThereError, readable_trait
 
 Side = Literal["pos", "neg"]
 
@@ -75,6 +75,7 @@ class Similarity(BaseModel):
 
     labels: list[str]
     cosines: list[list[float]]
+    problems: dict[str, str] = {}  # trait → why its vector cannot be read
 
 
 def router(library: Library) -> APIRouter:
@@ -86,7 +87,8 @@ def router(library: Library) -> APIRouter:
         """Return every scenario and every response with its score."""
         paths = library.trait(experiment, trait)
         thresholds = thresholds_of(library.experiment(experiment))
-        scenarios, responses = _scenarios(paths, thresholds), _responses(paths, thresholds)
+        with readable_trait(paths):
+            scenarios, responses = _scenarios(paths, thresholds), _responses(paths, thresholds)
         limits = {"pos_threshold": thresholds.pos_threshold, "neg_threshold": thresholds.neg_threshold}
         return VettingPage(scenarios=scenarios, responses=responses, **limits)
 
@@ -96,52 +98,68 @@ def router(library: Library) -> APIRouter:
         paths = library.trait(experiment, trait)
         if not paths.activations_metadata.exists():
             raise NotThereError(f"{trait} has no vectors in {experiment}; nothing was captured yet")
-
-        captured = read_activations_about(paths)
-        abouts = list(list_vectors(paths).values())
-        best = best_held_out(abouts)
-
-        return Vectors(
-            component=captured.component,
-            position=captured.position,
-            mean_norms=captured.mean_norms,
-            best=best.key if best else None,
-            vectors=[ShownVector.model_validate(about, from_attributes=True) for about in abouts],
-        )
+        with readable_trait(paths):
+            return _vectors(paths)
 
     @routes.get("/similarity/methods")
     def compare_methods(experiment: str, trait: str, layer: int) -> Similarity:
         """Return cosines between one trait's vectors of every method at a layer."""
         paths = library.trait(experiment, trait)
-        keys = [key for key in list_vectors(paths) if key[1] == layer]
-        return _compare({method: read_vector(paths, (method, layer)) for method, _ in keys}, layer)
+        with readable_trait(paths):
+            keys = [key for key in list_vectors(paths) if key[1] == layer]
+            return _compare({key[0]: read_vector(paths, key) for key in keys}, layer)
 
     @routes.get("/similarity/traits")
     def compare_traits(experiment: str, method: str, layer: int) -> Similarity:
-        """Return cosines between all traits' vectors of one method at a layer."""
-        owners = [
-            TraitPaths(experiment, trait, library.root) for trait in library.experiment(experiment).traits
-        ]
-        for paths in owners:
-            library.check_links(paths)
-        held = [paths for paths in owners if (method, layer) in list_vectors(paths)]
-        return _compare({paths.trait: read_vector(paths, (method, layer)) for paths in held}, layer)
+        """Return cosines between all traits' vectors of one method at a layer, and which cannot be read."""
+        held: dict[str, Vector] = {}
+        problems: dict[str, str] = {}
+        paths = library.experiment(experiment)
+        for trait in library.traits(paths):
+            try:
+                held |= _find_vector(library.trait_of(paths, trait), (method, layer))
+            except UserError as error:
+                problems[trait] = library.relative(str(error))
+        if problems and not held:
+            raise UserError(next(iter(problems.values())))
+        return _compare(held, layer, problems)
 
     return routes
 
 
-def _compare(vectors: dict[str, Vector], layer: int) -> Similarity:
+def _find_vector(paths: TraitPaths, key: tuple[str, int]) -> dict[str, Vector]:
+    with readable_trait(paths):
+        return {paths.trait: read_vector(paths, key)} if key in list_vectors(paths) else {}
+
+
+def _vectors(paths: TraitPaths) -> Vectors:
+    captured, abouts = read_activations_about(paths), list(list_vectors(paths).values())
+    best = best_held_out(abouts)
+
+    return Vectors(
+        component=captured.component,
+        position=captured.position,
+        mean_norms=captured.mean_norms,
+        best=best.key if best else None,
+        vectors=[ShownVector.model_validate(about, from_attributes=True) for about in abouts],
+    )
+
+
+def _compare(vectors: dict[str, Vector], layer: int, problems: dict[str, str] | None = None) -> Similarity:
     if not vectors:
         raise NotThereError(f"there is no such vector at layer {layer}")
+    if len({len(vector.values) for vector in vectors.values()}) > 1:
+        raise UserError(f"the vectors at layer {layer} are of different widths; fit them again with --force")
     values = np.stack([vector.values for vector in vectors.values()]).astype(float)
     unit = values / np.linalg.norm(values, axis=1, keepdims=True)
-    return Similarity(labels=list(vectors), cosines=np.round(unit @ unit.T, 4).tolist())
+    cosines = np.round(unit @ unit.T, 4).tolist()
+    return Similarity(labels=list(vectors), cosines=cosines, problems=problems or {})
 
 
 def _scenarios(paths: TraitPaths, thresholds: Thresholds) -> Vetting | None:
     if not paths.has_completed(VET_SCENARIOS):
         return None
-    content = read_scores(paths.scenario_scores)
+    content = read_scores(paths, "scenarios")
     texts = [
         {"id": f"{row.side}:{row.group}", "pair": row.group, "prompt": row.text, "response": None}
         for row in content.rows
@@ -152,7 +170,7 @@ def _scenarios(paths: TraitPaths, thresholds: Thresholds) -> Vetting | None:
 def _responses(paths: TraitPaths, thresholds: Thresholds) -> Vetting | None:
     if not paths.has_completed(VET_RESPONSES):
         return None
-    content = read_scores(paths.response_scores)
+    content = read_scores(paths, "responses")
     written = {r.key: r for r in read_responses(paths)}
     if absent := [row.key for row in content.rows if row.key not in written]:
         what = f"{absent[0]}, which is not among the responses"

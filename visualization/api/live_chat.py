@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from traitscope.utils.errors import UserError, first_line
 from traitscope.utils.records.comparisons import VectorName
-from traitscope.visualization.library import Library
+from traitscope.visualization.library import Library, NotThereError
 
 if TYPE_CHECKING:  # torch is imported when somebody wants to chat
     from traitscope.visualization.room import Room
@@ -92,7 +93,8 @@ async def _stream(first: str, lines: Iterator[str]) -> AsyncGenerator[str]:
         while (line := await run_in_threadpool(next, lines, "")) != "":
             yield line
     finally:
-        lines.close()  # type: ignore[attr-defined]
+        with suppress(ValueError):  # where the server ends, a thread is still at the next token
+            lines.close()  # type: ignore[attr-defined]
 
 
 def router(library: Library) -> APIRouter:
@@ -113,9 +115,11 @@ def router(library: Library) -> APIRouter:
     @routes.get("")
     def show_chat(experiment: str) -> ChatState:
         """Return what can be watched and steered; the model is loaded with the first message."""
-        library.experiment(experiment)
         try:
+            library.experiment(experiment)
             watched = room().look(experiment)
+        except NotThereError:
+            raise
         except UserError as error:
             return ChatState(why_not=library.relative(str(error)), model="", traits=[], problems={})
         traits = [WatchedTrait(**v.origin, can_steer=v.mean_norm is not None) for v in watched.vectors]
@@ -147,6 +151,11 @@ def _lines(room: Room, experiment: str, asked: Asked) -> Iterator[str]:
         content: dict[str, Any] = (
             {"end": said}
             if isinstance(said, str)
-            else {"text": said.text, "scores": {t: round(s, 4) for t, s in said.scores.items()}}
+            else {"text": said.text, "scores": {t: _rounded(s) for t, s in said.scores.items()}}
         )
         yield json.dumps(content, ensure_ascii=False) + "\n"
+
+
+def _rounded(score: float) -> float | None:
+    """Return a score as JSON can carry it: a model that overflows scores NaN."""
+    return round(score, 4) if math.isfinite(score) else None

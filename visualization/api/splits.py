@@ -12,7 +12,7 @@ from traitscope.utils.measures.groups import compare_all
 from traitscope.utils.records.comparisons import GroupEffect, Groups, list_groups
 from traitscope.visualization.api.curves import Scale
 from traitscope.visualization.library import Library, NotThereError
-from traitscope.visualization.recall import read_means, read_prompts, readable
+from traitscope.visualization.recall import read_means, read_prompts, readable_set
 
 Over = Literal["response", "prompt", "all"]
 
@@ -54,7 +54,7 @@ def router(library: Library) -> APIRouter:
     def show_stored(experiment: str, prompt_set: str, by: str) -> Groups:
         """A comparison that compare_groups left."""
         paths = library.prompt_set(experiment, prompt_set)
-        with readable(paths):
+        with readable_set(paths):
             found = [groups for groups in list_groups(paths) if groups.by == by]
             if not found:
                 raise NotThereError(f"{prompt_set!r} was not split by {by!r}; run analysis/compare_groups.py")

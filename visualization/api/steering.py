@@ -10,7 +10,7 @@ from traitscope.utils.judge import Rubric
 from traitscope.utils.judge.prompts import COHERENCE, SCENARIO, SYSTEM, TRAIT, prompt_id
 from traitscope.utils.records.dataset import read_trait
 from traitscope.utils.records.verdict import Verdict, WrittenText, read_texts, require_verdict
-from traitscope.visualization.library import Library, NotThereError
+from traitscope.visualization.library import Library, NotThereError, readable_trait
 
 IDS = {"prompt_ids", "response_ids"}  # of a text: no page shows them
 
@@ -50,14 +50,18 @@ def router(library: Library) -> APIRouter:
     @routes.get("")
     def show_steering(experiment: str, trait: str) -> Verdict:
         """Return the search on dev, and the verdict on test."""
-        return require_verdict(_steered(library, experiment, trait))
+        paths = _steered(library, experiment, trait)
+        with readable_trait(paths):
+            return require_verdict(paths)
 
     @routes.get(
         "/texts", response_model_exclude={part: {"__all__": IDS} for part in ("unsteered", "steered")}
     )
     def show_texts(experiment: str, trait: str, part: Literal["dev", "test"], arm: str) -> SideBySide:
         """Return one arm's answers beside the unsteered ones, in the order of the questions."""
-        rows = read_texts(_steered(library, experiment, trait), part)
+        paths = _steered(library, experiment, trait)
+        with readable_trait(paths):
+            rows = read_texts(paths, part)
         arms = list(dict.fromkeys(row.arm for row in rows))
         if arm not in arms:
             raise NotThereError(f"no arm {arm!r} among the texts of {part}")
@@ -68,20 +72,25 @@ def router(library: Library) -> APIRouter:
     def show_judging(experiment: str, trait: str) -> Judging:
         """Return the trait's definition, its own judge prompt, and what the judge was asked."""
         paths = _steered(library, experiment, trait)
-        results, dataset = require_verdict(paths), read_trait(paths)
-        asked = results.judge.get("prompts") or {}
-        rubric = dataset.rubric
-
-        return Judging(
-            definition=rubric.definition,
-            eval_prompt=rubric.eval_prompt,
-            direction=dataset.direction,
-            judge=results.judge,
-            coherence_judge=results.coherence_judge,
-            prompts=[Prompt(kind=kind, id=name, text=_wording(name, rubric)) for kind, name in asked.items()],
-        )
+        with readable_trait(paths):
+            return _judging(paths)
 
     return routes
+
+
+def _judging(paths: TraitPaths) -> Judging:
+    results, dataset = require_verdict(paths), read_trait(paths)
+    asked = results.judge.get("prompts") or {}
+    rubric = dataset.rubric
+
+    return Judging(
+        definition=rubric.definition,
+        eval_prompt=rubric.eval_prompt,
+        direction=dataset.direction,
+        judge=results.judge,
+        coherence_judge=results.coherence_judge,
+        prompts=[Prompt(kind=kind, id=name, text=_wording(name, rubric)) for kind, name in asked.items()],
+    )
 
 
 def _steered(library: Library, experiment: str, trait: str) -> TraitPaths:

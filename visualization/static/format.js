@@ -12,8 +12,8 @@ export const plural = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many
 
 /** Return [category, name] of a trait. */
 export function traitParts(trait) {
-  const cut = trait.lastIndexOf("/");
-  return [trait.slice(0, cut), trait.slice(cut + 1).replaceAll("_", " ")];
+  const cut = Math.max(0, trait.lastIndexOf("/")); // the name of a folder in the wrong place may have no /
+  return [trait.slice(0, cut), trait.slice(cut && cut + 1).replaceAll("_", " ")];
 }
 
 export function when(iso) {

@@ -8,6 +8,7 @@ import { sweep } from "./plots.js";
 import { address, onChange, state } from "./router.js";
 import { empty, fillWith } from "./states.js";
 import { toggle } from "./theme.js";
+import { unreadable } from "./views/head.js";
 import { VIEWS } from "./views/index.js";
 
 const main = document.getElementById("main");
@@ -42,8 +43,14 @@ async function content(view, key, params) {
   const known = experiments.find((e) => e.name === params.experiment);
   if (params.experiment && !known)
     return empty(`There is no experiment “${params.experiment}”`, `There are: ${experiments.map((e) => e.name).join(", ")}.`);
-  const latest = [...experiments].sort((a, b) => ((a.updated ?? "") < (b.updated ?? "") ? 1 : -1))[0];
-  return view.mount({ params, experiments, experiment: known ?? latest, ready: (update) => ready(key, update) });
+  const context = { params, experiments, experiment: known ?? latest(experiments), ready: (update) => ready(key, update) };
+  return context.experiment.problem ? unreadable(view.title, context) : view.mount(context);
+}
+
+/** Return the experiment whose last stage finished last, of those that can be read. */
+function latest(experiments) {
+  const readable = experiments.filter((e) => !e.problem);
+  return [...(readable.length ? readable : experiments)].sort((a, b) => ((a.updated ?? "") < (b.updated ?? "") ? 1 : -1))[0];
 }
 
 /** A mounted view says how it is told of changes; what changed while it was being made is told at once. */

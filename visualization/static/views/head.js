@@ -18,7 +18,7 @@ export function pageHead(title, note, controls) {
 export function experimentChoice({ experiments, experiment }) {
   return choice(
     "Experiment",
-    experiments.map((e) => e.name),
+    experiments.map((e) => [e.name, e.problem ? `${e.name} (cannot be read)` : e.name]),
     experiment.name,
     (name) => patch({ experiment: name, trait: "", set: "", pid: "" }),
   );
@@ -54,6 +54,10 @@ export async function withTrait(context, title, note, make) {
   if (card.problem) return h("div", {}, head, empty("This trait's files cannot be read", card.problem));
   return h("div", {}, head, make(card));
 }
+
+/** What stands in every view of an experiment that cannot be read. */
+export const unreadable = (title, context) =>
+  h("div", {}, pageHead(title, "", [experimentChoice(context)]), empty("This experiment cannot be read", context.experiment.problem));
 
 /** Tell whether a stage has left results, stale ones included. */
 export const hasRun = (card, number) => (card.stages[number]?.state ?? "missing") !== "missing";

@@ -6,7 +6,7 @@ import { doseName, interval, layerName, number, percent, range, stageName, trait
 import { badge, chips, choice, meter, miniInterval, quote } from "../parts.js";
 import { address, patch } from "../router.js";
 import { empty } from "../states.js";
-import { experimentChoice, hasRun, noResults, pageHead } from "./head.js";
+import { experimentChoice, hasRun, noResults, pageHead, unreadable } from "./head.js";
 
 const EFFECTS = [-60, 60]; // points, the axis of the drawn effects
 
@@ -41,11 +41,21 @@ async function mount(context) {
     );
     if (!cards.childElementCount) replace(cards, empty("No trait matches"));
   };
-  if (!experiment.cards.length)
-    return h("div", {}, head, noResults(experiment));
+  if (experiment.problem) return unreadable("Overview", { ...context, experiment });
+  const others = context.experiments.filter((e) => e.problem);
+  const rest = others.length > 0 && h("div", { class: "grid", role: "group", "aria-label": "Experiments that cannot be read" }, others.map(problemCard));
+  if (!experiment.cards.length) return h("div", { class: "stack" }, head, noResults(experiment), rest);
   ready(narrow);
-  return h("div", { class: "stack" }, head, facts, bar, cards);
+  return h("div", { class: "stack" }, head, facts, bar, cards, rest);
 }
+
+const problemCard = ({ name, problem }) =>
+  h(
+    "article",
+    { class: "card", "data-experiment": name },
+    h("div", { class: "card-head" }, h("h2", {}, h("span", { class: "kind" }, "experiment"), name), badge("unreadable", "bad")),
+    h("p", { class: "notes" }, problem),
+  );
 
 function narrowing(params) {
   const search = h("input", {

@@ -30,11 +30,13 @@ async function shown({ experiment, trait }, params) {
     traits.labels.length > 1
       ? matrix(traits, `Between traits: ${method}, layer ${layer}`, "traits_similarity")
       : empty("One trait has this vector", "Two are needed to compare.");
+  const problems = Object.entries(traits.problems).map(([name, why]) => h("p", { class: "notes" }, `${name} is left out: ${why}`));
   return section(
     "Similarity",
     "Cosine between vectors at the chosen layer: 1 is the same direction, 0 unrelated, −1 opposite.",
     null,
     h("div", { class: "pair" }, matrix(methods, `Between methods: layer ${layer}`, "methods_similarity"), between),
+    problems,
   );
 }
 
