@@ -19,7 +19,7 @@ from traitscope.analysis.exchange.formats import FORMATS, require_format
 from traitscope.analysis.exchange.hub import check_repo, list_upload, upload
 from traitscope.analysis.exchange.model_card import render_card
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import write_bytes, write_json, write_text
+from traitscope.utils.files.artifacts import sweep_temporaries, write_bytes, write_json, write_text
 from traitscope.utils.files.locks import hold
 from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.stage.command import command
@@ -72,6 +72,7 @@ def export_vectors(options: ExportOptions) -> None:
         folder.with_name(f".{folder.name}.lock"),
         f"another process is exporting {options.trait}, {options.method}",
     ):
+        sweep_temporaries(folder)
         files = write_export(folder, bundle, options.format)
     print(
         f"{options.trait}, {options.method}: {len(bundle.vectors)} layers as {', '.join(options.format)} in "

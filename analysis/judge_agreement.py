@@ -24,6 +24,7 @@ from traitscope.analysis.judging.labels import COLUMNS, read_labels
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json, write_text
 from traitscope.utils.files.paths import SIDES, ExperimentPaths, TraitPaths
+from traitscope.utils.files.reading import digest
 from traitscope.utils.judge import JudgeOptions, count_states, load_judge
 from traitscope.utils.records.dataset import TraitDataset, read_trait
 from traitscope.utils.records.responses import Response, answers_of, read_responses
@@ -133,7 +134,8 @@ def _look_up(
             f"{file} has no score for a stored response of {dataset.trait}; write a file to fill in with "
             "--write-labels"
         )
-    return values, {"labels": file, "labelled": int((~np.isnan(values)).sum())}
+    about = {"labels": Path(file).name, "sha256": digest(Path(file))}  # not where it lies on this machine
+    return values, about | {"labelled": int((~np.isnan(values)).sum())}
 
 
 def _judge(

@@ -20,6 +20,7 @@ from traitscope.analysis.exchange.facts import model_type, public_name
 from traitscope.analysis.exchange.formats import read_vectors
 from traitscope.extraction.fitting.methods import FitOptions, fit_functions
 from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import sweep_temporaries
 from traitscope.utils.files.paths import FIT, TraitPaths
 from traitscope.utils.measures.separation import describe_vector
 from traitscope.utils.records.activations import fitted_sides, read_captured, read_fitted_on
@@ -69,6 +70,7 @@ def import_vectors(options: ImportOptions) -> None:
 
 
 def _import(paths: TraitPaths, options: ImportOptions) -> None:
+    sweep_temporaries(paths.vectors)
     file = Path(options.file).expanduser()
     captured, fitted_on = read_captured(paths), read_fitted_on(paths)
     fitted_sides(captured, fitted_on, [0])  # refuses what could not be measured

@@ -16,7 +16,7 @@ if not __package__:  # run as a script: this checkout is the package traitscope,
 from traitscope.extraction.report.summary import summarise
 from traitscope.extraction.report.words import interval, percent
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.paths import VET_RESPONSES, ExperimentPaths, TraitPaths
+from traitscope.utils.files.paths import FIT, VET_RESPONSES, ExperimentPaths, TraitPaths
 from traitscope.utils.records.scores import Thresholds, rate_per_side, read_scores
 from traitscope.utils.records.verdict import Verdict, read_verdict
 from traitscope.utils.stage.command import command
@@ -97,7 +97,8 @@ def reading_row(paths: TraitPaths, thresholds: Thresholds) -> list[str] | None:
         f"{held['cohens_d']:.1f} [{held['cohens_d_low']:.1f}, {held['cohens_d_high']:.1f}]" if held else "–",
         f"{held['n_pos']} + {held['n_neg']}" if held else "–",
     ]
-    return [f"`{paths.trait}`", *figures, usable(held, accuracy)]
+    said = usable(held, accuracy) if paths.has_completed(FIT) else f"not yet: {FIT} has not completed"
+    return [f"`{paths.trait}`", *figures, said]
 
 
 def usable(held: dict | None, accuracy: float | None) -> str:

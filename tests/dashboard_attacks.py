@@ -54,9 +54,16 @@ ROUTES = {  # page of an experiment → what it takes
     "chat": (),
 }
 GOOD = {
-    **{"trait": OPTIMISM, "method": "probe", "layer": "12", "part": "dev", "arm": "unsteered", "over": "all"},
+    **{
+        "trait": OPTIMISM,
+        "method": "mean_diff",
+        "layer": "12",
+        "part": "dev",
+        "arm": "unsteered",
+        "over": "all",
+    },
     **{"prompt_set": "skies", "prompt": "grim-0", "other": "twin", "by": "kind", "first": "grim"},
-    **{"second": "sunny", "scale": "raw", "window": "3", "traits": FORMALITY, "vector": "probe 12"},
+    **{"second": "sunny", "scale": "raw", "window": "3", "traits": FORMALITY, "vector": "mean_diff 12"},
 }
 UP = (
     "../",

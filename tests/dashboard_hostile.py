@@ -1,5 +1,6 @@
 """A root as an attacker would leave it: script in every text, links that lead out, files that are none."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -19,7 +20,7 @@ SCRIPT = (
 NAME = "<img src=x onerror=window.__pwned=1>"  # as a folder may be called
 TEXTS = {  # fields that hold what somebody wrote
     *("response", "text", "content", "question", "description", "detail", "why", "system_prompt", "judge"),
-    *("unsteered", "plus", "minus", "note", "definition", "finished", "how", "state", "position", "name"),
+    *("unsteered", "plus", "minus", "note", "definition", "finished", "how", "position", "name"),
 }
 
 
@@ -32,8 +33,9 @@ def make_hostile(root: Path) -> Path:
         if file.name != "config.json":  # that of `demo` stays good, so that there is somebody to talk to
             write_json(file, with_script(read_json(file)), indent=None)
 
-    _name_responses(InferencePaths("demo", "skies", root))
-    definition = TraitPaths("demo", OPTIMISM, root).dataset / "definition.txt"
+    optimism = TraitPaths("demo", OPTIMISM, root)
+    _name_what_is_there(InferencePaths("demo", "skies", root), optimism)
+    definition = optimism.dataset / "definition.txt"
     definition.write_text(f"{definition.read_text()}\n{SCRIPT}")
     _plant_links(root, root.with_name(f"{root.name}.outside"))
     _plant_bad_experiments(root / "experiments")
@@ -49,12 +51,15 @@ def with_script(content: Any, field: str = "") -> Any:
     return f"{content} {SCRIPT}" if isinstance(content, str) and field in TEXTS else content
 
 
-def _name_responses(paths: InferencePaths) -> None:
-    """Let an index name its set and its responses as they now are."""
-    index = read_json(paths.index)
-    index["prompt_set"]["name"] = paths.prompt_set
-    index["responses"] = {prompt["id"]: digest(paths.response(prompt["id"])) for prompt in index["prompts"]}
-    write_json(paths.index, index)
+def _name_what_is_there(skies: InferencePaths, trait: TraitPaths) -> None:
+    """Let an index and a verdict name the files beside them as they now are."""
+    index, verdict = read_json(skies.index), read_json(trait.steering_results)
+    index["prompt_set"]["name"] = skies.prompt_set
+    index["responses"] = {prompt["id"]: digest(skies.response(prompt["id"])) for prompt in index["prompts"]}
+    write_json(skies.index, index)
+    parts = ("dev", "test")
+    verdict["texts_sha256"] = {part: digest(trait.steering_responses(part)) for part in parts}
+    write_json(trait.steering_results, verdict)
 
 
 def _plant_links(root: Path, outside: Path) -> None:
@@ -90,7 +95,7 @@ def _plant_bad_experiments(folder: Path) -> None:
         "bracket": "[",
         "number": "3",
         "deep": "[" * 90_000,
-        NAME: f'{{"model": {SCRIPT!r}}}',
+        NAME: json.dumps({"model": SCRIPT}),
         "a\nb": "{}",
     }
     contents |= {

@@ -21,11 +21,14 @@ from traitscope.analysis.exchange.formats import FORMATS
 from traitscope.analysis.exchange.snippets import TARGETS, Use, render_snippet
 from traitscope.extraction import import_vectors, run_pipeline
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.files.locks import hold
+from traitscope.utils.files.paths import FIT, TraitPaths
 from traitscope.utils.files.reading import digest, read_json
 from traitscope.utils.files.tensors import load_tensor
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.hooks import Push, steer
+from traitscope.utils.records import vectors
+from traitscope.utils.records.vectors import list_vectors
 
 TRAIT = "epistemic/optimism"
 WORLD = ["--experiment", "e", "--trait", TRAIT]
@@ -124,6 +127,71 @@ def test_a_vector_goes_out_and_comes_back_as_the_same_file(run, paths, name):
     assert {k: known[k] for k in ("norm", "centre", "train", "val")} == {
         k: before[k] for k in ("norm", "centre", "train", "val")
     }
+
+
+def test_an_import_that_was_killed_is_refused_until_it_is_run_again(run, paths, monkeypatch):
+    flags = [export(run, paths, method) for method in ("mean_diff", "probe")]
+    run("import", *flags[0], "--method", "back")
+    real, written = vectors.write_vector, []
+
+    def dies(*arguments):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(arguments[1])
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vectors, "write_vector", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run("import", *flags[1], "--method", "back")
+
+    assert len(vector_files(paths, "back")) == N_LAYERS  # nothing was deleted before the new ones were there
+    said = run("export", "--method", "back", code=1)
+    assert "an import of back was interrupted" in said
+    assert "an import of back was interrupted" in run("pipeline", "--stages", "4", "--force", code=1)
+    run("import", *flags[1], "--method", "back")
+    assert vector_files(paths, "back") == vector_files(paths, "probe")
+    run("export", "--method", "back")
+
+
+def export(run, paths, method: str) -> tuple[str, ...]:
+    """Export a method, and return the flags that import the file."""
+    run("export", "--method", method)
+    file = paths.export(method) / FORMATS["safetensors"].file
+    return ("--file", str(file), "--format", "safetensors")
+
+
+def test_an_import_with_fewer_layers_leaves_none_of_the_earlier_one(run, paths):
+    flags = export(run, paths, "probe")
+    run("import", *flags, "--method", "back")
+    run("import", *flags, "--method", "back", "--layers", "1,2")
+    assert set(vector_files(paths, "back")) == {1, 2}
+    assert set(list_vectors(paths)) >= {("back", 1), ("back", 2)}
+
+
+def test_an_import_waits_for_stage_4_or_says_that_it_runs(run, paths):
+    flags = export(run, paths, "probe")
+    with hold(paths.lock(FIT), "a test"):
+        assert "another process is running 4_fit_vectors" in run("import", *flags, code=1)
+
+
+def test_vectors_of_a_fit_that_did_not_end_are_refused(run, paths):
+    content = paths.fitted_on.read_bytes()
+    paths.fitted_on.unlink()
+    assert "not those that 4_fit_vectors left" in run("export", "--method", "probe", code=1)
+    paths.fitted_on.write_bytes(content)
+    paths.vector_metadata("probe", 1).unlink()
+    assert "not those that 4_fit_vectors left" in run("export", "--method", "probe", code=1)
+    assert "output missing" in run("pipeline", "--stages", "4")
+    run("export", "--method", "probe")
+
+
+def test_a_damaged_vector_or_list_is_made_again_by_its_stage(run, paths):
+    whole = {f: f.read_bytes() for f in paths.vectors.iterdir()}
+    for file in (paths.vector_metadata("probe", 1), paths.vector("probe", 2), paths.fitted_on):
+        file.write_bytes(b"[")
+        assert "output changed" in run("pipeline", "--stages", "4")
+        assert {f: f.read_bytes() for f in paths.vectors.iterdir()} == whole
 
 
 def test_an_export_holds_what_was_asked_for_and_nothing_of_an_earlier_one(run, paths):

@@ -14,8 +14,8 @@ from conftest import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from traitscope.analysis import draw_steering
-from traitscope.inference import capture_raw_activations, project_activations
+from traitscope.analysis import compare_groups, compare_models, draw_steering
+from traitscope.inference import capture_raw_activations, monitor_dynamics, project_activations
 from traitscope.inference.chat import Chat
 from traitscope.inference.watch import responding as responses
 from traitscope.inference.watch.engine import ChatEngine, Decoder, Talk
@@ -23,6 +23,7 @@ from traitscope.inference.watch.projection import project, project_texts, scores
 from traitscope.inference.watch.watched import WatchOptions, read_watched
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json
+from traitscope.utils.files.locks import hold
 from traitscope.utils.files.paths import CAPTURE, STEER, ExperimentPaths, InferencePaths, TraitPaths
 from traitscope.utils.files.reading import digest, read_json
 from traitscope.utils.model.anatomy import layers
@@ -33,7 +34,7 @@ from traitscope.utils.model.loading import LM, ModelOptions, load_lm
 from traitscope.utils.model.tokens import locate, token_texts
 from traitscope.utils.records.choice import best_of, choose_keys
 from traitscope.utils.records.prompt_sets import read_prompt_set
-from traitscope.utils.records.readings import Record, read_projections, read_record
+from traitscope.utils.records.readings import Record, read_projections, read_record, read_records
 from traitscope.utils.records.vectors import Vector, list_traits, read_vector, write_vector
 from traitscope.utils.records.verdict import Verdict, read_verdict, write_verdict
 
@@ -327,6 +328,105 @@ def test_an_interrupted_capture_resumes_per_prompt_and_ends_the_same(world, monk
     counts.clear()
     world()
     assert not counts  # and once more does nothing
+
+
+READING = {
+    "monitor": (monitor_dynamics, ()),
+    "groups": (compare_groups, ("--by", "kind")),
+    "models": (compare_models, ("--other", "e")),
+    "project": (project_activations, ()),  # the last: it makes projections again
+}
+
+
+def refusals(*flags: str) -> dict[str, str]:
+    """Return what every reader of the set says when it refuses."""
+    said = {}
+    for name, (script, own) in READING.items():
+        try:
+            call(script, "--experiment", "e", "--prompt-set", "set", *own, *flags)
+        except UserError as error:
+            said[name] = str(error)
+    return said
+
+
+def test_a_capture_by_a_second_model_that_was_killed_is_read_by_nobody(world, root, monkeypatch):
+    paths = world()
+    written: list[str] = []
+    with monkeypatch.context() as patch:
+        real = capture_raw_activations.write_record
+
+        def dies(where, record):
+            if len(written) == 2:
+                raise KeyboardInterrupt
+            written.append(record.id)
+            real(where, record)
+
+        patch.setattr(capture_raw_activations, "write_record", dies)
+        with pytest.raises(KeyboardInterrupt):
+            world(model="sibling")
+
+    said = refusals()
+    assert set(said) == set(READING)
+    assert all("their capture has not ended" in line and "\n" not in line for line in said.values())
+    world(model="sibling")
+    names = {record.made_by["model"]["name"] for record in read_records(paths)}
+    assert len(names) == 1
+    assert "sibling" in names.pop()
+
+
+def test_a_second_capture_of_a_set_is_kept_off_and_may_wait(world, root, capsys):
+    paths = world("--limit", "1")
+    with hold(paths.lock, "a test"), pytest.raises(UserError, match=r"capturing or projecting .*--wait"):
+        world("--limit", "1")
+    with hold(paths.lock, "a test"), pytest.raises(UserError, match="capturing or projecting"):
+        call(project_activations, "--experiment", "e", "--prompt-set", "set")
+
+
+@pytest.mark.parametrize(
+    ("kind", "victim", "source"),
+    [
+        ("response", "p0", "p1"),
+        ("projections", "p0", "p1"),
+        ("response", "p1", None),
+        ("projections", "p1", None),
+    ],
+)
+def test_another_prompts_file_or_none_in_a_files_place_is_refused(world, kind, victim, source):
+    paths = world()
+    file = getattr(paths, kind)(victim)
+    content = file.read_bytes()
+    if source:
+        file.write_bytes(getattr(paths, kind)(source).read_bytes())
+    else:
+        file.unlink()
+
+    said = refusals()
+    if kind == "projections":  # which a second projection makes again, once it has a model
+        assert "nothing names the model" in said.pop("project")
+    assert set(said) == set(READING) - ({"project"} if kind == "projections" else set()), said
+    assert all(victim in line and "\n" not in line for line in said.values()), said
+    world()
+    assert file.read_bytes() == content
+
+
+def test_a_response_of_another_run_is_not_believed(world):
+    paths = world("--limit", "3")
+    other = read_json(paths.response("p1"))
+    world("--limit", "3", "--max-new-tokens", "5")
+    write_json(
+        paths.response("p1"), other, indent=None
+    )  # whole, sealed, of the prompt, and of an earlier run
+    assert "not the response that index.json names" in refusals()["monitor"]
+
+
+def test_a_damaged_trait_is_left_out_unless_it_was_named(world, root, capsys):
+    damaged = TraitPaths("e", OTHER, root)
+    damaged.vector("mean_diff", 1).write_bytes(b"no tensor")
+    flags = ("--limit", "2", "--layers", "1", "--method", "mean_diff")
+    world(*flags)
+    assert f"note: {OTHER} is left out" in capsys.readouterr().err
+    with pytest.raises(UserError, match="not a readable tensor"):
+        world(*flags, "--traits", OTHER)
 
 
 def test_other_settings_generate_again_unless_told_to_keep(world, monkeypatch):

@@ -41,6 +41,15 @@ class Connection(H11Protocol):
             self._watch.cancel()
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP; what is still being answered has nobody to go to."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+
     def _look(self, before: tuple[Any, Any]) -> None:
         now = (self.cycle, self.conn.their_state)
         if now == before and now[1] in (h11.IDLE, h11.SEND_BODY):

@@ -41,6 +41,12 @@ NONE_OF = {  # outcomes of which there may be none, and what is said of them
     "killed": "commands that the system killed",
     "foreign": "keys or bodies at other hosts",
 }
+FIGURES = {  # outcome → the figures of storms and attacks that count towards it
+    "wrong_result": ("wrong_values", "lost", "let_in", "scripts_run", "dialogs"),
+    "traceback": ("tracebacks",),
+    "hang": ("hangs",),
+    "foreign": ("requests_elsewhere", "keys_leaked", "canaries"),
+}
 MEMORY = 1.2  # times the memory of a quiet run, under storms
 
 
@@ -65,9 +71,9 @@ PARTS = {
     "pairs": Part("pairs", "run_pairs", "Two commands at once", 4, 1, 600, 15),
     "datasets": Part("broken_datasets", "run_datasets", "Broken datasets", 1500, 120, 400, 20),
     "disk": Part("disk", "run_full_disk", "Full disks", 140, 7, 300, 15),
-    "storms": Part("storms", "run_storms", "Storms at a judge", 0, 0, 600, 30, needs_bench=False),
+    "storms": Part("storms", "run_storms", "Storms at a judge", 12, 1, 600, 30, needs_bench=False),
     "dashboard": Part(
-        "dashboard", "run_attacks", "Attacks on the dashboard", 0, 0, 600, 30, needs_bench=False
+        "dashboard", "run_attacks", "Attacks on the dashboard", 5000, 300, 600, 30, needs_bench=False
     ),
 }
 
@@ -129,8 +135,19 @@ def _run_part(part: Part, bench: Bench | None, seed: int, out: Path, is_full: bo
         log.unlink(missing_ok=True)
         found = function(bench, seed, trials, log, seconds)
     else:
-        found = function(seed, *(() if not trials else (trials,)))
+        found = as_counts(function(seed, trials))
+        write_text(out / f"{part.module}.json", json.dumps(found, indent=1, default=str) + "\n")
     return found | {"seconds": time.monotonic() - start}
+
+
+def as_counts(figures: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of a part that counts requests, as outcomes like the others'."""
+    bad = {outcome: sum(int(figures.get(name) or 0) for name in names) for outcome, names in FIGURES.items()}
+    asked = figures.get("questions", figures.get("requests", 0))
+    counts = {"as_they_should": asked - sum(bad.values())} | bad
+    quiet, storm = figures.get("rss_quiet_mb", 0), figures.get("rss_storm_mb", 0)
+    memory = {"memory_ratio": storm / quiet} if quiet else {}
+    return {"counts": counts, "figures": figures} | memory
 
 
 def roomy_folder() -> str | None:
@@ -194,8 +211,3 @@ def insert(page: str, table: str) -> str:
         page = f"{page.rstrip() or '# Reliability'}\n\n{begin}\n{end}\n"
     body = f"{begin}\n{table}{end}"
     return re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: body, page, flags=re.DOTALL)
-
-
-def as_json(results: dict[str, dict]) -> str:
-    """Return all counts, for a program."""
-    return json.dumps(results, indent=1, sort_keys=True)

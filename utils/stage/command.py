@@ -74,7 +74,7 @@ def command(what: Callable[..., Any] | Command) -> None:
     except KeyboardInterrupt as interrupt:
         line, status = interrupts.explain(interrupt)
         print(f"\n{line}", file=sys.stderr)
-        sys.exit(status)
+        interrupts.leave(status)
 
 
 def require_utf8() -> None:

@@ -2,6 +2,7 @@
 files on disk.
 """
 
+import contextlib
 import json
 import sys
 import time
@@ -145,6 +146,7 @@ def execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], how: How = 
         UserError: an input is missing, or the stage says what the user must mend.
     """
     if not how.force and why_run(stage, paths, params, verify=how.verify) is None:
+        _drop_leftover(paths.journal(stage.name), paths.lock(stage.name))
         print(f"[{stage.name}] {paths.trait}: up to date", flush=True)
         return False
 
@@ -162,6 +164,13 @@ def execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], how: How = 
             _execute(stage, paths, params, inputs, reason)
 
     return True
+
+
+def _drop_leftover(journal: Path, lock: Path) -> None:
+    """Delete the journal of a run that was killed after it had written its manifest."""
+    if journal.exists():
+        with contextlib.suppress(UserError), hold(lock, "another process is running it"):
+            journal.unlink(missing_ok=True)
 
 
 def _require_inputs(stage: Stage, paths: TraitPaths, inputs: dict[str, str | None]) -> None:
