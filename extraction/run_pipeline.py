@@ -156,7 +156,7 @@ def _foresee(step: PlannedStage, paths: TraitPaths, rerun: set[str], how: How) -
         upstream = sorted(
             {w for path in step.stage.inputs(paths, params) if (w := paths.writer(path)) in rerun}
         )
-    except UserError as error:
+    except (UserError, OSError) as error:
         return f"would fail: {error}", False
     return (
         (f"downstream, runs if {', '.join(upstream)} changes what it reads", True)
@@ -196,7 +196,7 @@ def _meet_judges(steps: list[PlannedStage], targets: list[TraitPaths], how: How)
 def _has_reason(stage: Stage, paths: TraitPaths, params: dict[str, Any], how: How) -> bool:
     try:
         return why_run(stage, paths, params, verify=how.verify) is not None
-    except UserError:  # the trait's own failure, told when its turn comes
+    except Exception:  # the trait's own failure, told when its turn comes
         return False
 
 

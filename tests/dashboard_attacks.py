@@ -160,7 +160,8 @@ class Attacker:
         page = self.rng.choice(list(ROUTES))
         query = {name: quote(GOOD[name]) for name in ROUTES[page]}
         spoilt = {n: self.rng.choice(NONSENSE) if self.rng.random() < spoil else v for n, v in query.items()}
-        experiment = quote(self.rng.choice(EXPERIMENTS), safe="")
+        name = "demo" if self.rng.random() < 0.4 else self.rng.choice(EXPERIMENTS)
+        experiment = quote(name, safe="")
         place = f"/api/experiments/{experiment}" + (f"/{page}" if page else "")
         return place + "?" + "&".join(f"{name}={value}" for name, value in spoilt.items())
 

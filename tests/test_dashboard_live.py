@@ -140,3 +140,50 @@ def test_a_chat_streams_stops_steers_and_branches(browser, speaking):
         page.go_back()
         page.wait_for_selector(".message-foot:has-text('stopped')")  # the conversation outlives the view
         assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
+@pytest.fixture
+def spoilt(tmp_path) -> Iterator[str]:
+    folder = tmp_path / "experiments"
+    contents = {
+        "good": '{"model": "embedded"}',
+        "bracket": "[",
+        "a\nb": "{}",
+        "<img src=x onerror=alert(1)>": "3",
+    }
+    for name, content in contents.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text(content)
+    with DashboardServer(tmp_path, "--token", "open sesame") as server:
+        yield server.url
+
+
+def test_experiments_that_cannot_be_read_are_shown_with_why_as_text(browser, spoilt):
+    with watched(browser, spoilt.partition("?")[0]) as visit:
+        page = visit.open("#/overview")
+        page.wait_for_selector("text=No results yet")
+        cards = page.locator("[data-experiment]")
+        assert [cards.nth(i).get_attribute("data-experiment") for i in range(cards.count())] == [
+            "<img src=x onerror=alert(1)>",
+            "a\nb",
+            "bracket",
+        ]
+        assert "config.json is not valid JSON" in cards.nth(2).inner_text()
+        assert page.query_selector("main img, main script") is None
+
+        for view in ("chat", "extraction", "steering", "dynamics", "groups", "overview"):
+            page = visit.open(f"#/{view}?experiment=bracket")
+            page.wait_for_selector("text=This experiment cannot be read")
+        page.select_option("label:has-text('Experiment') select", "good")
+        page.wait_for_url(lambda url: "experiment=good" in url)
+
+
+def test_the_link_opens_the_chat_and_leaves_no_token_in_the_address(browser, spoilt):
+    with watched(browser, spoilt.partition("?")[0]) as visit:
+        page = visit.open("#/chat?experiment=good")
+        page.wait_for_selector("[role=alert]:has-text('this needs the token')")
+        visit.problems.clear()  # the browser reports the 401
+        page.goto(f"{spoilt}#/chat?experiment=good")
+        page.wait_for_selector("text=There is no model to talk to here")
+        assert page.url == f"{visit.url}#/chat?experiment=good"
+        assert page.evaluate("document.cookie") == ""  # no script can read it

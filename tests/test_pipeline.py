@@ -412,6 +412,48 @@ def test_a_disk_that_takes_no_more_is_one_line_and_loses_nothing(run, home, tiny
     assert len(stages(run(home, *tiny, "--no-steering"), "no completed run")) == 4
 
 
+SPOILED = {
+    "a pipe": lambda f: (f.unlink(), os.mkfifo(f)),
+    "a folder": lambda f: (f.unlink(), f.mkdir()),
+    "a link to nothing": lambda f: (f.unlink(), f.symlink_to("nowhere")),
+    "a device": lambda f: (f.unlink(), f.symlink_to("/dev/zero")),
+    "not UTF-8": lambda f: f.write_bytes(b"\xff\xfe\x00"),
+    "empty": lambda f: f.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+@pytest.mark.parametrize("name", ["positive.txt", "definition.txt", "steering.json"])
+def test_one_traits_bad_file_does_not_stop_the_others(run, home, tiny, name, how):
+    SPOILED[how](home / "datasets/traits" / FORMALITY / name)
+    both = [a if a != OPTIMISM else f"{FORMALITY},{OPTIMISM}" for a in tiny]
+    output = run(home, *both, "--stages", "1", "--max-new-tokens", "2", code=1)
+    assert "error: 1 of 2 traits failed" in output
+    assert len(re.findall(f"^  {FORMALITY}: failed at 1_generate_responses: .", output, re.MULTILINE)) == 1
+    assert (home / FOLDER / "stages/1_generate_responses.json").exists()
+
+
+def test_a_damaged_result_costs_nobody_elses_row(run, done, tiny):
+    (done / "experiments/tiny/steering" / FORMALITY / "results.json").write_text("[]")
+    output = run(done, *tiny, "--no-steering")
+    assert summary_of(done, OPTIMISM)["verdict"]
+    assert "results.json" in summary_of(done, FORMALITY)["problem"]
+    assert OPTIMISM in output
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_something_in_the_folders_place_is_one_line_that_names_it(run, home, tiny, kind):
+    place = home / "experiments"
+    place.write_text("") if kind == "file" else place.symlink_to("nowhere")
+    assert f"{place} must be a folder, and is none" in run(home, *tiny, "--stages", "1", code=1)
+
+
+def test_two_pipelines_of_different_traits_leave_one_summary_of_both(run, done, tiny):
+    run(done, *tiny, "--no-steering")  # of one trait
+    rows = json.loads((done / "experiments/tiny/summary.json").read_text())
+    assert [row["trait"] for row in rows] == [FORMALITY, OPTIMISM]
+
+
 def summary_of(root: Path, trait: str) -> dict:
     """Return a trait's row of the summary."""
     rows = json.loads((root / "experiments/tiny/summary.json").read_text())

@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from conftest import CHATML, copy_trait, save_tiny
 
@@ -29,6 +30,7 @@ class Bench:
 
     home: Path
     scratch: Path
+    known: dict[str, Any] = field(default_factory=dict)  # what one part found out, for the next
 
     def copy(self, name: str) -> Path:
         """Return a fresh copy of the root."""

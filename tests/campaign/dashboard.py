@@ -14,6 +14,7 @@ from dashboard_attacks import MALFORMED, Attacker
 from dashboard_browser import CHROMIUM, running_browser
 from dashboard_hostile import CANARY, NAME, make_hostile
 from dashboard_server import OPTIMISM, DashboardServer
+from playwright.sync_api import Page
 
 PATIENCE = 10.0  # seconds after which an answer counts as a hang
 CROWD, SLOW, WORKERS = 200, 50, 8
@@ -175,9 +176,9 @@ def opened(host: str) -> socket.socket:
 def look(url: str) -> dict:
     """Open every view in a browser, and tell whether a script of the texts ran; None without a browser."""
     if CHROMIUM is None:
-        return {"views": 0, "scripts_run": None, "dialogs": None}
+        return {"views": 0, "views_failed": None, "scripts_run": None, "dialogs": None}
 
-    ran, dialogs = 0, []
+    ran, failed, dialogs = 0, 0, []
     with running_browser() as browser:
         page = browser.new_page()
         page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
@@ -185,13 +186,23 @@ def look(url: str) -> dict:
         for view in VIEWS:
             page.goto("about:blank")
             page.goto(url + view)
-            with suppress(Exception):  # a page of the API has no such parts
-                page.wait_for_selector("main:not([aria-busy])", timeout=3000)
-                page.wait_for_selector("[aria-busy]", state="detached", timeout=3000)
+            if view.startswith("#"):
+                wait_until_shown(page)
             ran += bool(
                 page.evaluate("window.__pwned === 1 || !!document.querySelector('main script, main img')")
             )
-    return {"views": len(VIEWS), "scripts_run": ran, "dialogs": len(dialogs)}
+            failed += page.query_selector(".state.failed") is not None
+    return {"views": len(VIEWS), "views_failed": failed, "scripts_run": ran, "dialogs": len(dialogs)}
+
+
+def wait_until_shown(page: Page) -> None:
+    """Wait for a view and its parts; what is drawn when it comes into sight is brought there."""
+    page.wait_for_selector("main:not([aria-busy])")
+    page.wait_for_selector("[aria-busy]", state="detached")
+    areas = page.locator(".plot-area")
+    for i in range(areas.count()):
+        areas.nth(i).scroll_into_view_if_needed()
+        areas.nth(i).locator(".main-svg").first.wait_for()
 
 
 def interrupt(running: DashboardServer, attacker: Attacker) -> dict:
@@ -209,7 +220,6 @@ def interrupt(running: DashboardServer, attacker: Attacker) -> dict:
         seconds = time.monotonic() - begun
 
     lines = [line for line in running.process.stdout.read().splitlines() if line.strip()]
-    print("\n".join(lines)[-6000:])
     traces = sum(line.startswith("Traceback") for line in lines)
     return {
         "was_alive": is_alive,

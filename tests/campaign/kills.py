@@ -189,7 +189,7 @@ def _choose(rng: Random, size: tuple[int, int, float]) -> Kill:
 
 def run_kills(bench: Bench, seed: int, points: int, log: Path, seconds: float = 1e9) -> dict:
     """Kill every work at `points` points in all; returns counts by work and outcome."""
-    campaign, found = KillTrials(bench, seed, log), works(bench)
+    campaign, found = KillTrials(bench, seed, log), list(works(bench, seed, points // 3))
     deadline = time.monotonic() + seconds
     for i, work in enumerate(found):
         left = (deadline - time.monotonic()) / (len(found) - i)

@@ -10,7 +10,7 @@ from pathlib import Path
 TIMES = ("reason", "seconds", "finished", "git_commit", "packages", "seal", "inputs", "outputs")
 QUIET = re.compile(r"(model|judge): |\[\d_\w+\] |\[r2_|summary: |\s*$")
 SEAL = re.compile(rb',?\s*"seal": "[0-9a-f]{64}"')
-NOTES = re.compile(r"^\s*(note|warning): ?", re.MULTILINE)
+NOTES = re.compile(r"^(> )*\s*(note|warning): ?", re.MULTILINE)  # a chat's prompt may stand before it
 
 
 class Snapshot:

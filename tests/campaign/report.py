@@ -65,12 +65,12 @@ class Part:
 
 
 PARTS = {
-    "damage": Part("damage", "run_damage", "Damaged files", 2400, 48, 1500, 40),
-    "kills": Part("kills", "run_kills", "Killed commands", 350, 14, 700, 30),
-    "sync": Part("sync_kills", "run_sync_kills", "Killed pushes and pulls", 40, 2, 300, 15),
-    "pairs": Part("pairs", "run_pairs", "Two commands at once", 4, 1, 600, 15),
-    "datasets": Part("broken_datasets", "run_datasets", "Broken datasets", 1500, 120, 400, 20),
-    "disk": Part("disk", "run_full_disk", "Full disks", 140, 7, 300, 15),
+    "damage": Part("damage", "run_damage", "Damaged files", 2400, 48, 1500, 25),
+    "kills": Part("kills", "run_kills", "Killed commands", 350, 9, 700, 20),
+    "sync": Part("sync_kills", "run_sync_kills", "Killed pushes and pulls", 40, 2, 300, 10),
+    "pairs": Part("pairs", "run_pairs", "Two commands at once", 4, 1, 600, 12),
+    "datasets": Part("broken_datasets", "run_datasets", "Broken datasets", 1500, 120, 400, 15),
+    "disk": Part("disk", "run_full_disk", "Full disks", 140, 6, 300, 12),
     "storms": Part("storms", "run_storms", "Storms at a judge", 12, 1, 600, 30, needs_bench=False),
     "dashboard": Part(
         "dashboard", "run_attacks", "Attacks on the dashboard", 5000, 300, 600, 30, needs_bench=False

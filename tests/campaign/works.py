@@ -6,9 +6,10 @@ the end; `Work.judge` tells whether a reader's answer is one of the two.
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 from campaign.bench import SET, A, Bench, job, remove
 from campaign.forks import Job, Outcome, run
@@ -118,14 +119,24 @@ CAPTURE_READERS = ("project", "dynamics", "groups", "compare", "dashboard")
 IMPORT_READERS = ("export_import", "watch_import", "dashboard")
 
 
-def works(bench: Bench) -> list[Work]:
-    """Return every piece of work, learned."""
+def works(bench: Bench, seed: int, number: int) -> Iterator[Work]:
+    """Yield so many pieces of work, in an order that the seed decides; each is learned once a campaign."""
+    if "works" not in bench.known:
+        bench.known["works"] = _all_works(bench)
+    found = Random(seed).sample(bench.known["works"], min(max(1, number), len(bench.known["works"])))
+    for work in found:
+        if not work.end:
+            work.learn(bench)
+        yield work
+
+
+def _all_works(bench: Bench) -> list[Work]:
     home = bench.home
 
     def typed(name: str, *more: str) -> Callable[[Path], Job]:
         return lambda root: job(home, root, name, *more)
 
-    found = [
+    return [
         Work("first pipeline", typed("pipeline"), PIPELINE_READERS, _forget("experiments")),
         Work("pipeline, longer texts", typed("pipeline", "--max-new-tokens", "7"), PIPELINE_READERS),
         Work("pipeline --force", typed("force"), PIPELINE_READERS, again=typed("pipeline")),
@@ -140,6 +151,3 @@ def works(bench: Bench) -> list[Work]:
             ("import", "import_gguf", "import_repeng"),
         ),
     ]
-    for work in found:
-        work.learn(bench)
-    return found

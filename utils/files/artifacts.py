@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from traitscope.utils.errors import UserError
 from traitscope.utils.files.reading import sealed
 
 
@@ -25,7 +26,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a file to write to; what was written takes the path's place when the block ends without an
     error, and is deleted when not.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = temporary_name(path)
 
     try:
@@ -39,6 +40,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        UserError: something else lies in the way; the line names it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        above = [path for path in (folder, *folder.parents) if os.path.lexists(path) and not path.is_dir()]
+        raise UserError(f"{(above or [folder])[-1]} must be a folder, and is none; move it away") from None
 
 
 def temporary_name(path: Path) -> Path:

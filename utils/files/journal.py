@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from traitscope.utils.files.artifacts import write_bytes
+from traitscope.utils.files.artifacts import make_folder, write_bytes
 from traitscope.utils.files.reading import fits_seal, has_seal, is_there, parse_json, read_bytes, sealed
 
 
@@ -39,7 +39,7 @@ class Journal:
 
     def add(self, key: str, answer: Any) -> None:
         """Append one answer and force it to disk."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         line = sealed(json.dumps({"key": key, "answer": answer}, ensure_ascii=False))
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from traitscope.utils.errors import UserError
+from traitscope.utils.files.artifacts import make_folder
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def hold(path: Path, busy: str, *, wait: bool | None = None) -> Iterator[None]:
     """
     lock = FileLock(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise UserError(f"{path} is a link or a folder, and no lock; delete it")
         _acquire(lock, busy, wait)
