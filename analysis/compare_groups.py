@@ -31,7 +31,8 @@ from traitscope.utils.measures.groups import compare_all
 from traitscope.utils.model.encode import text_of
 from traitscope.utils.records.comparisons import write_groups
 from traitscope.utils.records.dataset import read_trait
-from traitscope.utils.records.readings import Record, mean_projections, read_projected, read_records
+from traitscope.utils.records.readings import mean_projections, read_projected
+from traitscope.utils.records.recorded import Record, read_records
 from traitscope.utils.records.scores import Thresholds
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag

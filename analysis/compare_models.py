@@ -24,7 +24,8 @@ from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.measures.groups import top_spans
 from traitscope.utils.measures.intervals import benjamini_hochberg, bootstrap_mean, permutation_p
 from traitscope.utils.records.comparisons import write_comparison
-from traitscope.utils.records.readings import Projections, Record, read_projected, read_records, vector_id
+from traitscope.utils.records.readings import Projections, read_projected, vector_id
+from traitscope.utils.records.recorded import Record, read_records
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag
 

@@ -35,16 +35,9 @@ from traitscope.utils.records.activations import (
     read_captured,
     write_fitted_on,
 )
+from traitscope.utils.records.imported import clear_fitted, read_imported
 from traitscope.utils.records.scores import Thresholds, require_usable, usable_responses
-from traitscope.utils.records.vectors import (
-    Key,
-    VectorAbout,
-    best_held_out,
-    clear_fitted,
-    read_imported,
-    write_about,
-    write_vector,
-)
+from traitscope.utils.records.vectors import Key, VectorAbout, best_held_out, write_about, write_vector
 from traitscope.utils.stage.alone import stage_command
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.layers import parse_layers

@@ -30,7 +30,7 @@ from traitscope.utils.model.loading import ModelOptions, load_lm
 from traitscope.utils.records.activations import read_activations_about
 from traitscope.utils.records.dataset import read_trait
 from traitscope.utils.records.dataset_files import dataset_files
-from traitscope.utils.records.vectors import origins_of
+from traitscope.utils.records.imported import origins_of
 from traitscope.utils.records.verdict import PARTS, write_texts, write_verdict
 from traitscope.utils.stage.alone import stage_command
 from traitscope.utils.stage.command import command

@@ -24,7 +24,7 @@ from traitscope.utils.files.artifacts import sweep_temporaries
 from traitscope.utils.files.paths import FIT, TraitPaths
 from traitscope.utils.measures.separation import describe_vector
 from traitscope.utils.records.activations import fitted_sides, read_captured, read_fitted_on
-from traitscope.utils.records.vectors import write_imported
+from traitscope.utils.records.imported import write_imported
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag
 from traitscope.utils.stage.layers import parse_layers

@@ -27,14 +27,8 @@ from traitscope.utils.files.artifacts import sweep_temporaries
 from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.model.loading import LM, ModelOptions, load_lm
 from traitscope.utils.records.prompt_sets import ADHOC, PromptItem, adhoc_set, read_prompt_set, with_system
-from traitscope.utils.records.readings import (
-    Record,
-    has_stream,
-    made_from,
-    read_record,
-    write_index,
-    write_record,
-)
+from traitscope.utils.records.readings import has_stream, made_from
+from traitscope.utils.records.recorded import Record, read_record, write_index, write_record
 from traitscope.utils.records.vectors import Vector
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag

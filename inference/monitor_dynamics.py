@@ -27,7 +27,8 @@ from traitscope.utils.files.artifacts import write_text
 from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.measures.intervals import bootstrap_mean
 from traitscope.utils.records.courses import write_dynamics
-from traitscope.utils.records.readings import Projections, Record, read_projected
+from traitscope.utils.records.readings import Projections, read_projected
+from traitscope.utils.records.recorded import Record
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag
 

@@ -23,13 +23,8 @@ from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_text
 from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.model.loading import LM, ModelOptions, load_lm
-from traitscope.utils.records.readings import (
-    Record,
-    read_index,
-    read_own_projections,
-    read_records,
-    vector_id,
-)
+from traitscope.utils.records.readings import read_own_projections, vector_id
+from traitscope.utils.records.recorded import Record, read_index, read_records
 from traitscope.utils.records.vectors import Vector
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag

@@ -204,8 +204,9 @@ def test_a_reader_who_leaves_stops_the_model(world):
     assert not room._speaking.locked()
 
 
-def test_a_model_that_cannot_be_had_is_told(client, world):
-    write_json(world[0] / "experiments/e/config.json", {"model": str(world[0] / "gone")})
+@pytest.mark.parametrize("name", ["gone", "gone/" + "x" * 5000, "gone\0", "gone<script>"])
+def test_a_model_that_cannot_be_had_is_told(client, world, name):
+    write_json(world[0] / "experiments/e/config.json", {"model": str(world[0] / name)})
     response = client.post(PLACE, json=ASKED)
     assert response.status_code == 409
     assert "gone" in response.json()["detail"]

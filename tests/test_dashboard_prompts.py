@@ -12,7 +12,8 @@ from traitscope.inference.watch.dynamics import DynamicsOptions, describe, smoot
 from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.files.reading import digest, read_json
-from traitscope.utils.records.readings import read_projections, read_record
+from traitscope.utils.records.readings import read_projections
+from traitscope.utils.records.recorded import read_record
 from traitscope.visualization.app import build_app
 from traitscope.visualization.library import Library
 

@@ -26,7 +26,8 @@ from traitscope.utils.files.paths import InferencePaths, TraitPaths
 from traitscope.utils.files.reading import read_json
 from traitscope.utils.measures.groups import compare, compare_all, top_spans
 from traitscope.utils.measures.intervals import permutation_p_of_groups
-from traitscope.utils.records.readings import Projections, Record, made_from, write_projections, write_record
+from traitscope.utils.records.readings import Projections, made_from, write_projections
+from traitscope.utils.records.recorded import Record, write_record
 
 TRAIT = "mood/hope"
 MODEL = {"name": "m"}

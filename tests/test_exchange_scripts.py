@@ -27,7 +27,7 @@ from traitscope.utils.files.reading import digest, read_json
 from traitscope.utils.files.tensors import load_tensor
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.hooks import Push, steer
-from traitscope.utils.records import vectors
+from traitscope.utils.records import imported
 from traitscope.utils.records.vectors import list_vectors
 
 TRAIT = "epistemic/optimism"
@@ -132,7 +132,7 @@ def test_a_vector_goes_out_and_comes_back_as_the_same_file(run, paths, name):
 def test_an_import_that_was_killed_is_refused_until_it_is_run_again(run, paths, monkeypatch):
     flags = [export(run, paths, method) for method in ("mean_diff", "probe")]
     run("import", *flags[0], "--method", "back")
-    real, written = vectors.write_vector, []
+    real, written = imported.write_vector, []
 
     def dies(*arguments):
         if len(written) == 2:
@@ -141,7 +141,7 @@ def test_an_import_that_was_killed_is_refused_until_it_is_run_again(run, paths, 
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(vectors, "write_vector", dies)
+        patch.setattr(imported, "write_vector", dies)
         with pytest.raises(KeyboardInterrupt):
             run("import", *flags[1], "--method", "back")
 

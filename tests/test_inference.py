@@ -34,7 +34,8 @@ from traitscope.utils.model.loading import LM, ModelOptions, load_lm
 from traitscope.utils.model.tokens import locate, token_texts
 from traitscope.utils.records.choice import best_of, choose_keys
 from traitscope.utils.records.prompt_sets import read_prompt_set
-from traitscope.utils.records.readings import Record, read_projections, read_record, read_records
+from traitscope.utils.records.readings import read_projections
+from traitscope.utils.records.recorded import Record, read_record, read_records
 from traitscope.utils.records.vectors import Vector, list_traits, read_vector, write_vector
 from traitscope.utils.records.verdict import Verdict, read_verdict, write_verdict
 

@@ -29,14 +29,12 @@ from traitscope.utils.records.activations import (
 from traitscope.utils.records.choice import best_of
 from traitscope.utils.records.readings import (
     Projections,
-    Record,
     made_from,
-    read_index,
     read_projected,
     read_projections,
     write_projections,
-    write_record,
 )
+from traitscope.utils.records.recorded import Record, read_index, write_record
 from traitscope.utils.records.scores import Thresholds, read_scores
 from traitscope.utils.records.vectors import (
     VectorAbout,

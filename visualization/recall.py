@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.records.comparisons import Comparison, read_comparison
-from traitscope.utils.records.readings import mean_projections, read_projected, read_records
+from traitscope.utils.records.readings import mean_projections, read_projected
+from traitscope.utils.records.recorded import read_records
 from traitscope.visualization.library import readable
 
 Found = TypeVar("Found")

@@ -79,7 +79,9 @@ class Room:
             UserError: the model cannot be had, or does not take such a conversation.
         """
         with self._turn():
-            engine, written, ended = self._ready(self.look(experiment)), 0, "finished"
+            watched, written, ended = self.look(experiment), 0, "finished"
+            with readable(f"the model {watched.model.model:.200}", "mend what config.json says of it"):
+                engine = self._ready(watched)
             deadline = time.monotonic() + SECONDS
             for step in engine.reply(messages, doses, talk):
                 yield step

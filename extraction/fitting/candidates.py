@@ -31,7 +31,8 @@ from traitscope.utils.records.activations import (
 )
 from traitscope.utils.records.choice import keys_of, parse_weight
 from traitscope.utils.records.dataset import TraitDataset
-from traitscope.utils.records.vectors import Key, Vector, imported_layers, read_vector
+from traitscope.utils.records.imported import imported_layers
+from traitscope.utils.records.vectors import Key, Vector, read_vector
 from traitscope.utils.stage.flags import flag
 
 

@@ -2,7 +2,8 @@
 
 from traitscope.inference.watch.dynamics import change_at
 from traitscope.utils.model.tokens import locate
-from traitscope.utils.records.readings import Projections, Record
+from traitscope.utils.records.readings import Projections
+from traitscope.utils.records.recorded import Record
 
 
 def turn_of(record: Record, scores: Projections) -> dict | None:

@@ -18,7 +18,8 @@ from traitscope.utils.model.hooks import record
 from traitscope.utils.model.loading import LM
 from traitscope.utils.model.passes import pad_right, tokens_a_pass
 from traitscope.utils.model.tokens import token_texts
-from traitscope.utils.records.readings import SINK, Projections
+from traitscope.utils.records.readings import Projections
+from traitscope.utils.records.recorded import SINK
 from traitscope.utils.records.vectors import Vector
 
 

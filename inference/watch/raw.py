@@ -4,7 +4,8 @@ from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.model.capture import record_stream
 from traitscope.utils.model.loading import LM
 from traitscope.utils.records.activations import as_stored
-from traitscope.utils.records.readings import Projections, Record, read_stream, write_stream
+from traitscope.utils.records.readings import Projections, read_stream, write_stream
+from traitscope.utils.records.recorded import Record
 from traitscope.utils.records.vectors import Vector
 
 

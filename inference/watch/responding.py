@@ -12,7 +12,7 @@ from traitscope.utils.model.loading import LM
 from traitscope.utils.model.memory import rows_that_fit
 from traitscope.utils.model.tokens import find_turns, token_texts
 from traitscope.utils.records.prompt_sets import PromptItem
-from traitscope.utils.records.readings import Record, read_index, read_recorded
+from traitscope.utils.records.recorded import Record, read_index, read_recorded
 from traitscope.utils.stage.flags import flag
 
 

@@ -15,13 +15,13 @@ from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.model.loading import LM
 from traitscope.utils.records.readings import (
     Projections,
-    Record,
     has_stream,
     made_from,
     read_projections,
     vector_id,
     write_projections,
 )
+from traitscope.utils.records.recorded import Record
 from traitscope.utils.records.vectors import Vector
 
 

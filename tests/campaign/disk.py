@@ -1,5 +1,5 @@
-"""A disk that is full at many moments: what stood before stays whole or is refused, the refusal is one line, and
-with room again the same command ends with the same bytes.
+"""A disk that is full at many moments: what stood before stays whole or is refused, the refusal is one line,
+and with room again the same command ends with the same bytes.
 
 A small tmpfs where one may be mounted; elsewhere a fork whose n-th write finds no room.
 """

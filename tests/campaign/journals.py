@@ -1,5 +1,5 @@
-"""Damage the journal of an interrupted stage: what it still holds is used, what it lost is asked again, and the end
-is the same.
+"""Damage the journal of an interrupted stage: what it still holds is used, what it lost is asked again, and
+the end is the same.
 """
 
 import json
@@ -54,23 +54,24 @@ def run_journals(bench: Bench, seed: int, trials: int, log: Path) -> Counter[tup
     starts = [interrupted(bench, round(share * total)) for share in cuts]
 
     for trial in range(trials):
-        rng, start = Random(f"{seed}/journal/{trial}"), starts[trial % len(starts)]
-        start.restore()
-        file = next(start.root.glob(JOURNALS))
-        others = [path for path in start.root.glob("experiments/**/*.json*") if path != file]
-        said, _ = damage(rng, file, others)
-        done = run(job(bench.home, start.root, "pipeline"), start.root)
-        other = differing(contents(start.root), end)
-        outcome = done.kind if done.kind != "ok" else "wrong_result" if other else "repaired"
-        counts["journals", outcome] += 1
-        if outcome not in ("one_line", "repaired"):
-            case = {
-                "seed": seed,
-                "trial": trial,
-                "kind": "journals",
-                "file": str(file.relative_to(start.root)),
-            }
-            case |= {"damage": said, "reader": "pipeline", "outcome": outcome, "detail": ", ".join(other[:3])}
+        case = damage_one(bench, seed, trial, starts[trial % len(starts)], end)
+        counts["journals", case["outcome"]] += 1
+        if case["outcome"] not in ("one_line", "repaired"):
             with open(log, "a") as lines:
-                lines.write(json.dumps(case | {"last": done.last}) + "\n")
+                lines.write(json.dumps(case) + "\n")
     return counts
+
+
+def damage_one(bench: Bench, seed: int, trial: int, start: Snapshot, end: dict[str, object]) -> dict:
+    """Damage one journal of an interrupted root, and run the pipeline to its end."""
+    rng, root = Random(f"{seed}/journal/{trial}"), start.root
+    start.restore()
+    file = next(root.glob(JOURNALS))
+    others = [path for path in root.glob("experiments/**/*.json*") if path != file]
+    said, _ = damage(rng, file, others)
+    done = run(job(bench.home, root, "pipeline"), root)
+    other = differing(contents(root), end)
+    outcome = done.kind if done.kind != "ok" else "wrong_result" if other else "repaired"
+    case = {"seed": seed, "trial": trial, "kind": "journals", "file": str(file.relative_to(root))}
+    case |= {"damage": said, "reader": "pipeline", "outcome": outcome}
+    return case | {"detail": ", ".join(other[:3]), "last": done.last}

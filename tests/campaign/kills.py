@@ -1,5 +1,5 @@
-"""Kill a command at its n-th file operation, or at any moment: its readers see the old or the new, and the same
-command again ends with the same bytes.
+"""Kill a command at its n-th file operation, or at any moment: its readers see the old or the new, and the
+same command again ends with the same bytes.
 """
 
 import builtins
@@ -44,7 +44,7 @@ class Board:
 
 @dataclass(frozen=True)
 class Kill:
-    """When a command is killed: at an operation, before or after it or in its midst, or after some seconds."""
+    """When a command is killed: at an operation, before it, after it or in it, or after some seconds."""
 
     operation: int = 0
     how: str = "before"  # before, after, torn

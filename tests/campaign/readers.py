@@ -8,20 +8,9 @@ from pathlib import Path
 from campaign.bench import SET, A, B, job
 from campaign.forks import Job
 
-WATCHING = ("project", "capture", "groups", "compare", "dynamics", "twin", "dashboard")
-VECTORS = (
-    "pipeline",
-    "stage5",
-    "export",
-    "table",
-    "cross",
-    "project",
-    "capture",
-    "chat",
-    "dashboard",
-    "force",
-)
-FITTED = ("stage4", "stage5", "pipeline", "import", "export", "table", "dashboard", "force")
+WATCHING = "project capture groups compare dynamics twin dashboard"
+VECTORS = "pipeline stage5 export table cross project capture chat dashboard force"
+FITTED = "stage4 stage5 pipeline import export table dashboard force"
 
 
 @dataclass(frozen=True)
@@ -30,38 +19,92 @@ class Kind:
 
     name: str
     glob: str
-    readers: tuple[str, ...]
+    read_by: str
     is_pipelines: bool = False  # run_pipeline wrote it, and can write it again
     others: str = ""  # files that may be taken for it; by default those of the glob
 
+    @property
+    def readers(self) -> list[str]:
+        """The readers, by their short names."""
+        return self.read_by.split()
 
-TRAIT = f"experiments/demo/extraction/{A}"
+
 KINDS = (
-    Kind("scenario scores", "*/demo/extraction/*/*/vetting/scenario_scores.json", ("stage0", "pipeline", "table", "dashboard", "force"), True),
-    Kind("responses", "*/demo/extraction/*/*/responses/*.json", ("stage2", "stage3", "pipeline", "agreement", "dashboard", "force"), True),
-    Kind("response scores", "*/demo/extraction/*/*/vetting/response_scores.json", ("stage4", "pipeline", "table", "dashboard", "force"), True),
+    Kind(
+        "scenario scores",
+        "*/demo/extraction/*/*/vetting/scenario_scores.json",
+        "stage0 pipeline table dashboard force",
+        True,
+    ),
+    Kind(
+        "responses",
+        "*/demo/extraction/*/*/responses/*.json",
+        "stage2 stage3 pipeline agreement dashboard force",
+        True,
+    ),
+    Kind(
+        "response scores",
+        "*/demo/extraction/*/*/vetting/response_scores.json",
+        "stage4 pipeline table dashboard force",
+        True,
+    ),
     Kind("activations", "*/demo/extraction/*/*/activations/all_layers.pt", FITTED, True),
-    Kind("activations metadata", "*/demo/extraction/*/*/activations/metadata.json", (*FITTED, "chat", "project"), True),
+    Kind(
+        "activations metadata",
+        "*/demo/extraction/*/*/activations/metadata.json",
+        f"{FITTED} chat project",
+        True,
+    ),
     Kind("vectors", "*/demo/extraction/*/*/vectors/[mp]*.pt", VECTORS, True),
-    Kind("vectors metadata", "*/demo/extraction/*/*/vectors/[mp]*_metadata.json", (*VECTORS, "draw"), True),
+    Kind("vectors metadata", "*/demo/extraction/*/*/vectors/[mp]*_metadata.json", f"{VECTORS} draw", True),
     Kind("fitted_on", "*/demo/extraction/*/*/vectors/fitted_on.json", FITTED, True, "*/*/*/*/*/*/*.json"),
-    Kind("manifests", "*/demo/extraction/*/*/stages/*.json", ("pipeline", "dry_run", "stage3", "table", "cross", "draw", "dashboard", "force"), True),
-    Kind("steering results", "*/demo/steering/*/*/results.json", ("pipeline", "steering_table", "cross", "draw", "export", "chat", "capture", "dashboard", "force"), True),
-    Kind("steering texts", "*/demo/steering/*/*/responses/*.json", ("pipeline", "rescore", "dashboard", "force"), True),
+    Kind(
+        "manifests",
+        "*/demo/extraction/*/*/stages/*.json",
+        "pipeline dry_run stage3 table cross draw dashboard force",
+        True,
+    ),
+    Kind(
+        "steering results",
+        "*/demo/steering/*/*/results.json",
+        "pipeline steering_table cross draw export chat capture dashboard force",
+        True,
+    ),
+    Kind("steering texts", "*/demo/steering/*/*/responses/*.json", "pipeline rescore dashboard force", True),
     Kind("captured responses", "*/*/inference/*/responses/*.json", WATCHING),
     Kind("projections", "*/*/inference/*/projections/*.json", WATCHING),
     Kind("index", "*/*/inference/*/index.json", WATCHING, others="*/*/inference/*/*/*.json"),
-    Kind("raw streams", "*/demo/inference/*/raw/*.pt", ("project_more", "capture"), others="*/*/inference/*/raw/*.pt"),
-    Kind("raw metadata", "*/demo/inference/*/raw/*.json", ("project_more", "capture"), others="*/*/inference/*/raw/*.json"),
-    Kind("dynamics", "*/*/inference/*/dynamics/*/*.json", ("dynamics", "dashboard")),
-    Kind("groups", "*/*/inference/*/groups/*.json", ("groups", "dashboard"), others="*/*/inference/*/*/*.json"),
-    Kind("comparison", "*/*/inference/*/compare/*.json", ("compare", "dashboard"), others="*/*/inference/*/*/*.json"),
-    Kind("imported vectors", "*/demo/extraction/*/*/vectors/from_safe*.pt", ("export_import", "watch_import", "steer_import", "import", "dashboard")),
-    Kind("imports' metadata", "*/demo/extraction/*/*/vectors/from_safe*_metadata.json", ("export_import", "watch_import", "steer_import", "import", "dashboard")),
-    Kind("exports", "*/demo/exports/*/*/*/*.[sgp]*", ("imports", "export")),
-    Kind("config", "*/demo/config.json", ("pipeline", "capture", "table", "export", "dashboard", "stage2")),
-    Kind("summary", "*/demo/summary.json", ("pipeline", "table", "dashboard"), True),
-)  # fmt: skip
+    Kind(
+        "raw streams",
+        "*/demo/inference/*/raw/*.pt",
+        "project_more capture",
+        others="*/*/inference/*/raw/*.pt",
+    ),
+    Kind(
+        "raw metadata",
+        "*/demo/inference/*/raw/*.json",
+        "project_more capture",
+        others="*/*/inference/*/raw/*.json",
+    ),
+    Kind("dynamics", "*/*/inference/*/dynamics/*/*.json", "dynamics dashboard"),
+    Kind("groups", "*/*/inference/*/groups/*.json", "groups dashboard", others="*/*/inference/*/*/*.json"),
+    Kind(
+        "comparison", "*/*/inference/*/compare/*.json", "compare dashboard", others="*/*/inference/*/*/*.json"
+    ),
+    Kind(
+        "imported vectors",
+        "*/demo/extraction/*/*/vectors/from_safe*.pt",
+        "export_import watch_import steer_import import dashboard",
+    ),
+    Kind(
+        "imports' metadata",
+        "*/demo/extraction/*/*/vectors/from_safe*_metadata.json",
+        "export_import watch_import steer_import import dashboard",
+    ),
+    Kind("exports", "*/demo/exports/*/*/*/*.[sgp]*", "imports export"),
+    Kind("config", "*/demo/config.json", "pipeline capture table export dashboard stage2"),
+    Kind("summary", "*/demo/summary.json", "pipeline table dashboard", True),
+)
 
 DEMO, TWIN = "/api/experiments/demo", "/api/experiments/twin"
 OF_SET = {"prompt_set": SET}

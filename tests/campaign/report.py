@@ -12,8 +12,10 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module, util
+from io import StringIO
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
@@ -135,7 +137,8 @@ def _run_part(part: Part, bench: Bench | None, seed: int, out: Path, is_full: bo
         log.unlink(missing_ok=True)
         found = function(bench, seed, trials, log, seconds)
     else:
-        found = as_counts(function(seed, trials))
+        with redirect_stdout(StringIO()):
+            found = as_counts(function(seed, trials))
         write_text(out / f"{part.module}.json", json.dumps(found, indent=1, default=str) + "\n")
     return found | {"seconds": time.monotonic() - start}
 

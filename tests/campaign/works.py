@@ -1,7 +1,7 @@
 """Pieces of work that write, each with the root it begins from and the readers of what it writes.
 
-What may be seen of it while it is under way, or after it was cut short, is what stood before or what stands in
-the end; `Work.judge` tells whether a reader's answer is one of the two.
+What may be seen of it while it is under way, or after it was cut short, is what stood before or what stands
+in the end; `Work.judge` tells whether a reader's answer is one of the two.
 """
 
 import re
@@ -60,7 +60,7 @@ class Work:
         return said
 
     def judge(self, reader: str, done: Outcome, root: Path) -> tuple[str, str]:
-        """Sort a reader's answer over a half-finished root: one_line, old, new, noted or mixture, and what is told."""
+        """Sort a reader's answer over a half-finished root: one_line, old, new, noted, partial or mixture."""
         if done.kind != "ok":
             return done.kind, done.last
         if reader == "dashboard":
@@ -75,7 +75,7 @@ class Work:
 
 
 def _cells_known(said: str, sides: tuple[str, ...]) -> bool:
-    """Tell whether every cell of a table stands in one of two others, or is empty: results arrive one by one."""
+    """Tell whether every cell of a table stands in one of two others, or is still empty."""
     known = {cell.strip() for side in sides for cell in re.split(r"[|\n]", side)}
     cells = {cell.strip() for cell in re.split(r"[|\n]", said)}
     return all(cell in known or cell in DASHES or cell.startswith(UNFINISHED) for cell in cells)

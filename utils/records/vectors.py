@@ -3,7 +3,7 @@ else.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import model_validator
 
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import remove, write_json
+from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import FIT, ExperimentPaths, TraitPaths, is_trait
-from traitscope.utils.files.reading import digest, is_there, read_json
+from traitscope.utils.files.reading import digest, is_there
 from traitscope.utils.files.tensors import read_vector_file, save_tensor
 from traitscope.utils.records.activations import read_activations_about, read_fitted_on
 from traitscope.utils.records.shaped import Shaped, read_shaped, require_own
@@ -230,9 +230,9 @@ def list_vectors(paths: TraitPaths) -> dict[Key, VectorAbout]:
     Raises:
         UserError: a file is not what it should be, or an import was interrupted.
     """
-    found = {key: read_about(paths, key) for key in _keys(paths)}
+    found = {key: read_about(paths, key) for key in vector_keys(paths)}
     for method in {method for method, _ in found}:
-        _require_whole_import(paths, [about for about in found.values() if about.method == method])
+        require_whole_import(paths, [about for about in found.values() if about.method == method])
     _require_fitted(paths, list(found.values()), are_all=True)
     return found
 
@@ -254,13 +254,14 @@ def _require_fitted(paths: TraitPaths, abouts: "list[VectorAbout]", *, are_all: 
         )
 
 
-def _keys(paths: TraitPaths) -> list[Key]:
+def vector_keys(paths: TraitPaths) -> list[Key]:
+    """Return method and layer of every vector of a trait by the names of its files, which stay unread."""
     matches = [_FILE.fullmatch(file.stem) for file in sorted(paths.vectors.glob("*_metadata.json"))]
     return [(match[1], int(match[2])) for match in matches if match]
 
 
-def _require_whole_import(paths: TraitPaths, abouts: "list[VectorAbout]") -> None:
-    """Refuse the vectors of a method that an import has not replaced to its end."""
+def require_whole_import(paths: TraitPaths, abouts: "list[VectorAbout]") -> None:
+    """Raise UserError where an import of a method's vectors did not come to its end."""
     origins = [about.origin or {} for about in abouts]
     layers = sorted(about.layer for about in abouts)
     if len({origin.get("sha256") for origin in origins}) > 1 or any(
@@ -360,76 +361,3 @@ def mean_norms(paths: TraitPaths, steered: TraitPaths) -> list[float] | None:
     if is_there(paths.activations_metadata):
         return read_activations_about(paths).mean_norms
     return None
-
-
-def imported_layers(paths: TraitPaths) -> dict[str, list[int]]:
-    """Return {method: its layers, ascending} of the vectors that were made elsewhere."""
-    keys = sorted(key for key, about in list_vectors(paths).items() if about.origin is not None)
-    return {
-        method: [layer for m, layer in keys if m == method] for method in dict.fromkeys(m for m, _ in keys)
-    }
-
-
-def read_imported(
-    paths: TraitPaths, d_model: int, fitted: Collection[str]
-) -> list[tuple[VectorAbout, "Tensor", dict]]:
-    """Return every vector that was made elsewhere, with all that its metadata says.
-
-    Args:
-        fitted: The methods that are fitted here: whatever lies under these names is about to be replaced, and need
-            not be readable.
-
-    Raises:
-        UserError: one is damaged, or of another width: the experiment's model has changed.
-    """
-    keys = [key for key in _keys(paths) if key[0] not in fitted]
-    try:
-        for key in keys:
-            read_vector_file(paths.vector(*key), d_model)
-        vectors = [read_vector(paths, key, on_these=False) for key in keys]
-        for method in {method for method, _ in keys}:
-            _require_whole_import(paths, [v.about for v in vectors if v.method == method])
-        return [(v.about, v.tensor, read_json(paths.vector_metadata(*v.about.key))) for v in vectors]
-    except UserError as error:
-        advice = "delete it, or import it again"
-        raise UserError(f"an imported vector cannot be measured anew: {error}; {advice}") from None
-
-
-def origins_of(paths: TraitPaths, methods: Iterable[str]) -> dict[str, dict]:
-    """Return {method: origin} of those methods that were made elsewhere."""
-    abouts = list_vectors(paths).values()
-    return {
-        about.method: about.origin for about in abouts if about.origin is not None and about.method in methods
-    }
-
-
-def clear_fitted(paths: TraitPaths, fitted: Collection[str]) -> None:
-    """Delete what stage 4 left in a trait's vectors folder; what was made elsewhere stays.
-
-    Args:
-        fitted: The methods that are fitted here.
-    """
-    kept = [key for key in _keys(paths) if key[0] not in fitted]
-    files = {file(*key) for key in kept for file in (paths.vector, paths.vector_metadata)}
-    for file in set(paths.vectors.glob("*")) - files:
-        remove(file)
-
-
-def write_imported(paths: TraitPaths, method: str, vectors: "dict[int, tuple[Tensor, dict]]") -> None:
-    """Write a method's vectors, {layer: (vector, about)}, in place of those of an earlier import.
-
-    The new ones are written before the old ones of other layers go. All say which layers the import has, so that
-    what a kill leaves is refused until the import is run again.
-
-    Args:
-        vectors: The columns of `VectorAbout` beside each, its origin among them.
-    """
-    layers = sorted(vectors)
-    for layer, (vector, about) in vectors.items():
-        origin = about["origin"] | {"layers": layers}
-        write_vector(paths, (method, layer), vector, about | {"origin": origin})
-
-    for file in paths.vectors.glob(f"{method}_layer*"):
-        match = re.fullmatch(rf"{re.escape(method)}_layer(\d+)(_metadata\.json|\.pt)", file.name)
-        if match and int(match[1]) not in layers:
-            file.unlink()

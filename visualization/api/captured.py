@@ -10,13 +10,8 @@ from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import InferencePaths, check_name
 from traitscope.utils.records.comparisons import VectorName, list_compared, list_groups
 from traitscope.utils.records.courses import read_dynamics
-from traitscope.utils.records.readings import (
-    Projections,
-    Record,
-    read_index,
-    read_own_projections,
-    read_recorded,
-)
+from traitscope.utils.records.readings import Projections, read_own_projections
+from traitscope.utils.records.recorded import Record, read_index, read_recorded
 from traitscope.visualization.api.curves import Compared, Course, CourseQuery, make_comparison, make_course
 from traitscope.visualization.library import Library, NotThereError
 from traitscope.visualization.recall import read_prompts, readable_set, recall_comparison

@@ -10,7 +10,8 @@ from traitscope.inference.watch.dynamics import DynamicsOptions, describe, smoot
 from traitscope.inference.watch.known_points import turn_of
 from traitscope.utils.records.comparisons import Difference, ModelDifference, VectorName
 from traitscope.utils.records.courses import Dynamics, Figures, KnownPoint
-from traitscope.utils.records.readings import Projections, Record
+from traitscope.utils.records.readings import Projections
+from traitscope.utils.records.recorded import Record
 
 Scale = Literal["raw", "centered", "cosine"]
 FIRST = 4  # traits that are shown when none is named
