@@ -5,6 +5,7 @@ For example:
     python analysis/export_vectors.py --experiment demo --trait behavioral/formality --format safetensors,gguf
 """
 
+import hashlib
 import runpy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ if not __package__:  # run as a script: this checkout is the package traitscope,
 
 from traitscope.analysis.exchange.bundle import Bundle
 from traitscope.analysis.exchange.facts import gather
-from traitscope.analysis.exchange.formats import FORMATS, require_format
+from traitscope.analysis.exchange.formats import FACTS, FORMATS, require_format
 from traitscope.analysis.exchange.hub import check_repo, list_upload, upload
 from traitscope.analysis.exchange.model_card import render_card
 from traitscope.utils.errors import UserError
@@ -25,7 +26,7 @@ from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag
 
-CARD, FACTS = "README.md", "facts.json"
+CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def export_vectors(options: ExportOptions) -> None:
 
 
 def write_export(folder: Path, bundle: Bundle, formats: tuple[str, ...]) -> list[str]:
-    """Write every format's file, the card and the facts, and return their names. A file of an earlier
-    export that is not among them goes.
+    """Write every format's file, the card, and last the facts, which hold the files' digests; return their names.
+    A file of an earlier export that is not among them goes.
     """
     held = {name: held_layers(bundle, name) for name in dict.fromkeys(formats)}
     contents = {
@@ -96,12 +97,14 @@ def write_export(folder: Path, bundle: Bundle, formats: tuple[str, ...]) -> list
         for name, layers in held.items()
     }
     card = render_card(bundle.facts, held)
-    for form in FORMATS.values():
-        (folder / form.file).unlink(missing_ok=True)
     for file, content in contents.items():
         write_bytes(folder / file, content)
+    for form in FORMATS.values():
+        if form.file not in contents:
+            (folder / form.file).unlink(missing_ok=True)
     write_text(folder / CARD, card)
-    write_json(folder / FACTS, bundle.facts, is_sealed=False)
+    digests = {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
+    write_json(folder / FACTS, bundle.facts | {"files": digests}, is_sealed=False)
 
     return [CARD, FACTS, *contents]
 

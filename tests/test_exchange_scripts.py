@@ -161,6 +161,18 @@ def export(run, paths, method: str) -> tuple[str, ...]:
     return ("--file", str(file), "--format", "safetensors")
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_exported_file_that_was_changed_is_not_taken_back(run, paths, name):
+    run("export", "--method", "probe", "--format", ALL)
+    file = paths.export("probe") / FORMATS[name].file
+    content = file.read_bytes()
+    file.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
+    flags = ("--file", str(file), "--format", name, "--method", "back")
+    assert "not the file that facts.json beside it describes" in run("import", *flags, code=1)
+    file.rename(paths.root / file.name)  # away from its export, it is somebody's file
+    run("import", "--file", str(paths.root / file.name), "--format", name, "--method", "back", code=0)
+
+
 def test_an_import_with_fewer_layers_leaves_none_of_the_earlier_one(run, paths):
     flags = export(run, paths, "probe")
     run("import", *flags, "--method", "back")
@@ -391,6 +403,7 @@ def test_what_a_file_says_of_its_model_is_compared(run, paths):
     run("export", "--method", "mean_diff")
     file = paths.export("mean_diff") / "vectors.safetensors"
     content = file.read_bytes()
+    file = paths.root / "from_elsewhere.safetensors"
     file.write_bytes(content.replace(b'\\"model_type\\": \\"llama\\"', b'\\"model_type\\": \\"gemma\\"'))
     printed = run("import", "--file", str(file), "--format", "safetensors", "--method", "odd")
     assert "note: the file says model_type gemma; this experiment's is llama" in printed

@@ -8,6 +8,9 @@ from pathlib import Path
 from traitscope.analysis.exchange import gguf_format, persona_format, repeng_format, safetensors_format
 from traitscope.analysis.exchange.bundle import Bundle, Foreign, Found, Shape, check_vectors, read_bounded
 from traitscope.utils.errors import UserError
+from traitscope.utils.files.reading import read_json
+
+FACTS = "facts.json"  # of an export: what is known of the vectors, and the digest of every file
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,22 @@ def read_vectors(path: Path, name: str, shape: Shape) -> Foreign:
     """
     form = require_format(name)
     data = read_bounded(path, shape)
+    sha256 = hashlib.sha256(data).hexdigest()
+    if _stated_digest(path) not in (None, sha256):
+        raise UserError(f"{path} is not the file that {FACTS} beside it describes; export it again")
 
     try:
         found = form.read(data, shape)
-        return Foreign(check_vectors(found.vectors, shape), found.said, hashlib.sha256(data).hexdigest())
+        return Foreign(check_vectors(found.vectors, shape), found.said, sha256)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _stated_digest(path: Path) -> str | None:
+    """Return the sha256 that an export's facts state of a file; None where there are none, or none of ours."""
+    try:
+        facts = read_json(path.with_name(FACTS))
+    except UserError:
+        return None
+    files = facts.get("files") if isinstance(facts, dict) else None
+    return files.get(path.name) if isinstance(files, dict) else None

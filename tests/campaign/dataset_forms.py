@@ -96,7 +96,14 @@ def controls(rng: Random, lines: list[str]) -> list[str]:
 
 
 def right_to_left(rng: Random, lines: list[str]) -> list[str]:
-    return _at(rng, lines, rng.choice(["\u202eabc", "שלום", "e" + "\u0301" * 300, "👩‍👩‍👧", "\U000e0041"]))
+    odd = [
+        "\u202eabc",
+        "\u05e9\u05dc\u05d5\u05dd",
+        "e" + "\u0301" * 300,
+        "\U0001f469\u200d\U0001f467",
+        "\U000e0041",
+    ]
+    return _at(rng, lines, rng.choice(odd))
 
 
 def half_character(rng: Random, lines: list[str]) -> list[str]:

@@ -185,13 +185,14 @@ def judge_dashboard(before: str, after: str) -> tuple[str, str]:
         return "traceback", failed[0]
     other = [route for route, status, body, _ in answers if status == 200 and body != known[route]]
     if other:
-        return ("wrong_result" if is_fresh else "noted"), other[0]
+        omits = all(_is_part(body, known[route]) for route, _, body, _ in answers if route in other)
+        return ("omitted" if omits else "wrong_result" if is_fresh else "noted"), other[0]
     return ("one_line", refused[0]) if refused else ("no_effect", "")
 
 
 def judge_pages(old: str, new: str, now: str) -> tuple[str, str]:
-    """Sort what the dashboard answers over a half-finished root, page by page: each is the old one, the new one,
-    refused or marked, or a mixture.
+    """Sort what the dashboard answers over a half-finished root, page by page: each is the old one, the new
+    one, refused or marked, or a mixture.
     """
     known = [
         {route: body for route, _, body, _ in map(plain_answer, side.splitlines())} for side in (old, new)

@@ -175,22 +175,20 @@ def missed_targets(results: dict[str, dict]) -> list[str]:
 
 
 def render(results: dict[str, dict], seed: int) -> str:
-    """Return the campaign's table, and whom it was run on."""
-    rows = ["| part | trials | outcome | | seconds |", "|---|---:|---|---|---:|"]
-    for name, found in results.items():
-        counts: dict[str, int] = found["counts"]
-        bad = ", ".join(
-            f"**{n} {o.replace('_', ' ')}**" for o, n in sorted(counts.items()) if n and o in NONE_OF
-        )
-        good = ", ".join(
-            f"{n} {o.replace('_', ' ')}" for o, n in sorted(counts.items()) if n and o not in NONE_OF
-        )
-        more = ", ".join(_aside(found))
-        total = sum(counts.values())
-        rows.append(
-            f"| {PARTS[name].title}{f' ({more})' if more else ''} | {total} | {good} | {bad or 'none bad'} | {found['seconds']:.0f} |"
-        )
+    """Return the campaign's table, and what it was run on."""
+    rows = ["| part | trials | what became of them | bad | seconds |", "|---|---:|---|---|---:|"]
+    rows += [_row(PARTS[name].title, found) for name, found in results.items()]
     return "\n".join(rows) + f"\n\n{time.strftime('%Y-%m-%d')}, seed {seed}: {_machine()}.\n"
+
+
+def _row(title: str, found: dict[str, Any]) -> str:
+    counts = {o: n for o, n in sorted(found["counts"].items()) if n}
+    words = {o: f"{n} {o.replace('_', ' ')}" for o, n in counts.items()}
+    good = ", ".join(text for o, text in words.items() if o not in NONE_OF)
+    bad = ", ".join(f"**{text}**" for o, text in words.items() if o in NONE_OF) or "none"
+    aside = ", ".join(_aside(found))
+    name = f"{title} ({aside})" if aside else title
+    return f"| {name} | {sum(counts.values())} | {good} | {bad} | {found['seconds']:.0f} |"
 
 
 def _aside(found: dict[str, Any]) -> list[str]:

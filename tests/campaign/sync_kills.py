@@ -1,5 +1,5 @@
-"""Kill a push and a pull: who pulls gets the old or the new, whole, or is refused; the same command again ends
-as an undisturbed one.
+"""Kill a push and a pull: who pulls gets the old or the new, whole, or is refused; the same command again
+ends as an undisturbed one.
 """
 
 import json

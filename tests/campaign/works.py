@@ -103,7 +103,7 @@ def _forget(*places: str) -> Callable[[Path], None]:
 
 
 def _other_export(root: Path) -> None:
-    """Put vectors of another method where the import finds its file, so that an import brings other numbers."""
+    """Put other vectors where the import finds its file, so that an import brings other numbers."""
     from safetensors import safe_open
     from safetensors.torch import save_file
 
