@@ -10,6 +10,7 @@ from dashboard_server import FORMALITY, OPTIMISM
 EXPERIMENTS = (
     "demo",
     "leaky",
+    "lured",
     "bracket",
     "number",
     "deep",
@@ -121,7 +122,7 @@ MALFORMED = (
     b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: localhost\r\nX: a\r\n b: c\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n\r\n",
 )
 
 Headers = dict[str, str]
@@ -180,7 +181,7 @@ class Attacker:
         name = self.rng.choice(("trait", "prompt_set", "prompt", "other", "by"))
         page = self.rng.choice([page for page, names in ROUTES.items() if name in names])
         rest = "&".join(f"{n}={quote(GOOD[n])}" for n in ROUTES[page] if n != name)
-        return self.raw(f"/api/experiments/leaky/{page}?{rest}&{name}={quote(way, safe='%')}"), True
+        return self.raw(f"/api/experiments/demo/{page}?{rest}&{name}={quote(way, safe='%')}"), True
 
     def foreign(self) -> tuple[bytes, bool]:
         other = self.rng.choice(FOREIGN)
@@ -200,7 +201,7 @@ class Attacker:
             (*NUMBERS, '{"\\ud800": 9}', f'{{"{OPTIMISM}": NaN}}', '{"no/such": 0.1}', "[" * 9000)
         )
         text = self.rng.choice(("x", "\\ud800", "\\u0000", " ", "x" * 17_000))
-        said = f'{{"messages": [{{"role": "user", "content": "{text}"}}], "max_new_tokens": 0, "{field}": {value}}}'
+        said = f'{{"messages": [{{"role": "user", "content": "{text}"}}], "{field}": {value}, "max_new_tokens": 0}}'
         place = f"/api/experiments/{quote(self.rng.choice(EXPERIMENTS), safe='')}/chat"
         kind = self.rng.choice(
             ("application/json", "text/plain", "multipart/form-data", "application/json; charset=x")

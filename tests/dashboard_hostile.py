@@ -29,10 +29,8 @@ def make_hostile(root: Path) -> Path:
     make_experiments(root)
     demo = root / "experiments/demo"
     shutil.copytree(demo, root / "experiments/leaky")
-    for file in [*demo.rglob("*.json"), *(root / "experiments/twin").rglob("*.json")]:
-        if file.name != "config.json":  # that of `demo` stays good, so that there is somebody to talk to
-            write_json(file, with_script(read_json(file)), indent=None)
-
+    add_text(demo, SCRIPT)
+    add_text(root / "experiments/twin", SCRIPT)
     optimism = TraitPaths("demo", OPTIMISM, root)
     _name_what_is_there(InferencePaths("demo", "skies", root), optimism)
     definition = optimism.dataset / "definition.txt"
@@ -42,13 +40,20 @@ def make_hostile(root: Path) -> Path:
     return root
 
 
-def with_script(content: Any, field: str = "") -> Any:
-    """Return what a file holds with script in each of its texts."""
+def with_text(content: Any, added: str, field: str = "") -> Any:
+    """Return what a file holds with something added to each of its texts."""
     if isinstance(content, dict):
-        return {name: with_script(value, name) for name, value in content.items()}
+        return {name: with_text(value, added, name) for name, value in content.items()}
     if isinstance(content, list):
-        return [with_script(value, field) for value in content]
-    return f"{content} {SCRIPT}" if isinstance(content, str) and field in TEXTS else content
+        return [with_text(value, added, field) for value in content]
+    return f"{content} {added}" if isinstance(content, str) and field in TEXTS else content
+
+
+def add_text(folder: Path, added: str) -> None:
+    """Add something to each text of each file of an experiment; its settings stay as they are."""
+    for file in folder.rglob("*.json"):
+        if file.name != "config.json":
+            write_json(file, with_text(read_json(file), added), indent=None)
 
 
 def _name_what_is_there(skies: InferencePaths, trait: TraitPaths) -> None:
@@ -63,29 +68,40 @@ def _name_what_is_there(skies: InferencePaths, trait: TraitPaths) -> None:
 
 
 def _plant_links(root: Path, outside: Path) -> None:
-    """Let links and names of the experiment `leaky` lead to files that nobody may see."""
-    shutil.copytree(root / "experiments/leaky", outside)
-    for file in outside.rglob("*.json"):
-        file.write_text(file.read_text().replace("Since", CANARY).replace("will", CANARY))
-    (outside / "secret.json").write_text(f'{{"model": "{CANARY}", "rows": ["{CANARY}"]}}')
-
+    """Let links and names of the experiments `leaky` and `lured` lead to files that nobody may see."""
+    shutil.copytree(root / "experiments/leaky", root / "experiments/lured")
+    add_text(root / "experiments/leaky", CANARY)
     trait, skies = TraitPaths("leaky", OPTIMISM, root), InferencePaths("leaky", "skies", root)
-    for file in (trait.responses("pos"), trait.scenario_scores, trait.steering_results):
-        file.unlink()
-        file.symlink_to(outside / file.relative_to(root / "experiments/leaky"))
-    other = TraitPaths("leaky", FORMALITY, root)
-    shutil.rmtree(other.vectors)
-    other.vectors.symlink_to(outside / other.vectors.relative_to(root / "experiments/leaky"))
-    manifest = read_json(other.manifest("4_fit_vectors"))
-    write_json(
-        other.manifest("4_fit_vectors"), manifest | {"inputs": {f"../{outside.name}/secret.json": "x"}}
-    )
+    _name_what_is_there(skies, trait)
+    (root / "experiments/leaky").rename(outside)
+    (root / "experiments/leaky").mkdir()
+    shutil.copy(outside / "config.json", root / "experiments/leaky")
+    for name in ("extraction", "steering", "inference"):
+        _link_files(outside / name, root / "experiments/leaky" / name, root / "experiments/lured" / name)
 
-    index = read_json(skies.index)
-    index["prompts"].insert(0, {"id": f"../../../../../../{outside.name}/secret"})
-    write_json(skies.index, index)
+    (outside / "secret.json").write_text(f'{{"model": "{CANARY}", "rows": ["{CANARY}"]}}')
+    lured = InferencePaths("lured", "skies", root)
+    index, climb = read_json(lured.index), f"../../../../../../{outside.name}/secret"
+    write_json(lured.index, index | {"prompts": [{"id": climb}, *index["prompts"]]})
+    manifest = TraitPaths("lured", FORMALITY, root).manifest("4_fit_vectors")
+    write_json(manifest, read_json(manifest) | {"inputs": {f"../{outside.name}/secret.json": "x"}})
     for name, target in {"linked": outside, "hidden": "demo/.sync", "up": "../..", "abroad": "/etc"}.items():
         (root / "experiments" / name).symlink_to(target)
+
+
+def _link_files(source: Path, target: Path, own: Path) -> None:
+    """Make the same folders, with a link in each file's place.
+
+    Args:
+        own: Where manifests and indexes are copied from instead: by them traits and prompt sets are found.
+    """
+    for file in source.rglob("*"):
+        place = target / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_file() and (file.parent.name == "stages" or file.name == "index.json"):
+            shutil.copy(own / file.relative_to(source), place)
+        elif file.is_file():
+            place.symlink_to(file)
 
 
 def _plant_bad_experiments(folder: Path) -> None:

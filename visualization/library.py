@@ -183,7 +183,7 @@ class Library:
             raise UserError(f"{path} is no file; it is not shown")
 
     def relative(self, message: str) -> str:
-        """Return a message in one line, with paths below the root: where the root is, is nobody's business."""
+        """Return a message in one line, with paths below the root: nobody needs to know where that is."""
         return as_text(" ".join(message.replace(f"{self.root}/", "").split()))
 
 

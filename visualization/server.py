@@ -62,10 +62,9 @@ class Server(uvicorn.Server):
     """A server that a signal ends within a second."""
 
     def __init__(self, app: ASGIApp) -> None:
-        about: dict[str, Any] = {"http": Connection, "ws": "none", "server_header": False}
-        super().__init__(
-            uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=LAST_WORDS, **about)  # type: ignore[arg-type]
-        )
+        about: dict[str, Any] = {"log_level": "error", "server_header": False}
+        about |= {"http": Connection, "ws": "none", "timeout_graceful_shutdown": LAST_WORDS}
+        super().__init__(uvicorn.Config(app, **about))
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

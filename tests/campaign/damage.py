@@ -19,7 +19,7 @@ from random import Random
 from campaign.bench import Bench, job
 from campaign.forks import Outcome, run
 from campaign.journals import run_journals
-from campaign.mutations import damage
+from campaign.mutations import CODE_WAS_RUN, damage
 from campaign.observe import (
     Snapshot,
     clear,
@@ -35,7 +35,7 @@ from campaign.observe import (
 from campaign.readers import KINDS, Kind, judge_dashboard, reader_job
 
 LIMIT = 30.0  # seconds a reader may take
-BAD = ("wrong_result", "traceback", "hang", "stayed_damaged")
+BAD = ("wrong_result", "code_run", "traceback", "hang", "stayed_damaged")
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,8 @@ class DamageTrials:
     def _sort(
         self, reader: str, done: Outcome, reference: Reference, rel: str, broken: object
     ) -> tuple[str, str]:
+        if any(self.root.rglob(CODE_WAS_RUN)):
+            return "code_run", ""
         if done.kind != "ok":
             return done.kind, ""
         if reader == "dashboard":

@@ -20,14 +20,11 @@ PATIENCE = 10.0  # seconds after which an answer counts as a hang
 CROWD, SLOW, WORKERS = 200, 50, 8
 TOKEN = "campaign-token"
 VIEWS = [
-    *(
-        f"#/overview?experiment={quote(name)}"
-        for name in ("demo", "leaky", "bracket", NAME, "a\nb", "secret")
-    ),
+    *(f"#/overview?experiment={quote(name)}" for name in ("demo", "leaky", NAME, "a\nb")),
     f"#/extraction?experiment=demo&trait={OPTIMISM}",
     f"#/extraction?experiment=demo&trait={OPTIMISM}&part=scenarios",
     f"#/steering?experiment=demo&trait={OPTIMISM}",
-    *(f"#/dynamics?experiment=demo&set=skies&other=twin&pid={pid}" for pid in ("grim-0", "marked", "turns")),
+    *(f"#/dynamics?experiment=demo&set=skies&other=twin&pid={pid}" for pid in ("grim-0", "marked")),
     *("#/groups?experiment=demo&set=skies", "#/chat?experiment=demo", "#/api"),
     f"#/extraction?experiment=bracket&trait={quote(f'mood/{NAME}')}",
     f"#/overview?experiment={quote(NAME + '&trait=' + NAME)}",
@@ -149,7 +146,7 @@ def send_all(attacker: Attacker, requests: int) -> dict:
 
 def crowd(attacker: Attacker) -> dict:
     """Ask 200 times at once."""
-    pages = ["/api/experiments", f"/api/experiments/demo/vetting?trait={OPTIMISM}", "/", "/plotly.min.js"]
+    pages = ["/api/experiments", f"/api/experiments/demo/vetting?trait={OPTIMISM}", "/", "/main.js"]
     sent = [attacker.raw(pages[i % len(pages)]) for i in range(CROWD)]
     with ThreadPoolExecutor(CROWD) as pool:
         answers = list(pool.map(lambda request: exchange(attacker.host, request, 60), sent))
@@ -207,7 +204,7 @@ def wait_until_shown(page: Page) -> None:
 
 def interrupt(running: DashboardServer, attacker: Attacker) -> dict:
     """Stop the server while a chat streams and connections are open, and say how long that took."""
-    asked = b'{"messages": [{"role": "user", "content": "Tell me a story."}], "max_new_tokens": 400, "temperature": 1}'
+    asked = b'{"messages": [{"role": "user", "content": "Talk."}], "max_new_tokens": 400, "temperature": 1}'
     chat = attacker.raw("/api/experiments/demo/chat", "POST", attacker.shown(), asked)
     with opened(attacker.host) as stream, opened(attacker.host) as idle:
         stream.settimeout(60)

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from campaign.json_edits import JSON_EDITS, RAW
 
 Damage = Callable[[Random, Path, Sequence[Path]], str | None]
 MB = 1 << 20
+CODE_WAS_RUN = "code-was-run.json"
 
 
 def truncate(rng: Random, path: Path, _: Sequence[Path]) -> str:
@@ -146,8 +148,13 @@ def edit_json(rng: Random, path: Path, _: Sequence[Path]) -> str | None:
 
 
 class _Code:
+    """Unpickled, it leaves a file beside the one that it came from."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
     def __reduce__(self) -> tuple:
-        return os.mkdir, ("/tmp/traitscope-campaign-code-was-run",)
+        return shutil.copyfile, (str(self.path), str(self.path.with_name(CODE_WAS_RUN)))
 
 
 def edit_tensor(rng: Random, path: Path, _: Sequence[Path]) -> str | None:
@@ -196,7 +203,7 @@ def _tensors(t: Any) -> dict[str, Any]:
 def hostile(rng: Random, path: Path, _: Sequence[Path]) -> str:
     """Write an archive that runs code, or one that grows without end."""
     if rng.random() < 0.5:
-        path.write_bytes(pickle.dumps(_Code()))
+        path.write_bytes(pickle.dumps(_Code(path)))
         return "a pickle with code"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("archive/data.pkl", "archive/data/0", "archive/byteorder"):

@@ -123,7 +123,7 @@ def notes(text: str) -> set[str]:
 
 
 def same_meaning(one: object, other: object) -> bool:
-    """Tell whether two files hold the same JSON; whether a digest of it stands at the end is no part of that."""
+    """Tell whether two files hold the same JSON, whatever digest of it stands at their end."""
     try:
         return _parse(one) == _parse(other)
     except (ValueError, RecursionError, AttributeError):
