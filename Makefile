@@ -22,7 +22,7 @@ lint: .venv/installed-dev
 
 # about an hour: every reader over damaged files, kills, full disks, storms at judges, attacks on the dashboard
 campaign: .venv/installed-dev
-	$(BIN)/python tests/campaign --full --write
+	$(BIN)/python tests/campaign/run.py --full --write
 
 bench: .venv/installed bench-peers
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python tests/benchmarks/report.py

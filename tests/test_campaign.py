@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-CAMPAIGN = Path(__file__).parent / "campaign"
+CAMPAIGN = Path(__file__).parent / "campaign/run.py"
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ SCRIPTS = sorted(
 )
 MOVED = {"analysis/import_vectors.py": "extraction/import_vectors.py"}  # what was typed before still works
 SYNC = ("utils/r2_push.sh", "utils/r2_pull.sh")
+CAMPAIGN = "tests/campaign/run.py"
 BENCHMARKS = (
     "capture",
     "capture_chats",
@@ -52,6 +53,10 @@ def flags_of_script(script: str) -> dict[str, Flag]:
     """Return the flags of a command, by its file."""
     if script in SYNC:
         return direction_command(Path(script).stem.removeprefix("r2_")).flags
+    if script == CAMPAIGN:
+        from campaign.report import CampaignOptions
+
+        return option_flags(CampaignOptions)
     if script.startswith("tests/benchmarks/"):
         from benchmarks.families import FamilyOptions
         from benchmarks.report import ReportOptions
@@ -65,7 +70,7 @@ def flags_of_script(script: str) -> dict[str, Flag]:
 
 
 def all_scripts() -> list[str]:
-    return [*SCRIPTS, *SYNC, *(f"tests/benchmarks/{name}.py" for name in BENCHMARKS)]
+    return [*SCRIPTS, *SYNC, CAMPAIGN, *(f"tests/benchmarks/{name}.py" for name in BENCHMARKS)]
 
 
 def commands() -> list[tuple[str, str, str]]:

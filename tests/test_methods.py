@@ -216,13 +216,14 @@ def test_fitting_twice_gives_the_same_bytes():
 def test_fitting_layers_in_groups_gives_the_same_vectors(method, monkeypatch):
     pos, neg, _ = planted()
     rows = [
-        {"key": f"{side}{i}", "side": side, "split": "train"} for side in ("pos", "neg") for i in range(N)
+        {"key": f"{side}:{i}:0", "side": side, "split": "train"} for side in ("pos", "neg") for i in range(N)
     ]
     about = ActivationsAbout(shape=(2 * N, 3, D), mean_norms=[1.0] * 3, rows=rows, sha256="x")
     captured = Captured(torch.cat([pos, neg]).half(), about)
     monkeypatch.setattr(activations, "CHUNK_BYTES", 4 * 2 * N * D * 2)  # two layers
     assert captured.chunks([0, 1, 2]) == [[0, 1], [2]]
-    fitted_on = {"activations_sha256": "x", "train": [row["key"] for row in rows], "val": []}
+    train = [row["key"] for row in rows]
+    fitted_on = activations.FittedOn(activations_sha256="x", train=train, val=[])
     parts = [activations.fitted_sides(captured, fitted_on, chunk) for chunk in captured.chunks([0, 1, 2])]
     grouped = torch.cat(
         [fit_directions(METHODS[method], acts["pos", "train"], acts["neg", "train"]) for acts in parts]

@@ -21,10 +21,9 @@ CROWD, SLOW, WORKERS = 200, 50, 8
 TOKEN = "campaign-token"
 VIEWS = [
     *(f"#/overview?experiment={quote(name)}" for name in ("demo", "leaky", NAME, "a\nb")),
-    f"#/extraction?experiment=demo&trait={OPTIMISM}",
     f"#/extraction?experiment=demo&trait={OPTIMISM}&part=scenarios",
     f"#/steering?experiment=demo&trait={OPTIMISM}",
-    *(f"#/dynamics?experiment=demo&set=skies&other=twin&pid={pid}" for pid in ("grim-0", "marked")),
+    "#/dynamics?experiment=demo&set=skies&other=twin&pid=marked",
     *("#/groups?experiment=demo&set=skies", "#/chat?experiment=demo", "#/api"),
     f"#/extraction?experiment=bracket&trait={quote(f'mood/{NAME}')}",
     f"#/overview?experiment={quote(NAME + '&trait=' + NAME)}",
@@ -52,10 +51,8 @@ def run_attacks(seed: int, requests: int) -> dict:
 
         begun = time.monotonic()
         found = send_all(attacker, requests)
-        found |= (
-            {"seconds": round(time.monotonic() - begun, 1)} | crowd(attacker) | slow_connections(attacker)
-        )
-        found |= look(running.url)
+        found |= {"seconds": round(time.monotonic() - begun, 1)}
+        found |= crowd(attacker) | slow_connections(attacker) | look(running.url)
         return found | interrupt(running, attacker)
 
 

@@ -2,7 +2,7 @@
 
 For example:
 
-    python tests/campaign --short --seed 3 --only damage,kills
+    python tests/campaign/run.py --short --seed 3 --only damage,kills
 """
 
 import json
@@ -131,7 +131,10 @@ def run_apart(names: tuple[str, ...], seed: int, out: Path) -> dict[str, dict]:
         figures = _figures_of(PARTS[name], out)
         figures.unlink(missing_ok=True)
         done = subprocess.run(
-            [sys.executable, str(Path(__file__).parent), *flags], capture_output=True, text=True, check=False
+            [sys.executable, str(Path(__file__).with_name("run.py")), *flags],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if not figures.exists():
             raise UserError(f"the part {name} broke off: {done.stderr[-2000:]}")

@@ -1,4 +1,4 @@
-"""`python tests/campaign --short`: see report.py."""
+"""`python tests/campaign/run.py --short`: see report.py."""
 
 import os
 import sys
