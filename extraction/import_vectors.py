@@ -5,6 +5,7 @@ For example:
     python extraction/import_vectors.py --experiment demo --trait behavioral/formality --file v.gguf --format gguf
 """
 
+import os
 import re
 import runpy
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def import_vectors(options: ImportOptions) -> None:
 
 def _import(paths: TraitPaths, options: ImportOptions) -> None:
     sweep_temporaries(paths.vectors)
-    file = Path(options.file).expanduser()
+    file = Path(os.path.expanduser(options.file))
     captured, fitted_on = read_captured(paths), read_fitted_on(paths)
     fitted_sides(captured, fitted_on, [0])  # refuses what could not be measured
 

@@ -19,7 +19,7 @@ from traitscope.utils.model.anatomy import end_tokens
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.generation import Row, Sampling, generate
 from traitscope.utils.model.gguf import _left_over, embedded_gguf
-from traitscope.utils.model.loading import ModelOptions, _loaded, load_lm
+from traitscope.utils.model.loading import ModelOptions, _loaded, identify_model, load_lm
 
 Weights = dict[str, torch.Tensor]
 WEIGHTS = "model.safetensors"
@@ -371,3 +371,12 @@ def test_an_adapter_beside_a_model_is_not_loaded_in_passing(folder, adapter):
 def test_an_adapter_in_the_models_place_is_told_from_it(adapter):
     with pytest.raises(UserError, match="--lora"):
         load(adapter)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "/" + "y" * 5000, "~" + "z" * 300 + "/model", "~nobody/model.gguf"])
+def test_a_name_that_no_file_can_have_is_one_line(name):
+    assert identify_model(name) == name
+    with pytest.raises(UserError) as caught:
+        load_lm(ModelOptions(model=name, device="cpu"))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 12_000

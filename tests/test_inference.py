@@ -4,6 +4,8 @@ architectures.
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -302,24 +304,30 @@ def results_of(paths: InferencePaths) -> tuple[dict, np.ndarray]:
     return files, np.concatenate(rows)
 
 
+@contextmanager
+def killed_after(count: int, monkeypatch) -> Iterator[None]:
+    """Interrupt a capture when it has written so many responses."""
+    written: list[str] = []
+    real = capture_raw_activations.write_record
+
+    def dies(where, record):
+        if len(written) == count:
+            raise KeyboardInterrupt
+        written.append(record.id)
+        real(where, record)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(capture_raw_activations, "write_record", dies)
+        yield
+
+
 def test_an_interrupted_capture_resumes_per_prompt_and_ends_the_same(world, monkeypatch, root):
     whole, scores = results_of(world())
     paths = InferencePaths("e", "set", root)
     for file in list(paths.dir.rglob("*.json")):
         file.unlink()
-    written: list[str] = []
-    with monkeypatch.context() as patch:
-        real = capture_raw_activations.write_record
-
-        def dies(where, record):
-            if len(written) == 3:
-                raise KeyboardInterrupt
-            written.append(record.id)
-            real(where, record)
-
-        patch.setattr(capture_raw_activations, "write_record", dies)
-        with pytest.raises(KeyboardInterrupt):
-            world("--batch-size", "2")
+    with killed_after(3, monkeypatch):
+        world("--batch-size", "2")
     counts = count_generated(monkeypatch)
     world("--batch-size", "2")
     assert sum(counts) == 3 + 2  # three prompts were left, one of them with two more turns
@@ -352,19 +360,8 @@ def refusals(*flags: str) -> dict[str, str]:
 
 def test_a_capture_by_a_second_model_that_was_killed_is_read_by_nobody(world, root, monkeypatch):
     paths = world()
-    written: list[str] = []
-    with monkeypatch.context() as patch:
-        real = capture_raw_activations.write_record
-
-        def dies(where, record):
-            if len(written) == 2:
-                raise KeyboardInterrupt
-            written.append(record.id)
-            real(where, record)
-
-        patch.setattr(capture_raw_activations, "write_record", dies)
-        with pytest.raises(KeyboardInterrupt):
-            world(model="sibling")
+    with killed_after(2, monkeypatch):
+        world(model="sibling")
 
     said = refusals()
     assert set(said) == set(READING)

@@ -2,6 +2,7 @@
 card says so.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,12 @@ def _read(paths: TraitPaths, method: str, layers: str, n_layers: int) -> dict[in
 
 def loads_as(name: str | None) -> str | None:
     """Return the name by which anybody can load a model; None for a folder or file of this machine."""
-    if not name or name.endswith(".gguf") or Path(name).expanduser().is_absolute() or Path(name).exists():
+    if (
+        not name
+        or name.endswith(".gguf")
+        or Path(os.path.expanduser(name)).is_absolute()
+        or os.path.exists(name)
+    ):
         return None
     return name
 

@@ -48,10 +48,18 @@ NONE_OF = {  # outcomes of which there may be none, and what is said of them
     "foreign": "keys or bodies at other hosts",
 }
 FIGURES = {  # outcome → the figures of storms and attacks that count towards it
-    "wrong_result": ("wrong_values", "lost", "let_in", "scripts_run", "dialogs"),
-    "traceback": ("tracebacks",),
-    "hang": ("hangs",),
+    "wrong_result": ("wrong_values", "lost", "let_in", "scripts_run", "dialogs", "views_failed"),
+    "traceback": ("tracebacks", "answered_5xx"),
+    "hang": ("hangs", "hung_up"),
     "foreign": ("requests_elsewhere", "keys_leaked", "canaries"),
+}
+MUST = {  # further figures of the attacks on the dashboard, None where a part has none
+    "crowd_answered": lambda n: n in (None, 200),
+    "beside_slow_status": lambda status: status in (None, 200),
+    "was_alive": lambda was: was is not False,
+    "was_streaming": lambda was: was is not False,
+    "ctrl_c_s": lambda seconds: (seconds or 0) <= 1,
+    "exit_status": lambda status: status in (None, 130),
 }
 MEMORY = 1.2  # times the memory of a quiet run, under storms
 
@@ -205,6 +213,10 @@ def missed_targets(results: dict[str, dict]) -> list[str]:
     for name, found in results.items():
         if found.get("memory_ratio", 0) > MEMORY:
             missed.append(f"{name}: {found['memory_ratio']:.2f} × the memory of a quiet run")
+        known = found.get("figures", {})
+        missed += [
+            f"{name}: {key} is {known[key]}" for key, is_met in MUST.items() if not is_met(known.get(key))
+        ]
     return missed
 
 
@@ -231,6 +243,8 @@ def _aside(found: dict[str, Any]) -> list[str]:
         aside.append(f"at most {found['most_lost']} answers lost")
     if "memory_ratio" in found:
         aside.append(f"{found['memory_ratio']:.2f} × the memory of a quiet run")
+    if "ctrl_c_s" in found.get("figures", {}):
+        aside.append(f"ctrl-C takes {found['figures']['ctrl_c_s']:.1f} s")
     return aside
 
 

@@ -112,6 +112,7 @@ def _other_export(root: Path) -> None:
         names, said = list(source.keys()), source.metadata()
         tensors = {name: source.get_tensor(name).flip(0).contiguous() for name in names}
     save_file(tensors, file, said)
+    file.with_name("facts.json").unlink(missing_ok=True)  # which tell an export that was changed
 
 
 PIPELINE_READERS = ("table", "steering_table", "export", "draw", "project", "dashboard")

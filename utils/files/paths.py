@@ -93,7 +93,8 @@ def check_name(kind: str, name: str, parts: range) -> None:
         p.strip() != p
         or p in ("", ".", "..")
         or p.startswith(".")
-        or len(p.encode()) > 200
+        or len(p.encode(errors="surrogateescape")) > 200
+        or any("\ud800" <= letter <= "\udfff" for letter in p)  # of a name that is no UTF-8
         or set(p) & set("\\\0\n:")
         for p in pieces
     ):
@@ -103,13 +104,18 @@ def check_name(kind: str, name: str, parts: range) -> None:
         )
 
 
-def is_trait(name: str) -> bool:
-    """Tell whether a folder's name is one that a trait can have."""
+def is_name(name: str, parts: range) -> bool:
+    """Tell whether a name stays in its folder and names one; see `check_name`."""
     try:
-        check_name("trait", name, range(2, 6))
+        check_name("", name, parts)
     except UserError:
         return False
     return True
+
+
+def is_trait(name: str) -> bool:
+    """Tell whether a folder's name is one that a trait can have."""
+    return is_name(name, range(2, 6))
 
 
 def file_name(text: str) -> str:

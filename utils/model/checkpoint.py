@@ -113,18 +113,18 @@ def _name_some(keys: Iterable[str]) -> str:
 
 def explain_failure(name: str, error: BaseException) -> UserError:
     """Return what to tell a user whose model raised while it was loaded: one line, with the way out."""
-    return UserError(f"cannot load model {name!r}: {_reason(name, error)}")
+    return UserError(f"cannot load model {name!r:.200}: {_reason(name, error)}")
 
 
 def _reason(name: str, error: BaseException) -> str:
     said, causes = first_line(error), list(_causes(error))
     if "above report" in said:
         said = "some of its tensors are missing or of another shape, so that they cannot be joined"
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
 
-    if _is_local(name) and not path.exists():
+    if _is_local(name) and not os.path.exists(path):  # which takes a name that is too long for false
         return "there is no such folder or file"
-    if path.is_dir() and (absent := _absent(path)):
+    if os.path.isdir(path) and (absent := _absent(path)):
         return absent
     if "trust_remote_code" in str(error):
         return "it brings code of its own; read that, then pass --trust-remote-code"
@@ -140,7 +140,7 @@ def _reason(name: str, error: BaseException) -> str:
         return "it does not fit into memory; take a smaller one, or --load-in-8bit on a GPU"
     if "model type" in str(error) or "model_type" in str(error):
         return f"{said}; transformers {transformers.__version__} does not know it"
-    if path.exists():
+    if os.path.exists(path):
         what = "a file in the folder" if path.is_dir() else "the file"
         return f"{said}; {what} is damaged or not of the kind: get it again"
     return (

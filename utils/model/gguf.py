@@ -42,7 +42,7 @@ def converted(gguf: str | Path) -> Path:
     The folder carries a list of its files and sizes, written last; a folder that does not match its list is
     made again.
     """
-    source = Path(gguf).expanduser().resolve()
+    source = Path(os.path.expanduser(gguf)).resolve()
     fingerprint = digest(source)
     if fingerprint is None:
         raise UserError(f"{gguf} does not exist")

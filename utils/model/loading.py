@@ -36,15 +36,15 @@ def identify_model(name: str) -> str:
     large the weights are.
     """
     try:
-        path = Path(embedded_gguf() if name == EMBEDDED else name).expanduser()
+        path = Path(os.path.expanduser(embedded_gguf() if name == EMBEDDED else name))
     except UserError:
         return name
 
     files = (
         [path]
-        if path.is_file()
+        if os.path.isfile(path)
         else sorted(p for p in path.glob("*") if p.is_file())
-        if name and path.is_dir()
+        if name and os.path.isdir(path)
         else []
     )
     return f"{name}#{key_of([(f.name, f.stat().st_size, _ends(f)) for f in files])}" if files else name
@@ -293,7 +293,7 @@ def resolve_source(name: str) -> str:
     """Return what `from_pretrained` takes: an id or folder; GGUF files are converted once into the cache."""
     if name == EMBEDDED:
         return str(converted(embedded_gguf()))
-    if name.endswith(".gguf") and not Path(name).expanduser().is_dir():
+    if name.endswith(".gguf") and not os.path.isdir(Path(os.path.expanduser(name))):
         return str(converted(name))
     return os.path.expanduser(name)
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from pydantic import model_validator
 
 from traitscope.utils.errors import UserError, first_line
 from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.journal import key_of
-from traitscope.utils.files.paths import InferencePaths
+from traitscope.utils.files.paths import InferencePaths, is_trait
 from traitscope.utils.files.reading import is_there, read_json
 from traitscope.utils.files.tensors import load_tensor, save_tensor
 from traitscope.utils.records.recorded import Record, read_index, read_records
@@ -48,6 +49,11 @@ class _Origin(Shaped):
     layer: int
     centre: float
     sha256: str
+
+    @model_validator(mode="after")
+    def _is_of_a_trait(self) -> Self:
+        assert is_trait(self.trait), "the name of no trait"  # it becomes the name of a file
+        return self
 
 
 def vector_id(origin: dict[str, Any]) -> tuple:

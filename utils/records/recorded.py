@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError, model_validator
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json
-from traitscope.utils.files.paths import InferencePaths, check_name
+from traitscope.utils.files.paths import InferencePaths, is_name
 from traitscope.utils.files.reading import digest, is_there, read_json
 from traitscope.utils.model.encode import Prompt
 from traitscope.utils.records.prompt_sets import PromptItem, PromptSet
@@ -126,8 +126,9 @@ def read_index(paths: InferencePaths) -> Index:
 
     index = read_shaped(paths.index, Index)
     require_own(paths.index, prompt_set=(index.prompt_set.name, paths.prompt_set))
-    for prompt in index.prompts:
-        check_name("prompt", prompt["id"], range(1, 2))
+    for prompt in index.prompts:  # each becomes the name of a file
+        if not is_name(prompt["id"], range(1, 2)):
+            raise UserError(f"{paths.index} names a prompt {prompt['id']!r:.80}; capture the set again")
     return index
 
 

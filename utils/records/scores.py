@@ -44,17 +44,13 @@ class Thresholds:
         return sum(self.passes(score, side) for side, score in scores) / len(scores) if scores else None
 
 
-class ScoredRow(Shaped):
-    """One text that was judged. A scenario has an index, a group and its text; a response has a key."""
+class GivenScore(Shaped):
+    """A score as it was given."""
 
-    side: str
-    index: int = -1
-    group: int = -1
-    text: str = ""
-    key: str = ""
     value: float | None
     state: str
-    mode: str
+    mode: str = ""
+    prompt: str = ""
     detail: str = ""
 
     @model_validator(mode="after")
@@ -64,7 +60,17 @@ class ScoredRow(Shaped):
 
     @cached_property
     def score(self) -> Score:
-        return Score(self.value, self.state, self.mode)
+        return Score(self.value, self.state, self.mode, self.prompt, self.detail)
+
+
+class ScoredRow(GivenScore):
+    """One text that was judged. A scenario has an index, a group and its text; a response has a key."""
+
+    side: str
+    index: int = -1
+    group: int = -1
+    text: str = ""
+    key: str = ""
 
 
 class Scores(Shaped):

@@ -1,6 +1,5 @@
 """What stage 5 leaves of a trait: results.json, read as what it is by everybody, and the texts beside it."""
 
-from functools import cached_property
 from typing import Any, Self
 
 from pydantic import model_validator
@@ -9,7 +8,7 @@ from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import STEER, TraitPaths
 from traitscope.utils.files.reading import digest
-from traitscope.utils.judge import Score
+from traitscope.utils.records.scores import GivenScore
 from traitscope.utils.records.shaped import Shaped, read_shaped, require_own
 
 WORKS, NOT_PROVEN, BREAKS = "works", "not proven", "breaks the text"
@@ -153,25 +152,6 @@ class Verdict(Shaped):
     def model(self) -> dict[str, Any]:
         """Identity of the model that was steered."""
         return self.made_by["model"]
-
-
-class GivenScore(Shaped):
-    """A score as it was given."""
-
-    value: float | None
-    state: str
-    mode: str = ""
-    prompt: str = ""
-    detail: str = ""
-
-    @model_validator(mode="after")
-    def _is_a_score(self) -> Self:
-        assert self.score, "no score"
-        return self
-
-    @cached_property
-    def score(self) -> Score:
-        return Score(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
 class WrittenText(Shaped):
