@@ -373,7 +373,9 @@ def test_an_adapter_in_the_models_place_is_told_from_it(adapter):
         load(adapter)
 
 
-@pytest.mark.parametrize("name", ["x" * 5000, "/" + "y" * 5000, "~" + "z" * 300 + "/model", "~nobody/model.gguf"])
+@pytest.mark.parametrize(
+    "name", ["x" * 5000, "/" + "y" * 5000, "~" + "z" * 300 + "/model", "~nobody/model.gguf"]
+)
 def test_a_name_that_no_file_can_have_is_one_line(name):
     assert identify_model(name) == name
     with pytest.raises(UserError) as caught:

@@ -11,7 +11,20 @@ from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import SIDES, WRITERS, ExperimentPaths, TraitPaths, cache_dir, root_dir
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-BAD_FOLDERS = ["half\udcff", "", ".", "..", ".hidden", " space", "space ", "line\n", "a\\b", "..\\b", "C:", "nul\0"]
+BAD_FOLDERS = [
+    "half\udcff",
+    "",
+    ".",
+    "..",
+    ".hidden",
+    " space",
+    "space ",
+    "line\n",
+    "a\\b",
+    "..\\b",
+    "C:",
+    "nul\0",
+]
 BAD_EXPERIMENTS = [*BAD_FOLDERS, "a/b", "/etc", "../up", "a/.."]
 BAD_TRAITS = [
     *(f"category/{name}" for name in BAD_FOLDERS),
