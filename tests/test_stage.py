@@ -384,6 +384,27 @@ def _run_unlocked(stage, paths, params) -> None:
     module._execute(stage, paths, params, take_digests(stage, paths, params), "first")
 
 
+def test_a_lock_in_a_folder_that_is_none_is_one_line(tmp_path):
+    write_text(tmp_path / "stages", "a file")
+    with (
+        pytest.raises(UserError, match=f"{tmp_path / 'stages'} must be a folder, and is none"),
+        hold(tmp_path / "stages" / ".lock", "busy"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("has_wait", [True, False])
+def test_who_finds_a_lock_held_is_told_of_a_flag_only_where_there_is_one(tmp_path, has_wait):
+    other = hold(tmp_path / ".lock", "busy", wait=False if has_wait else None)
+    with (
+        hold(tmp_path / ".lock", "busy"),
+        pytest.raises(UserError, match="^busy; wait for it") as caught,
+        other,
+    ):
+        pass
+    assert ("--wait" in str(caught.value)) == has_wait
+
+
 @pytest.mark.parametrize("make", [os.mkdir, lambda p: os.symlink("/nowhere/x", p), os.mkfifo])
 def test_a_lock_that_is_no_file_is_one_line(stage, paths, make):
     paths.lock(stage.name).parent.mkdir(parents=True)
