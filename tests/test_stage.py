@@ -398,7 +398,7 @@ def test_who_finds_a_lock_held_is_told_of_a_flag_only_where_there_is_one(tmp_pat
     other = hold(tmp_path / ".lock", "busy", wait=False if has_wait else None)
     with (
         hold(tmp_path / ".lock", "busy"),
-        pytest.raises(UserError, match="^busy; wait for it") as caught,
+        pytest.raises(UserError, match=r"^busy; wait for it") as caught,
         other,
     ):
         pass
