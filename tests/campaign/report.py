@@ -222,7 +222,7 @@ def missed_targets(results: dict[str, dict]) -> list[str]:
 
 def render(results: dict[str, dict], seed: int) -> str:
     """Return the campaign's table, and what it was run on."""
-    rows = ["| part | trials | what became of them | bad | seconds |", "|---|---:|---|---|---:|"]
+    rows = ["| part | checks | what became of them | bad | seconds |", "|---|---:|---|---|---:|"]
     rows += [_row(PARTS[name].title, found) for name, found in results.items()]
     return "\n".join(rows) + f"\n\n{time.strftime('%Y-%m-%d')}, seed {seed}: {_machine()}.\n"
 
