@@ -106,7 +106,7 @@ def _fit(what: str, layers: list[int], function: Fit, acts: dict[tuple[str, str]
 
 def _write(paths: TraitPaths, captured: Captured, fitted_on: FittedOn, fitted: Fitted) -> list[VectorAbout]:
     """Write what was fitted, and measure what was imported anew, on the new activations."""
-    imported = read_imported(paths, captured.activations.shape[2], ALL)
+    imported = read_imported(paths, ALL)
     # only now that all are fitted; until their list is written at the end, none is believed
     remove(paths.fitted_on)
     clear_fitted(paths, ALL)

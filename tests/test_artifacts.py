@@ -2,12 +2,14 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import pickle
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -556,3 +558,18 @@ def test_a_vector_of_other_numbers_is_refused(tmp_path, tensor):
     save_tensor(tmp_path / "v.pt", tensor)
     with pytest.raises(UserError, match=r"finite float32 vector of 2 numbers|expected .* float32"):
         read_vector_file(tmp_path / "v.pt", 2)
+
+
+def test_a_full_disk_is_told_as_one_while_a_tensor_is_written(tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    @contextmanager
+    def full(path):
+        yield Full()
+
+    monkeypatch.setattr(tensors, "replacing", full)
+    with pytest.raises(OSError, match="No space left") as caught:  # torch itself raises a RuntimeError
+        save_tensor(tmp_path / "v.pt", torch.ones(5000))
+    assert caught.value.errno == errno.ENOSPC

@@ -215,7 +215,7 @@ def test_the_trait_of_a_projection_leads_nowhere_else(shown, tmp_path):
     client = TestClient(build_app(Library(tmp_path)), base_url="http://localhost")
     query = {"prompt_set": "skies", "prompt": "grim-0"}
     answer = client.get("/api/experiments/demo/course", params=query)
-    assert (answer.status_code, "bad trait name" in answer.text) == (409, True)
+    assert (answer.status_code, "grim-0.json is damaged" in answer.text) == (409, True)
 
 
 def test_links_inside_are_followed(shown, tmp_path):

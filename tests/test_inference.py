@@ -426,7 +426,7 @@ def test_a_damaged_trait_is_left_out_unless_it_was_named(world, root, capsys):
     flags = ("--limit", "2", "--layers", "1", "--method", "mean_diff")
     world(*flags)
     assert f"note: {OTHER} is left out" in capsys.readouterr().err
-    with pytest.raises(UserError, match="not a readable tensor"):
+    with pytest.raises(UserError, match="not the vector that its metadata describes"):
         world(*flags, "--traits", OTHER)
 
 

@@ -148,25 +148,34 @@ DAMAGE = {
     "complex": (lambda size: torch.ones(size, dtype=torch.complex64), "expected .* float32"),
     "bfloat16": (lambda size: torch.ones(size, dtype=torch.bfloat16), "expected .* float32"),
 }
+OTHER = "not the vector that its metadata describes"
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("reader", READERS)
-def test_a_damaged_vector_is_the_same_line_to_every_reader(paths, routes, llama, reader, damage):
+@pytest.mark.parametrize("has_digest", [True, False])
+def test_a_damaged_vector_is_the_same_line_to_every_reader(paths, routes, llama, reader, damage, has_digest):
     make, words = DAMAGE[damage]
     torch.save(make(llama.d_model), paths.vector("mean_diff", 2))
-    with pytest.raises(UserError, match=words) as caught:
+    if not has_digest:
+        forget_digests(paths)
+    with pytest.raises(UserError, match=OTHER if has_digest else words) as caught:
         READERS[reader](paths, routes)
     assert "\n" not in str(caught.value)
     assert "mean_diff_layer2.pt" in str(caught.value)
 
 
-@pytest.fixture
-def older(paths) -> TraitPaths:
-    """The same trait, from a time when a vector's metadata named no digest."""
+def forget_digests(paths: TraitPaths) -> None:
+    """Make a vector's metadata what they were when they named no digest."""
     file = paths.vector_metadata("mean_diff", 2)
     content = {name: value for name, value in read_json(file).items() if "sha256" not in name}
     write_json(file, content, is_sealed=False)
+
+
+@pytest.fixture
+def older(paths) -> TraitPaths:
+    """The same trait, from a time when a vector's metadata named no digest."""
+    forget_digests(paths)
     return paths
 
 

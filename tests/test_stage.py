@@ -345,6 +345,17 @@ def test_what_is_no_file_is_no_output(done, why, kind):
     assert why() == "output changed: experiments/demo/extraction/category/name/activations/all_layers.pt"
 
 
+@pytest.mark.parametrize("target", ["/nowhere/x", f"{STAGE}.json"])
+def test_a_manifest_that_is_a_link_to_nothing_is_not_taken_for_none(done, why, run, target):
+    done.manifest(STAGE).unlink()
+    done.manifest(STAGE).symlink_to(target)
+    with pytest.raises(UserError, match="is a link to nothing"):
+        done.has_completed(STAGE)
+    assert why() == "manifest unreadable"
+    assert run()
+    assert done.has_completed(STAGE)
+
+
 @pytest.mark.parametrize("name", ["/etc/passwd", "../../x", "a/../../../x", "", 5])
 @pytest.mark.parametrize("part", ["inputs", "outputs"])
 def test_a_manifest_that_names_a_file_elsewhere_is_not_read(done, why, part, name):

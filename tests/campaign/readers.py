@@ -212,8 +212,15 @@ def judge_pages(old: str, new: str, now: str) -> tuple[str, str]:
 def _is_part(body: object, whole: object) -> bool:
     """Tell whether a page is another, or lists some of what that one lists."""
     if isinstance(body, list) and isinstance(whole, list):
-        return all(item in whole for item in body)
+        return all(any(_is_less(item, other) for other in whole) for item in body)
     return body == whole
+
+
+def _is_less(item: object, other: object) -> bool:
+    """Tell whether an entry of a list says nothing that another one does not: a field may still be empty."""
+    if isinstance(item, dict) and isinstance(other, dict):
+        return all(value == other.get(name) or value in (None, [], "") for name, value in item.items())
+    return item == other
 
 
 def reader_job(home: Path, root: Path, name: str, file: Path) -> Job:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from traitscope.utils.errors import UserError
+from traitscope.utils.files.reading import is_there
 
 SIDES = ("pos", "neg")
 VET_SCENARIOS, GENERATE, VET_RESPONSES, CAPTURE, FIT, STEER = STAGES = (  # the numbered steps, in order
@@ -270,8 +271,12 @@ class TraitPaths:
         return self.dir / "stages" / f"{stage}.json"
 
     def has_completed(self, stage: str) -> bool:
-        """Return whether a stage has run to its end; what it left may be out of date."""
-        return self.manifest(stage).exists()
+        """Return whether a stage has run to its end; what it left may be out of date.
+
+        Raises:
+            UserError: its manifest is a link to nothing.
+        """
+        return is_there(self.manifest(stage))
 
     def lock(self, stage: str) -> Path:
         return self.dir / "stages" / f".{stage}.lock"

@@ -2,9 +2,10 @@
 
 import importlib.util
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from traitscope.utils.errors import UserError, first_line
 from traitscope.utils.files.artifacts import replacing
@@ -28,11 +29,40 @@ def save_tensor(path: Path, tensor: "Tensor") -> str:
     ):
         # a view would bring its whole storage and its strides along
         whole = whole.clone(memory_format=torch.contiguous_format)
-    with replacing(
-        path
-    ) as file:  # torch.save into a path would put the temporary file's name into the archive
-        torch.save(whole, file)
+    # not into a path: torch would put the temporary file's name into the archive
+    with replacing(path) as file, _telling_why(file) as told:
+        torch.save(whole, told)
     return str(digest(path))
+
+
+@contextmanager
+def _telling_why(file: BinaryIO) -> Iterator[BinaryIO]:
+    """Yield a file to write to. Where writing fails, torch reports an error of its own; this raises the disk's."""
+    told = _Told(file)
+    try:
+        yield cast(BinaryIO, told)
+    except RuntimeError:
+        if told.error is None:
+            raise
+        raise told.error from None
+
+
+class _Told:
+    """Writes into a file, and remembers what went wrong."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def load_tensor(
@@ -63,7 +93,7 @@ def load_tensor(
         raise
     except Exception as error:  # an unpickler fed garbage may raise anything
         raise UserError(
-            f"{path} is not a readable tensor file ({first_line(error)}); run its stage again with --force"
+            f"{path} is not a readable tensor file ({first_line(error)[:160]}); run its stage again with --force"
         ) from None
     found = describe_tensor(tensor)
     fits = len(found[0]) == len(shape) and all(w in (None, g) for w, g in zip(shape, found[0], strict=True))

@@ -8,7 +8,6 @@ from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import remove
 from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.files.reading import read_json
-from traitscope.utils.files.tensors import read_vector_file
 from traitscope.utils.records.vectors import (
     VectorAbout,
     list_vectors,
@@ -30,9 +29,7 @@ def imported_layers(paths: TraitPaths) -> dict[str, list[int]]:
     }
 
 
-def read_imported(
-    paths: TraitPaths, d_model: int, fitted: Collection[str]
-) -> list[tuple[VectorAbout, "Tensor", dict]]:
+def read_imported(paths: TraitPaths, fitted: Collection[str]) -> list[tuple[VectorAbout, "Tensor", dict]]:
     """Return every vector that was made elsewhere, with all that its metadata says.
 
     Args:
@@ -44,8 +41,6 @@ def read_imported(
     """
     keys = [key for key in vector_keys(paths) if key[0] not in fitted]
     try:
-        for key in keys:
-            read_vector_file(paths.vector(*key), d_model)
         vectors = [read_vector(paths, key, on_these=False) for key in keys]
         for method in {method for method, _ in keys}:
             require_whole_import(paths, [v.about for v in vectors if v.method == method])

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -15,7 +16,7 @@ from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import FIT, ExperimentPaths, TraitPaths, is_trait
 from traitscope.utils.files.reading import digest, is_there
-from traitscope.utils.files.tensors import read_vector_file, save_tensor
+from traitscope.utils.files.tensors import read_vector_file, require_file, save_tensor
 from traitscope.utils.records.activations import read_activations_about, read_fitted_on
 from traitscope.utils.records.shaped import Shaped, read_shaped, require_own
 from traitscope.utils.records.verdict import read_verdict
@@ -320,17 +321,9 @@ def read_vector(
         UserError: a file is missing or damaged, the vector is zero, or does not say what it is.
     """
     file = paths.vector(*key)
-    values = read_vector_file(file)
-    if not values.any():
-        raise UserError(f"{file} holds a zero vector, which has no direction")
-
+    require_file(file)
     about, sha256 = read_about(paths, key), str(digest(file))
-    if about.sha256 not in ("", sha256) or not np.isclose(
-        np.linalg.norm(values), about.norm, rtol=1e-3, atol=1e-6
-    ):
-        raise UserError(
-            f"{file} is not the vector that its metadata describes; run its stage again with --force"
-        )
+    values = _read_values(file, about, sha256)
 
     captured = read_activations_about(paths) if is_there(paths.activations_metadata) else None
     if captured and len(values) != captured.shape[2]:
@@ -348,6 +341,20 @@ def read_vector(
 
     n_layers = captured.shape[1] if captured else None
     return Vector(paths.experiment, about, values, n_layers, measured, sha256, why)
+
+
+def _read_values(file: Path, about: VectorAbout, sha256: str) -> np.ndarray:
+    """Return a vector's values; the file is opened only when it is the one that its metadata describes."""
+    other = f"{file} is not the vector that its metadata describes; run its stage again with --force"
+    if about.sha256 not in ("", sha256):
+        raise UserError(other)
+
+    values = read_vector_file(file)
+    if not values.any():
+        raise UserError(f"{file} holds a zero vector, which has no direction")
+    if not np.isclose(np.linalg.norm(values), about.norm, rtol=1e-3, atol=1e-6):
+        raise UserError(other)  # of an older fit, whose metadata name no digest
+    return values
 
 
 def mean_norms(paths: TraitPaths, steered: TraitPaths) -> list[float] | None:
