@@ -8,6 +8,7 @@ What is up to date is skipped; after an edit, exactly the stages that read what 
 import importlib
 import runpy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +175,9 @@ def run_stages(steps: list[PlannedStage], targets: list[TraitPaths], how: How) -
 
     for step in steps:
         going = [paths.within(step.experiment) for paths in targets if paths.trait not in failures]
-        failed = run_stage(step.stage, going, step.settings, how)
-        if targets:
-            keep_settings(ExperimentPaths(step.experiment, targets[0].root), setting_flags(), step.settings)
+        keep = partial(keep_settings, ExperimentPaths(step.experiment), setting_flags(), step.settings)
+        failed = run_stage(step.stage, going, step.settings, how, keep=partial(keep, is_done=True))
+        keep()
         failures |= {name: (step.stage.name, message) for name, message in failed.items()}
 
     return failures

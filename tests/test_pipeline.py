@@ -441,6 +441,18 @@ def test_a_damaged_result_costs_nobody_elses_row(run, done, tiny):
     assert OPTIMISM in output
 
 
+def test_a_first_result_is_never_without_the_settings_it_was_made_with(run, home, tiny, monkeypatch):
+    from traitscope.utils.stage import manifest
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("traitscope.utils.stage.stage.write_manifest", dies)
+    assert "interrupted" in run(home, *tiny, "--stages", "1", code=1)
+    assert manifest.read_manifest(home / FOLDER / "stages/1_generate_responses.json") == manifest.NOT_DONE
+    assert read_json(home / "experiments/tiny/config.json")["pos_threshold"] == 0
+
+
 @pytest.mark.parametrize("kind", ["file", "link"])
 def test_something_in_the_folders_place_is_one_line_that_names_it(run, home, tiny, kind):
     place = home / "experiments"

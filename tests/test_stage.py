@@ -392,7 +392,17 @@ def test_who_waits_for_another_process_finds_its_work_done(stage, paths, capsys)
 def _run_unlocked(stage, paths, params) -> None:
     from traitscope.utils.stage import stage as module
 
-    module._execute(stage, paths, params, take_digests(stage, paths, params), "first")
+    module._execute(stage, paths, params, take_digests(stage, paths, params), "first", lambda: None)
+
+
+def test_what_must_be_kept_is_kept_before_the_manifest(stage, paths):
+    def refuse() -> None:
+        assert paths.activations.exists()
+        raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OSError, match="full"):
+        execute(stage, paths, stage.params({}), keep=refuse)
+    assert why_run(stage, paths, stage.params({})) == "no completed run"
 
 
 def test_a_lock_in_a_folder_that_is_none_is_one_line(tmp_path):

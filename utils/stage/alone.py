@@ -1,6 +1,7 @@
 """One numbered stage as a command of its own."""
 
 import inspect
+from functools import partial
 from typing import Any
 
 from traitscope.utils.errors import UserError
@@ -21,9 +22,10 @@ def stage_command(stage: Stage) -> Command:
         paths = ExperimentPaths(options.experiment)
         settings = resolve_settings(paths, stage.flags, stated)
 
-        failures = run_stage(stage, targets, settings, how, instead=instead)
+        keep = partial(keep_settings, paths, stage.flags, settings)
+        failures = run_stage(stage, targets, settings, how, instead=instead, keep=partial(keep, is_done=True))
         if not instead:
-            keep_settings(paths, stage.flags, settings)
+            keep()
         if failures:
             raise UserError(f"{len(failures)} of {len(targets)} traits failed: {', '.join(failures)}")
 

@@ -87,13 +87,19 @@ def resolve_settings(
     return settings
 
 
-def keep_settings(paths: ExperimentPaths, flags: dict[str, Flag], settings: dict[str, Any]) -> None:
+def keep_settings(
+    paths: ExperimentPaths, flags: dict[str, Flag], settings: dict[str, Any], *, is_done: bool = False
+) -> None:
     """Write an experiment's settings into config.json, once, so that a stage re-run by hand means the same.
 
     Not before a stage has completed: a mistyped model must not stick. A file that is there only gains what
     the stages that ran before it had no use for.
+
+    Args:
+        is_done: A stage has just done its work, and its manifest waits for this: no result is ever shown with other
+            settings than those it was made with.
     """
-    if not paths.has_results:
+    if not (is_done or paths.has_results):
         return
 
     kept = read_config(paths)

@@ -137,8 +137,17 @@ class How:
 DEFAULTS = How()
 
 
-def execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], how: How = DEFAULTS) -> bool:
+def execute(
+    stage: Stage,
+    paths: TraitPaths,
+    params: dict[str, Any],
+    how: How = DEFAULTS,
+    keep: Callable[[], None] = lambda: None,
+) -> bool:
     """Run the stage for one trait if it has a reason to, and return whether it ran.
+
+    Args:
+        keep: Called when the work is done, before the manifest says so.
 
     The manifest goes first and is written last: whatever kills the run leaves "no completed run".
 
@@ -161,7 +170,7 @@ def execute(stage: Stage, paths: TraitPaths, params: dict[str, Any], how: How = 
         )  # before the run: an edit during it makes the result stale
         _require_inputs(stage, paths, inputs)
         with set_aside(paths.manifest(stage.name)):
-            _execute(stage, paths, params, inputs, reason)
+            _execute(stage, paths, params, inputs, reason, keep)
 
     return True
 
@@ -193,7 +202,12 @@ def only_one(stage: str, paths: TraitPaths, *, wait: bool | None = None) -> Abst
 
 
 def _execute(
-    stage: Stage, paths: TraitPaths, params: dict[str, Any], inputs: dict[str, str | None], reason: str
+    stage: Stage,
+    paths: TraitPaths,
+    params: dict[str, Any],
+    inputs: dict[str, str | None],
+    reason: str,
+    keep: Callable[[], None],
 ) -> None:
     if reason == FORCED:
         paths.journal(stage.name).unlink(missing_ok=True)
@@ -217,6 +231,7 @@ def _execute(
         "summary": summary,
         "seconds": round(seconds, 2),
     }
+    keep()
     write_manifest(paths.manifest(stage.name), record, outputs, paths.root)
     # after the manifest: a kill between the two costs nothing
     paths.journal(stage.name).unlink(missing_ok=True)
@@ -230,12 +245,14 @@ def run_stage(
     how: How = DEFAULTS,
     *,
     instead: str = "",
+    keep: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
     """Run a stage for several traits, so that what it loads is loaded once; a trait that fails does not
     stop the others.
 
     Args:
         instead: One of the stage's other doings, by its switch.
+        keep: Called when the work on a trait is done, before its manifest says so.
 
     Returns:
         {trait: one line} for the traits that failed.
@@ -252,7 +269,7 @@ def run_stage(
                     flush=True,
                 )
             else:
-                execute(stage, paths, stage.params(values), how)
+                execute(stage, paths, stage.params(values), how, keep)
         except UserError as error:
             failures[paths.trait] = str(error)
         except BrokenPipeError:
