@@ -202,7 +202,7 @@ def judge_pages(old: str, new: str, now: str) -> tuple[str, str]:
         return "traceback", failed[0]
     shown = [(route, body) for route, status, body, _ in answers if status == 200]
     if other := [
-        route for route, body in shown if not any(_is_part(body, side.get(route)) for side in known)
+        route for route, body in shown if not any(_is_less(body, side.get(route)) for side in known)
     ]:
         return ("mixture" if all(fresh for *_, fresh in answers) else "noted"), other[0]
     refused = [route for route, status, _, _ in answers if status != 200]
@@ -212,15 +212,19 @@ def judge_pages(old: str, new: str, now: str) -> tuple[str, str]:
 def _is_part(body: object, whole: object) -> bool:
     """Tell whether a page is another, or lists some of what that one lists."""
     if isinstance(body, list) and isinstance(whole, list):
-        return all(any(_is_less(item, other) for other in whole) for item in body)
+        return all(item in whole for item in body)
     return body == whole
 
 
-def _is_less(item: object, other: object) -> bool:
-    """Tell whether an entry of a list says nothing that another one does not: a field may still be empty."""
-    if isinstance(item, dict) and isinstance(other, dict):
-        return all(value == other.get(name) or value in (None, [], "") for name, value in item.items())
-    return item == other
+def _is_less(body: object, whole: object) -> bool:
+    """Tell whether a page says nothing that another one does not: what is under way has empty fields still."""
+    if body in (None, [], {}, ""):
+        return True
+    if isinstance(body, list) and isinstance(whole, list):
+        return all(any(_is_less(item, other) for other in whole) for item in body)
+    if isinstance(body, dict) and isinstance(whole, dict):
+        return all(name in whole and _is_less(value, whole[name]) for name, value in body.items())
+    return body == whole
 
 
 def reader_job(home: Path, root: Path, name: str, file: Path) -> Job:
