@@ -84,11 +84,16 @@ def run_pipeline(options: PipelineOptions, how: How, given: dict[str, Any]) -> N
 
     failures = run_stages(steps, targets, how)
     problems = [f"  {name}: failed at {stage}: {message}" for name, (stage, message) in failures.items()]
-    unread = report(steps, [paths for paths in targets if paths.trait not in failures], options)
+    unread: dict[str, str] = {}
+    try:
+        unread = report(steps, [paths for paths in targets if paths.trait not in failures], options)
+    except UserError as error:  # what failed before must still be said
+        problems.append(f"  no summary: {error}")
     problems += [f"  {name}: its results cannot be read: {message}" for name, message in unread.items()]
     if problems:
         advice = "mend what is said, and run the same command again"
-        raise UserError("\n".join([f"{len(problems)} of {len(targets)} traits failed; {advice}", *problems]))
+        failed = len(failures.keys() | unread.keys())
+        raise UserError("\n".join([f"{failed} of {len(targets)} traits failed; {advice}", *problems]))
 
 
 def plan_stages(options: PipelineOptions, given: dict[str, Any]) -> list[PlannedStage]:

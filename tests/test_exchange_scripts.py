@@ -181,6 +181,13 @@ def test_an_import_with_fewer_layers_leaves_none_of_the_earlier_one(run, paths):
     assert set(list_vectors(paths)) >= {("back", 1), ("back", 2)}
 
 
+def test_an_import_sweeps_up_what_a_killed_one_left_half_written(run, paths):
+    left = paths.vectors / ".back_layer0.pt.99999999.tmp"
+    left.write_text("half")
+    run("import", *export(run, paths, "probe"))
+    assert not left.exists()
+
+
 def test_an_import_waits_for_stage_4_or_says_that_it_runs(run, paths):
     flags = export(run, paths, "probe")
     with hold(paths.lock(FIT), "a test"):

@@ -9,17 +9,33 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 from conftest import call_as_shell, copy_trait
 
+from traitscope.extraction.report.summary import summarise_all
+from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.journal import Journal
+from traitscope.utils.files.locks import hold
+from traitscope.utils.files.paths import ExperimentPaths, TraitPaths
 from traitscope.utils.files.reading import read_json
 from traitscope.utils.model.loading import unload_lm
+from traitscope.utils.records.activations import (
+    fitted_sides,
+    read_activations_about,
+    read_captured,
+    read_fitted_on,
+)
+from traitscope.utils.records.responses import read_responses
+from traitscope.utils.records.scores import Thresholds, read_scores
+from traitscope.utils.records.vectors import read_vector
+from traitscope.utils.records.verdict import read_texts
 
 CODE = Path(__file__).parents[1]
 OPTIMISM, FORMALITY = "epistemic/optimism", "behavioral/formality"
@@ -464,6 +480,127 @@ def test_two_pipelines_of_different_traits_leave_one_summary_of_both(run, done, 
     run(done, *tiny, "--no-steering")  # of one trait
     rows = json.loads((done / "experiments/tiny/summary.json").read_text())
     assert [row["trait"] for row in rows] == [FORMALITY, OPTIMISM]
+
+
+def forge(file: Path, change: Callable[[dict], None]) -> None:
+    """Change a file and seal it anew: whole, ours by its looks, and not what was written."""
+    content = read_json(file)
+    change(content)
+    write_json(file, content)
+
+
+def twice(rows: list) -> None:
+    rows.append(rows[0])
+
+
+FORGERIES = {
+    "texts of another run": (
+        lambda p: p.steering_responses("test"),
+        lambda c: c["rows"][0].update(response="other"),
+        lambda p: read_texts(p, "test"),
+        "holds other texts than results.json is of",
+    ),
+    "a held-out response among the fitted": (
+        lambda p: p.fitted_on,
+        lambda c: c["train"].append(c["val"].pop()),
+        lambda p: fitted_sides(read_captured(p), read_fitted_on(p), [0]),
+        "another split",
+    ),
+    "a response fitted twice": (lambda p: p.fitted_on, lambda c: twice(c["train"]), read_fitted_on, "twice"),
+    "activations twice": (
+        lambda p: p.activations_metadata,
+        lambda c: c["rows"].__setitem__(1, c["rows"][0]),
+        read_activations_about,
+        "twice",
+    ),
+    "sides exchanged": (
+        lambda p: p.activations_metadata,
+        lambda c: [r.update(side={"pos": "neg", "neg": "pos"}[r["side"]]) for r in c["rows"]],
+        read_activations_about,
+        "is not of the (pos|neg) side",
+    ),
+    "a row of the activations dropped": (
+        lambda p: p.activations_metadata,
+        lambda c: c["rows"].pop(),
+        read_activations_about,
+        "not as many rows as responses",
+    ),
+    "a response under another's key": (
+        lambda p: p.responses("pos"),
+        lambda c: c["rows"][0].update(pair=5),
+        read_responses,
+        "another row's key",
+    ),
+    "a response twice": (lambda p: p.responses("pos"), lambda c: twice(c["rows"]), read_responses, "twice"),
+    "the other side's responses": (
+        lambda p: p.responses("pos"),
+        lambda c: c.update(read_json(Path(os.environ["OTHER_SIDE"])), side="pos"),
+        read_responses,
+        "rows of side neg, not of pos",
+    ),
+    "a score twice": (
+        lambda p: p.response_scores,
+        lambda c: twice(c["rows"]),
+        lambda p: read_scores(p, "responses"),
+        "twice",
+    ),
+    "scores of scenarios for those of responses": (
+        lambda p: p.response_scores,
+        lambda c: c.update(of="scenarios"),
+        lambda p: read_scores(p, "responses"),
+        "of scores scenarios, not of responses",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_whole_file_that_does_not_fit_the_others_is_refused(done, monkeypatch, name):
+    place, change, read, words = FORGERIES[name]
+    paths = TraitPaths("tiny", OPTIMISM, done)
+    monkeypatch.setenv("OTHER_SIDE", str(paths.responses("neg")))
+    read(paths)
+    forge(place(paths), change)
+    with pytest.raises(UserError, match=words) as caught:
+        read(paths)
+    assert "\n" not in str(caught.value)
+
+
+def test_vectors_of_earlier_activations_are_used_by_nobody(run, done, tiny):
+    run(done, *tiny, "--only-stage", "3", "--position", "response[:2]")
+    paths = TraitPaths("tiny", OPTIMISM, done)
+    with pytest.raises(UserError, match="fitted on other activations than those that are there; run 4_fit"):
+        read_vector(paths, ("mean_diff", 1))
+    run(done, *tiny, "--stages", "3-4", "--position", "response[:2]")
+    read_vector(paths, ("mean_diff", 1))
+
+
+def test_a_summary_waits_for_another_that_is_being_written(done):
+    paths, order = ExperimentPaths("tiny", done), []
+    held = threading.Event()
+
+    def hold_it() -> None:
+        with hold(paths.summary_lock, ""):
+            held.set()
+            time.sleep(0.3)
+            order.append("the other")
+
+    other = threading.Thread(target=hold_it)
+    other.start()
+    held.wait()
+    summarise_all(paths, "", Thresholds())
+    order.append("this")
+    other.join()
+    assert order == ["the other", "this"]
+
+
+def test_a_summary_that_cannot_be_written_hides_no_failure(run, home, tiny):
+    both = [a if a != OPTIMISM else f"{FORMALITY},{OPTIMISM}" for a in tiny]
+    (home / "datasets/traits" / FORMALITY / "positive.txt").unlink()
+    (home / "experiments/tiny/.summary.lock").mkdir(parents=True)
+    output = run(home, *both, "--stages", "1", code=1)
+    assert "error: 1 of 2 traits failed" in output
+    assert f"  {FORMALITY}: failed at 1_generate_responses" in output
+    assert "  no summary: " in output
 
 
 def summary_of(root: Path, trait: str) -> dict:

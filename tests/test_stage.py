@@ -18,9 +18,10 @@ from traitscope.utils.files.artifacts import write_json, write_text
 from traitscope.utils.files.locks import hold
 from traitscope.utils.files.paths import ExperimentPaths, TraitPaths
 from traitscope.utils.files.reading import read_json
+from traitscope.utils.stage import manifest as manifest_module
 from traitscope.utils.stage.experiment import resolve_settings
 from traitscope.utils.stage.flags import flag
-from traitscope.utils.stage.manifest import provenance
+from traitscope.utils.stage.manifest import provenance, why_outdated
 from traitscope.utils.stage.stage import How, Stage, execute, run_stage, take_digests, why_run
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -343,6 +344,22 @@ def test_what_is_no_file_is_no_output(done, why, kind):
     make = {"pipe": os.mkfifo, "folder": os.mkdir, "link to nothing": lambda p: os.symlink("/nowhere/x", p)}
     make[kind](done.activations)
     assert why() == "output changed: experiments/demo/extraction/category/name/activations/all_layers.pt"
+
+
+def test_a_journal_that_outlived_its_manifest_is_deleted(done, run):
+    write_text(done.journal(STAGE), "of a run that was killed behind its manifest")
+    assert run() is False
+    assert not done.journal(STAGE).exists()
+
+
+@pytest.mark.parametrize("part", ["inputs", "outputs"])
+def test_what_a_manifest_names_outside_is_not_looked_at(done, monkeypatch, tmp_path, part):
+    link = done.dataset / "linked.txt"
+    write_text(tmp_path.parent / f"{tmp_path.name}-secret", "secret")
+    link.symlink_to(tmp_path.parent / f"{tmp_path.name}-secret")
+    edit_manifest(done, **{part: {done.relative(link): None}})
+    monkeypatch.setattr(manifest_module, "digest", lambda *_: pytest.fail("it was read"))
+    assert "lies outside experiments/ and datasets/" in str(why_outdated(done.manifest(STAGE), done.root))
 
 
 @pytest.mark.parametrize("target", ["/nowhere/x", f"{STAGE}.json"])
