@@ -1,5 +1,6 @@
 """Arms: everything that is done to the same questions, run together in a few large generate calls."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -46,9 +47,9 @@ class ArmResult:
 
     @property
     def mean_coherence(self) -> float:
-        """Mean coherence over the texts that were graded, 0 where none was."""
+        """Mean coherence over the texts that were graded; NaN where none was."""
         values = [s.value for s in self.coherence if s.value is not None]
-        return float(np.mean(values)) if values else 0.0
+        return float(np.mean(values)) if values else math.nan
 
     @property
     def states(self) -> dict:

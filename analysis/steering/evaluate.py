@@ -1,28 +1,43 @@
-"""Stage 5's protocol: search the dose on dev, report on test."""
+"""Stage 5's protocol: find the place and the dose on dev, report on test."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from math import isfinite
+from typing import NamedTuple
 
 import numpy as np
 
-from traitscope.analysis.steering.arms import Arm, ArmResult, arm_rows
-from traitscope.analysis.steering.conclusion import median_example, reach_verdict
+from traitscope.analysis.steering.arms import ArmResult, arm_rows
+from traitscope.analysis.steering.conclusion import reach_verdict
+from traitscope.analysis.steering.evidence import Evidence, median_example
+from traitscope.analysis.steering.history import FIRST, History
 from traitscope.analysis.steering.nulls import plan_test, try_on_test
+from traitscope.analysis.steering.place import draw_dev_nulls, find_place
 from traitscope.analysis.steering.search import (
+    DEV_QUESTIONS,
     Cell,
-    Finalist,
-    Measure,
     Search,
+    Tried,
+    climb,
     effect_of,
-    explore,
-    pick_cell,
-    pick_finalists,
+    pick_dose,
     pick_strongest,
     signal_of,
+    weigh_chance,
 )
 from traitscope.analysis.steering.setting import Bench, Candidates, Setting, surroundings
-from traitscope.analysis.steering.treatments import Intervention, Treatment, compose
+from traitscope.analysis.steering.treatments import Intervention
 from traitscope.utils.measures.intervals import bootstrap_mean
 from traitscope.utils.records.vectors import dose_of
+
+
+class Found(NamedTuple):
+    """An evaluation's results, and what they rest on."""
+
+    results: dict  # what results.json says of it
+    rows: dict[str, list[dict]]  # every text written, per part ("dev", "test")
+    cell: Cell  # the chosen one
+    trial: Evidence  # the test's arms
 
 
 def evaluate(
@@ -32,107 +47,49 @@ def evaluate(
     intervention: Intervention,
     dev: Sequence[str],
     test: Sequence[str],
-) -> tuple[dict, dict[str, list[dict]], Cell]:
-    """Choose a cell on the dev questions and judge it on the test questions.
-
-    Returns:
-        The results, the rows of every text written, per part ("dev", "test"), and the chosen cell.
-    """
+    history: History = FIRST,
+) -> Found:
+    """Choose a cell on the dev questions and judge it on the test questions."""
     unsteered = bench.open(dev)
-    setting = Setting(bench, candidates, surroundings(bench, candidates, intervention), intervention)
-    tried, finalists = search_dev(setting, search, unsteered, dev)
-    cell = pick_cell(finalists, unsteered, setting.gate)
-    strongest = pick_strongest(tried, cell, setting.gate)
-    trial, test_arms = try_on_test(setting, plan_test(setting, cell, strongest, finalists, tried), test)
-    chosen = describe(cell) | {
-        "positions": bench.protocol.positions,
-        "is_largest_dose": cell.dose >= max(c.dose for c, _ in tried),
-    }
+    setting = Setting(
+        bench, candidates, surroundings(bench, candidates, intervention), intervention, unsteered
+    )
+    protocol, gate = bench.protocol, setting.gate
+
+    place = find_place(setting, search, lambda arms: bench.measure(arms, dev))
+    climbed = climb(place.treatment, search, lambda arms: bench.measure(arms, dev), gate)
+    few = dev[:DEV_QUESTIONS]
+    nulls = draw_dev_nulls(setting, place.treatment)
+    tried = weigh_chance(climbed, nulls, lambda arms: bench.measure(arms, few), gate)
+
+    best = pick_dose(tried, unsteered, gate, protocol.min_effect)
+    strongest = pick_strongest(tried, best, gate)
+    trial, test_arms = try_on_test(setting, plan_test(setting, best.cell, strongest.cell, place.nulls), test)
+
+    chosen = describe(best.cell)
+    trial = replace(trial, looks=history.count(chosen), reliability=history.reliability)
+    everything = [*place.tried, *tried]
     results = {
-        "chosen": chosen,
-        "wanted": cell.sign,
-        **reach_verdict(cell, trial, setting.gate),
-        "example": median_example(trial, test, cell.sign),
+        "chosen": chosen
+        | {
+            "positions": protocol.positions,
+            "chosen_by": search.choose_by,
+            "is_largest_dose": best.cell.dose >= max(t.cell.dose for t in tried),
+        },
+        "wanted": best.cell.sign,
+        "looked_at": history.after(chosen),
+        **reach_verdict(best.cell, trial, gate, protocol.min_effect),
+        "example": median_example(trial, test, best.cell.sign),
+        "residual_norms": list(bench.norms()),
+        "questions": {"dev": list(dev), "test": list(test)},
+        "dev": [_curve_point(t, unsteered) for t in everything],
     }
     if results["strongest"]:
-        results["strongest"] = describe(strongest) | results["strongest"]
-    minus = {cell.name: down for cell, _, down in finalists}
-    curve = [_curve_point(c, r, minus.get(c.name), unsteered) for c, r in tried]
-    rows = {
-        "dev": arm_rows([unsteered, *(r for _, r in tried), *(d for d in minus.values() if d)], dev),
-        "test": arm_rows(test_arms, test),
-    }
+        results["strongest"] = describe(strongest.cell) | results["strongest"]
 
-    return (
-        results
-        | {
-            "residual_norms": list(bench.norms()),
-            "questions": {"dev": list(dev), "test": list(test)},
-            "dev": curve,
-        },
-        rows,
-        cell,
-    )
-
-
-def search_dev(
-    setting: Setting, search: Search, unsteered: ArmResult, dev: Sequence[str]
-) -> tuple[list[tuple[Cell, ArmResult]], list[Finalist]]:
-    """Try doses of every treatment, then the opposite of the best."""
-
-    def measure(arms: Sequence[Arm]) -> list[ArmResult]:
-        return setting.bench.measure(arms, dev)
-
-    treatments = [
-        setting.build(method, {layer: v}) for (method, layer), v in setting.candidates.vectors.items()
-    ]
-    if setting.intervention.multi_layer != "no":
-        weights = (
-            _own_effects(treatments, search, measure, unsteered)
-            if setting.intervention.multi_layer == "weighted"
-            else {}
-        )
-        treatments = _spread(setting, weights)
-    tried = explore(treatments, search, measure, unsteered, setting.gate)
-    best = pick_finalists(tried, unsteered, setting.gate)
-    opposites = iter(measure([cell.arm("minus", -1) for cell, _ in best if cell.treatment.has_opposite]))
-    return tried, [(cell, up, next(opposites) if cell.treatment.has_opposite else None) for cell, up in best]
-
-
-def _own_effects(
-    singles: Sequence[Treatment], search: Search, measure: Measure, unsteered: ArmResult
-) -> dict[tuple[str, int], float]:
-    """Return each layer's effect by itself on dev, where it is the wanted one: the weights of weighted
-    multi-layer steering.
-    """
-    cells = [Cell(t, search.start_mult if t.has_opposite else 1.0) for t in singles]
-    results = measure([cell.arm("alone") for cell in cells])
-    effects = [effect_of(result, unsteered, cell.sign) for cell, result in zip(cells, results, strict=True)]
-
-    return {
-        (c.treatment.method, c.treatment.layers[0]): max(float(e.mean()), 0.0) if len(e) else 0.0
-        for c, e in zip(cells, effects, strict=True)
-    }
-
-
-def _spread(setting: Setting, effects: Mapping[tuple[str, int], float]) -> list[Treatment]:
-    """Return one treatment a method, over all its layers."""
-    spread = []
-    for method in dict.fromkeys(m for m, _ in setting.candidates.vectors):
-        vectors = compose(
-            setting.intervention.multi_layer,
-            {layer: v for (m, layer), v in setting.candidates.vectors.items() if m == method},
-        )
-        weights = {layer: effects.get((method, layer), 1.0) for layer in vectors}
-        total = sum(weights.values())
-        shares = (
-            {layer: w / total for layer, w in weights.items() if w > 0}
-            if total
-            else dict.fromkeys(vectors, 1 / len(vectors))
-        )
-        spread.append(setting.build(method, {layer: vectors[layer] for layer in shares}, shares))
-
-    return spread
+    tried_arms = [arm for t in everything for arm in (t.plus, t.minus) if arm]
+    rows = {"dev": arm_rows([unsteered, *tried_arms], dev), "test": arm_rows(test_arms, test)}
+    return Found(results, rows, best.cell, trial)
 
 
 def describe(cell: Cell) -> dict:
@@ -157,9 +114,12 @@ def describe(cell: Cell) -> dict:
     )
 
 
-def _curve_point(cell: Cell, plus: ArmResult, minus: ArmResult | None, unsteered: ArmResult) -> dict:
+def _curve_point(tried: Tried, unsteered: ArmResult) -> dict:
     """Return one point of the dose–response curve."""
-    return {"cell": cell.name} | describe(cell) | score_point(plus, minus, unsteered, cell.sign)
+    cell = tried.cell
+    spread = {} if tried.spread is None else {"random_spread": round(tried.spread, 4)}
+    point = score_point(tried.plus, tried.minus, unsteered, cell.sign)
+    return {"cell": cell.name} | describe(cell) | point | spread
 
 
 def score_point(plus: ArmResult, minus: ArmResult | None, unsteered: ArmResult, sign: int) -> dict:
@@ -182,5 +142,6 @@ def score_point(plus: ArmResult, minus: ArmResult | None, unsteered: ArmResult, 
     }
 
     return {"n": len(effect)} | {
-        name: None if value is None else round(float(value), 4) for name, value in figures.items()
+        name: None if value is None or not isfinite(value) else round(float(value), 4)
+        for name, value in figures.items()
     }

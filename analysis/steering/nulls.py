@@ -2,34 +2,78 @@
 
 from collections.abc import Sequence
 
-import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
 
 from traitscope.analysis.steering.arms import Arm, ArmResult
-from traitscope.analysis.steering.conclusion import Evidence
-from traitscope.analysis.steering.search import Cell, Finalist
+from traitscope.analysis.steering.evidence import Evidence
+from traitscope.analysis.steering.search import Cell
 from traitscope.analysis.steering.setting import Setting
-from traitscope.analysis.steering.treatments import compose
-from traitscope.utils.measures.directions import draw_directions
-from traitscope.utils.measures.intervals import effective_number
+from traitscope.analysis.steering.treatments import Treatment, compose
+from traitscope.utils.measures.directions import draw_mixtures, mix_examples
+
+
+def draw_nulls(setting: Setting, places: Sequence[Treatment], count: int, seed: int) -> list[list[Treatment]]:
+    """Return `count` families of random directions, each with one treatment for every place: the same layers,
+    shares and gate as the vector's there, and at each layer orthogonal to it.
+
+    The draws follow the covariance of all responses, whose leading component often is the trait itself, so
+    without the last step they would hold the trait, and the clearer a trait, the less it could be proved.
+
+    A family is one random mixture of the examples for all layers, so that its layers point as much alike as a
+    trait vector's do; two methods' mixtures are as much alike as the methods' vectors.
+    """
+    methods = list(dict.fromkeys(place.method for place in places))
+    n_examples = len(setting.candidates.activations(places[0].layers[0]))
+    mixtures = draw_mixtures(_likeness(places, methods), n_examples, count, seed)
+
+    by_place = [_in_place(setting, place, mixtures[methods.index(place.method)]) for place in places]
+    return [list(family) for family in zip(*by_place, strict=True)]
+
+
+def _likeness(places: Sequence[Treatment], methods: Sequence[str]) -> Tensor:
+    """Return the mean cosines [n_methods, n_methods] of the methods' vectors at the layers they share."""
+    at: dict[int, dict[str, Tensor]] = {}
+    for place in places:
+        for site in place.sites:
+            at.setdefault(site.layer, {})[place.method] = normalize(site.vector.double(), dim=0)
+
+    shared = [torch.stack([by[m] for m in methods]) for by in at.values() if len(by) == len(methods)]
+    if not shared:
+        return torch.eye(len(methods), dtype=torch.float64)
+    return torch.stack([unit @ unit.T for unit in shared]).mean(0)
+
+
+def _in_place(setting: Setting, place: Treatment, mixtures: Tensor) -> list[Treatment]:
+    """Return one treatment per mixture [count, n_examples], in a place of the vector's."""
+    drawn = {s.layer: mix_examples(setting.candidates.activations(s.layer), mixtures) for s in place.sites}
+    shares = {site.layer: site.share for site in place.sites}
+    found = []
+
+    for i in range(len(mixtures)):
+        vectors = compose(setting.intervention.multi_layer, {layer: rows[i] for layer, rows in drawn.items()})
+        apart = {site.layer: _apart(vectors[site.layer], site.vector) for site in place.sites}
+        found.append(setting.build("random", apart, shares, place.method))
+
+    return found
+
+
+def _apart(drawn: Tensor, vector: Tensor) -> Tensor:
+    """Return the part of a draw that is orthogonal to the vector."""
+    unit = normalize(vector.double(), dim=0)
+    return (drawn.double() - (drawn.double() @ unit) * unit).float()
 
 
 def plan_test(
-    setting: Setting,
-    cell: Cell,
-    strongest: Cell,
-    finalists: Sequence[Finalist],
-    tried: Sequence[tuple[Cell, ArmResult]],
+    setting: Setting, cell: Cell, strongest: Cell, nulls: Sequence[Treatment]
 ) -> dict[str, list[Cell]]:
-    """Return what is tried on test: the chosen cell, its largest coherent dose, and the nulls, each with
-    the chances the vector had.
-    """
-    treatments = list(dict.fromkeys(c.treatment for c, _ in tried))
+    """Return what is tried on test: the chosen cell, its largest coherent dose, and the nulls at its dose."""
     return {
         "vector": [cell],
         "strongest": [strongest] if strongest is not cell else [],
-        "shuffled labels": rival_cells(setting, cell, finalists),
-        "random": random_cells(setting, cell),
-        "candidates": [Cell(t, cell.dose) for t in treatments],
+        "shuffled labels": [rival_cell(setting, cell)],
+        "random": [Cell(null, cell.dose) for null in nulls],
     }
 
 
@@ -37,11 +81,7 @@ def try_on_test(
     setting: Setting, cells: dict[str, list[Cell]], test: Sequence[str]
 ) -> tuple[Evidence, list[ArmResult]]:
     """Run every arm of the test in one go."""
-    named = {
-        (kind, i): c
-        for kind in ("vector", "strongest", "shuffled labels", "random")
-        for i, c in enumerate(cells[kind])
-    }
+    named = {(kind, i): cell for kind, found in cells.items() for i, cell in enumerate(found)}
     arms = [
         Arm("unsteered"),
         Arm("system prompt", system_prompt=setting.candidates.system_prompt(cells["vector"][0].sign)),
@@ -62,82 +102,26 @@ def try_on_test(
     }
     of_kind = {kind: [pair for (k, _), pair in pairs.items() if k == kind] for kind in cells}
     vector = of_kind["vector"][0]
-    extra = setting.bench.extra({"unsteered": results[0], "plus": vector[0], "minus": vector[1]})
-    strongest = next(iter(of_kind["strongest"]), None)
     return Evidence(
-        results[0],
-        vector,
-        of_kind["random"],
-        of_kind["shuffled labels"],
-        results[1],
-        n_independent(cells["candidates"]),
-        strongest,
-        extra,
+        unsteered=results[0],
+        vector=vector,
+        randoms=of_kind["random"],
+        shuffled=of_kind["shuffled labels"],
+        system_prompt=results[1],
+        strongest=next(iter(of_kind["strongest"]), None),
+        extra=setting.bench.extra({"unsteered": results[0], "plus": vector[0], "minus": vector[1]}),
     ), results
 
 
-def n_independent(cells: Sequence[Cell]) -> float:
-    """Return how many independent candidates the vector was chosen from: neighbouring layers and methods
-    are much alike.
+def rival_cell(setting: Setting, cell: Cell) -> Cell:
+    """Return the vector that the same method fits to shuffled labels, in the chosen one's place and orthogonal to
+    it.
     """
-    layers = sorted({layer for cell in cells for layer in cell.treatment.layers})
-    rows = []
-
-    for cell in cells:
-        unit = {site.layer: site.vector.float() / float(site.vector.norm()) for site in cell.treatment.sites}
-        # one layer's vectors are compared wherever they stand: the residual stream is one space; several
-        # layers' are summed
-        rows.append(np.sum([unit[layer].numpy() for layer in layers if layer in unit], axis=0))
-
-    return effective_number(np.stack(rows))
-
-
-def random_cells(setting: Setting, cell: Cell) -> list[Cell]:
-    """Return random directions in the vector's place: the same layers, shares and dose.
-
-    At every layer a direction is the same random mixture of the examples, so that the layers of one null
-    point as much alike as those of a trait vector do. What the choice among layers is worth is paid for in
-    `allow_for_selection`, not here: directions at layers that react less would be easy to beat.
-    """
-    protocol, sites = setting.bench.protocol, {site.layer: site for site in cell.treatment.sites}
-    drawn = {
-        layer: draw_directions(
-            setting.candidates.activations(layer), protocol.random_pairs, protocol.null_seed
-        )
-        for layer in sites
-    }
-    shares = {layer: site.share for layer, site in sites.items()}
-    cells = []
-
-    for i in range(protocol.random_pairs):
-        vectors = compose(setting.intervention.multi_layer, {layer: drawn[layer][i] for layer in sites})
-        cells.append(Cell(setting.build("random", vectors, shares, cell.treatment.method), cell.dose))
-
-    return cells
-
-
-def rival_cells(setting: Setting, cell: Cell, finalists: Sequence[Finalist]) -> list[Cell]:
-    """Return vectors fitted on shuffled labels, for the chosen treatment and up to two others that came
-    as far as the finals.
-    """
-    places = list(dict.fromkeys([cell.treatment, *(f[0].treatment for f in finalists)]))[:3]
-    cells = []
-
-    for treatment in places:
-        vectors = compose(
-            setting.intervention.multi_layer,
-            {layer: setting.candidates.shuffled(treatment.method, layer) for layer in treatment.layers},
-        )
-        cells.append(
-            Cell(
-                setting.build(
-                    "shuffled",
-                    vectors,
-                    {site.layer: site.share for site in treatment.sites},
-                    treatment.method,
-                ),
-                cell.dose,
-            )
-        )
-
-    return cells
+    place = cell.treatment
+    vectors = compose(
+        setting.intervention.multi_layer,
+        {layer: setting.candidates.shuffled(place.method, layer) for layer in place.layers},
+    )
+    shares = {site.layer: site.share for site in place.sites}
+    apart = {site.layer: _apart(vectors[site.layer], site.vector) for site in place.sites}
+    return Cell(setting.build("shuffled", apart, shares, place.method), cell.dose)

@@ -1,35 +1,47 @@
-"""Dose search on the dev questions: every treatment climbs its own doses, all of them together in shared
-batches.
+"""The dose, on the dev questions: the chosen treatment climbs while its text holds, and the dose is taken at
+which it stands furthest above what random directions do there.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
 from traitscope.analysis.steering.arms import Arm, ArmResult
 from traitscope.analysis.steering.treatments import Treatment
 from traitscope.utils.errors import UserError
-from traitscope.utils.measures.intervals import t_statistic
 from traitscope.utils.model.hooks import Push
 from traitscope.utils.records.vectors import dose_of
 from traitscope.utils.stage.flags import flag
 
-CLEAR_T = 5.0  # an odd part this many standard errors from zero, over the dev questions, is clear
-FINALISTS = 6  # cells that also get the −vector on dev
 SAME_DOSE = 0.03  # doses closer than this (natural log) are one cell
 CONVERGED = 0.15  # coherent and broken doses closer than this (natural log) end a track
-KEEP = 4  # tracks that successive halving never drops below
 DOSES = (0.005, 2.0)  # beyond these a push does nothing, or replaces the residual stream
 CARRIED = 0.5  # share of the last step that --momentum adds to the next
+DEV_PAIRS = 4  # random ± pairs that say on dev how much chance does at a dose
+DEV_QUESTIONS = 8  # of the dev questions, for those pairs
+RISE = (1.0, 2.0)  # power of the dose with which a random direction's effect grows
+LEAST_SPREAD = 0.5  # points: the width of what a score cannot tell apart
+
+
+ChooseBy = Literal["separation", "depth", "steering"]
 
 
 @dataclass(frozen=True)
 class Search:
-    """How the dose is searched for."""
+    """Where and how strongly is steered, and how that is found."""
 
-    doses: tuple[float, ...] = flag((), "Fixed doses for every layer and method, instead of the search.")
+    choose_by: ChooseBy = flag(
+        "separation",
+        (
+            "How method and layer are chosen among --method and --layers: separation (what separates held-out "
+            "responses best), depth (the first method, nearest to 55 % of the layers), or steering (by what they do on "
+            "dev; every random direction then chooses too, which costs many times as many texts)."
+        ),
+    )
+    doses: tuple[float, ...] = flag((), "Fixed doses, instead of the search.")
     coefficients: tuple[float, ...] = flag(
         (),
         (
@@ -99,22 +111,42 @@ class Cell:
 Measure = Callable[[Sequence[Arm]], list[ArmResult]]
 
 
+@dataclass(frozen=True)
+class Tried:
+    """A cell and dev's answers under it, under its opposite where it has one, and what chance does there."""
+
+    cell: Cell
+    plus: ArmResult
+    minus: ArmResult | None
+    spread: float | None = None  # root mean square of a few random directions' signals, in points
+
+    def holds(self, gate: float) -> bool:
+        """Whether the text is coherent, on both sides; it is not where no answer could be graded."""
+        return all(arm.mean_coherence >= gate for arm in (self.plus, self.minus) if arm)
+
+    def breaks(self, gate: float) -> bool:
+        """Whether the text of a side is known to be below the gate."""
+        return any(arm.mean_coherence < gate for arm in (self.plus, self.minus) if arm)
+
+
 @dataclass
 class Track:
     """One treatment's way through the doses."""
 
     treatment: Treatment
-    tried: list[tuple[Cell, ArmResult]] = field(default_factory=list)
+    tried: list[Tried] = field(default_factory=list)
 
     def next_dose(self, search: Search, gate: float) -> float | None:
         """Return the dose to try next; None when there is nothing more to learn."""
         if not self.treatment.has_opposite:
             return None if self.tried else 1.0
 
-        coherent = sorted(cell.dose for cell, result in self.tried if result.mean_coherence >= gate)
-        broken = sorted(cell.dose for cell, result in self.tried if result.mean_coherence < gate)
+        coherent = sorted(t.cell.dose for t in self.tried if t.holds(gate))
+        broken = sorted(t.cell.dose for t in self.tried if t.breaks(gate))
         if not self.tried:
             dose = search.start_mult
+        elif not coherent and not broken:
+            return None
         elif not broken:
             dose = coherent[-1] * math.exp(_step_up(coherent, search))
         elif not coherent:
@@ -129,14 +161,7 @@ class Track:
         return dose if DOSES[0] <= dose <= DOSES[1] and not self.knows(dose) else None
 
     def knows(self, dose: float) -> bool:
-        return any(abs(math.log(dose / cell.dose)) < SAME_DOSE for cell, _ in self.tried)
-
-    def promise(self, unsteered: ArmResult, gate: float) -> float:
-        """Return the clearest effect among its coherent cells."""
-        found = [
-            t_statistic(effect_of(r, unsteered, c.sign)) for c, r in self.tried if r.mean_coherence >= gate
-        ]
-        return max(found, default=-math.inf)
+        return any(abs(math.log(dose / tried.cell.dose)) < SAME_DOSE for tried in self.tried)
 
 
 def _step_up(coherent: list[float], search: Search) -> float:
@@ -146,39 +171,30 @@ def _step_up(coherent: list[float], search: Search) -> float:
     return step
 
 
-def explore(
-    treatments: Sequence[Treatment], search: Search, measure: Measure, unsteered: ArmResult, gate: float
-) -> list[tuple[Cell, ArmResult]]:
-    """Try doses of every treatment on dev, and return every cell tried with its result.
-
-    After the second round the less promising half of the treatments is dropped each time (successive
-    halving), down to four.
-    """
-    tracks = [Track(t) for t in treatments]
+def climb(treatment: Treatment, search: Search, measure: Measure, gate: float) -> list[Tried]:
+    """Try doses of a treatment on dev, each with its opposite, and return every cell tried."""
     if search.doses or search.coefficients:
-        cells = [Cell(t, dose) for t in treatments for dose in fixed_doses(t, search)]
-        return list(zip(cells, measure([cell.arm("plus") for cell in cells]), strict=True))
+        return try_cells([Cell(treatment, dose) for dose in fixed_doses(treatment, search)], measure)
 
-    alive = tracks
-
-    for step in range(search.search_steps):
-        asked = [
-            (track, Cell(track.treatment, dose))
-            for track in alive
-            if (dose := track.next_dose(search, gate)) is not None
-        ]
-        if not asked:
+    track = Track(treatment)
+    for _ in range(search.search_steps):
+        dose = track.next_dose(search, gate)
+        if dose is None:
             break
-        for (track, cell), result in zip(
-            asked, measure([cell.arm("plus") for _, cell in asked]), strict=True
-        ):
-            track.tried.append((cell, result))
-        if step >= 1:
-            alive = sorted(alive, key=lambda t: -t.promise(unsteered, gate))[
-                : max(KEEP, (len(alive) + 1) // 2)
-            ]
+        track.tried += try_cells([Cell(treatment, dose)], measure)
 
-    return [pair for track in tracks for pair in track.tried]
+    return track.tried
+
+
+def try_cells(cells: Sequence[Cell], measure: Measure) -> list[Tried]:
+    """Run cells on dev, each with its opposite where it has one."""
+    ups = [cell.arm("plus") for cell in cells]
+    downs = [cell.arm("minus", -1) for cell in cells if cell.treatment.has_opposite]
+    results = iter(measure([*ups, *downs]))
+
+    plus = [next(results) for _ in ups]
+    minus = [next(results) if cell.treatment.has_opposite else None for cell in cells]
+    return [Tried(*found) for found in zip(cells, plus, minus, strict=True)]
 
 
 def fixed_doses(treatment: Treatment, search: Search) -> list[float]:
@@ -223,51 +239,84 @@ def signal_of(plus: ArmResult, minus: ArmResult | None, unsteered: ArmResult, si
     return effect_of(plus, unsteered, sign) if minus is None else odd_part(plus, minus, sign)
 
 
-def pick_finalists(
-    tried: Sequence[tuple[Cell, ArmResult]], unsteered: ArmResult, gate: float
-) -> list[tuple[Cell, ArmResult]]:
-    """Return the coherent cells with the clearest effect, best first; if none is coherent, the most
-    coherent one.
+def weigh_chance(
+    tried: Sequence[Tried], nulls: Sequence[Treatment], measure: Measure, gate: float
+) -> list[Tried]:
+    """Add to every dose at which the text holds what a few random directions do there on dev.
+
+    Four directions say little at one dose. Their effects grow steadily with the dose, so the spreads lie on
+    one line in logarithms, which all doses together determine. Where there is no choice of a dose, as of what
+    has no opposite, nothing is asked.
     """
-    coherent = [
-        (t_statistic(effect_of(r, unsteered, c.sign)), i)
-        for i, (c, r) in enumerate(tried)
-        if r.mean_coherence >= gate
-    ]
-    if not coherent:
-        return [tried[int(np.argmax([r.mean_coherence for _, r in tried]))]]
+    held = [t for t in tried if t.holds(gate)]
+    if len(held) < 2:
+        return list(tried)
 
-    return [tried[i] for _, i in sorted(coherent, key=lambda pair: (-pair[0], pair[1]))[:FINALISTS]]
+    cells = [Cell(null, t.cell.dose) for t in held for null in nulls]
+    pairs = iter(try_cells(cells, measure))
+    sizes = []
+    for _ in held:
+        found = [odd_part(p.plus, p.minus, 1) for p in (next(pairs) for _ in nulls) if p.minus]
+        # what the means vary by beyond the noise of the answers
+        own = [signal.mean() ** 2 - signal.var(ddof=1) / len(signal) for signal in found if len(signal) > 1]
+        sizes.append(math.sqrt(max(float(np.mean(own)) if own else 0.0, LEAST_SPREAD**2)))
+
+    spreads = dict(zip(map(id, held), _smooth([t.cell.dose for t in held], sizes), strict=True))
+    return [replace(t, spread=spreads.get(id(t))) for t in tried]
 
 
-# the cell, and dev's answers under it and under its opposite
-Finalist = tuple[Cell, ArmResult, ArmResult | None]
+def _smooth(doses: Sequence[float], spreads: Sequence[float]) -> list[float]:
+    """Return the spreads on the line log spread = a + b · log dose that fits them best, 1 ≤ b ≤ 2."""
+    x, y = np.log(doses), np.log(spreads)
+    rise = float(np.clip(np.polyfit(x, y, 1)[0], *RISE)) if np.ptp(x) > SAME_DOSE else 0.0
+    return np.exp(y.mean() + rise * (x - x.mean())).tolist()
 
 
-def pick_cell(finalists: Sequence[Finalist], unsteered: ArmResult, gate: float) -> Cell:
-    """Return the smallest dose whose odd part is clear on dev, or where none is, the clearest one.
+def pick_dose(tried: Sequence[Tried], unsteered: ArmResult, gate: float, least: float) -> Tried:
+    """Return the dose that is likeliest to pass on test, of those at which the text holds and the effect is worth
+    having: whose signal stands furthest above the random directions' spread there, and above its own error.
 
-    What random directions do grows faster with the dose than what a trait vector does, and at large doses the
-    score saturates: so the smallest dose that shows the effect is the most convincing. Finalists whose
-    −vector breaks the text come last: an odd part made of one broken side says little.
+    What random directions do grows faster with the dose than what a trait vector does, so the dose that is
+    clearest by itself is not the one that proves most. Dev has few questions, so the signals are taken from the
+    curve through all doses.
+
+    Args:
+        least: Points of effect, and of the signal, below which a dose is taken only where none has more.
     """
+    if not (held := [t for t in tried if t.holds(gate)]):
+        return max(tried, key=lambda t: np.nan_to_num(t.plus.mean_coherence, nan=-1.0))
 
-    def rank(finalist: Finalist) -> tuple:
-        cell, up, down = finalist
-        t = t_statistic(signal_of(up, down, unsteered, cell.sign))
-        return (
-            down is None or down.mean_coherence >= gate,
-            t >= CLEAR_T,
-            -cell.dose if t >= CLEAR_T else 0.0,
-            t,
-        )
+    signals = [signal_of(t.plus, t.minus, unsteered, t.cell.sign) for t in held]
+    means, doses = np.array([_mean(x) for x in signals]), np.array([t.cell.dose for t in held])
+    smooth = _curve(doses, means)
+    effects = [_mean(effect_of(t.plus, unsteered, t.cell.sign)) for t in held]
 
-    return max(finalists, key=rank)[0]
+    # an answer's noise does not depend on the dose
+    error = max(float(np.mean([np.std(x) / math.sqrt(max(len(x) - 1, 1)) for x in signals if len(x)])), LEAST_SPREAD)
+
+    def merit(i: int) -> tuple:
+        bar = math.hypot(held[i].spread or 0.0, error)
+        return smooth[i] >= least and effects[i] > 0, smooth[i] / bar, -held[i].cell.dose
+
+    return held[max(range(len(held)), key=merit)]
 
 
-def pick_strongest(tried: Sequence[tuple[Cell, ArmResult]], chosen: Cell, gate: float) -> Cell:
-    """Return the largest coherent dose that dev has seen of the chosen treatment: the most striking, not
-    the most convincing.
+def _curve(doses: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Return the signals on the curve a · dose^b that fits them best, ½ ≤ b ≤ 1: a trait vector's effect grows
+    with the dose, and saturates.
     """
-    coherent = [c for c, r in tried if c.treatment is chosen.treatment and r.mean_coherence >= gate]
-    return max(coherent, key=lambda c: c.dose, default=chosen)
+    shapes = [doses**b for b in np.linspace(0.5, 1, 6)]
+    fits = [shape * (shape @ means) / (shape @ shape) for shape in shapes]
+    return min(fits, key=lambda fit: float(np.square(fit - means).sum()))
+
+
+def _mean(values: np.ndarray) -> float:
+    """Return the mean, −∞ of nothing."""
+    return float(values.mean()) if len(values) else -1e9
+
+
+def pick_strongest(tried: Sequence[Tried], chosen: Tried, gate: float) -> Tried:
+    """Return the largest dose at which dev saw both sides hold: the most striking, not the most
+    convincing.
+    """
+    return max((t for t in tried if t.holds(gate)), key=lambda t: t.cell.dose, default=chosen)

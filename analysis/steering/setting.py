@@ -3,7 +3,7 @@ measured.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
 import numpy as np
@@ -14,18 +14,20 @@ from traitscope.analysis.steering.treatments import Intervention, Surroundings, 
 from traitscope.utils.model.hooks import Positions
 from traitscope.utils.stage.flags import flag
 
+LEAST_PAIRS = 9  # random ± pairs: with fewer the smallest p is above 0.05
+
 
 @dataclass(frozen=True)
 class Protocol:
     """How steering is evaluated."""
 
     random_pairs: int = flag(
-        20,
+        24,
         (
-            "± pairs of random directions that the vector must beat; the rank's p cannot fall below 1 / (1 + pairs), so "
-            "fewer than 19 prove nothing."
+            "± pairs of random directions that the vector is ranked among; its p cannot fall below 1 / (2 + 2 · pairs)."
         ),
     )
+    min_effect: float = flag(5.0, "Points of effect, and of odd part, below which a vector does not work.")
     coherence_gate: float = flag(70.0, "Mean coherence below which a text counts as broken.")
     positions: Positions = flag("all", "all, or response (from the last prompt token on).")
     null_seed: int = flag(0, "Seed of the random directions and of the shuffled labels.")
@@ -35,9 +37,9 @@ class Protocol:
 
     def warn(self) -> None:
         """Say where no verdict can be reached."""
-        if self.random_pairs < 19:
+        if self.random_pairs < LEAST_PAIRS:
             pairs = f"{self.random_pairs} random pairs"
-            print(f"note: with {pairs} no verdict can be more than 'not proven'; 19 is the least")
+            print(f"note: with {pairs} no verdict can be more than 'not proven'; {LEAST_PAIRS} is the least")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Candidates:
     gates: Mapping[tuple[str, int], Tensor] | None = (
         None  # (method, layer) → the vector that conditional steering looks at
     )
+    # (method, layer) → how well the vector separates held-out responses
+    separation: Mapping[tuple[str, int], float] = field(default_factory=dict)
 
 
 class Bench(Interface):
@@ -86,6 +90,7 @@ class Setting:
     candidates: Candidates
     around: Surroundings
     intervention: Intervention
+    unsteered: ArmResult  # dev's answers
 
     @property
     def gate(self) -> float:

@@ -7,19 +7,31 @@ from torch import Tensor
 
 
 def draw_directions(activations: Tensor, count: int, seed: int) -> Tensor:
-    """Draw unit directions from the activations' own covariance: the null that a trait vector must beat.
+    """Draw unit directions [count, d_model] from the covariance of activations [n, d_model]."""
+    mixtures = draw_mixtures(torch.eye(1), len(activations), count, seed)[0]
+    return mix_examples(activations, mixtures)
 
-    Args:
-        activations: [n, d_model].
 
-    Returns:
-        [count, d_model]; each is Xcᵀg with g standard normal and Xc the centred activations, so that its covariance is theirs.
+def mix_examples(activations: Tensor, mixtures: Tensor) -> Tensor:
+    """Return the unit directions [count, d_model] of mixtures [count, n] of activations [n, d_model].
+
+    Each is Xcᵀg with Xc the centred activations. With g standard normal, its covariance is theirs.
     """
     centred = (activations - activations.mean(0)).double()
-    noise = torch.randn(
-        count, len(centred), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
-    )
-    return torch.nn.functional.normalize(noise @ centred, dim=-1).float()
+    return torch.nn.functional.normalize(mixtures.double() @ centred, dim=-1).float()
+
+
+def draw_mixtures(likeness: Tensor, n: int, count: int, seed: int) -> Tensor:
+    """Draw standard normal mixtures [k, count, n] of n examples.
+
+    Args:
+        likeness: Correlations [k, k] of the k kinds of mixtures with each other; [[1]] for one kind.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(count, len(likeness), n, dtype=torch.float64, generator=generator)
+    values, axes = torch.linalg.eigh(likeness.double())
+    root = (axes * values.clamp(min=0).sqrt()) @ axes.T
+    return torch.einsum("ij,cjn->icn", root, noise)
 
 
 def combine(main: Tensor, others: Sequence[tuple[float, Tensor]]) -> Tensor:

@@ -4,7 +4,6 @@ from functools import lru_cache
 
 import numpy as np
 from scipy.stats import false_discovery_control
-from scipy.stats import t as student_t
 
 
 def bootstrap_mean(
@@ -26,38 +25,6 @@ def t_statistic(values: np.ndarray) -> float:
         if len(values) > 1
         else 0.0
     )
-
-
-def compare_with_null(value: float, null: np.ndarray) -> dict:
-    """Compare an odd part with those of ± pairs of random directions.
-
-    A random direction has no sign, so its odd part is as often positive as negative: the null's mean is 0 and
-    its spread is the root mean square. The rank is two-sided, p = (1 + #{|null| ≥ |value|}) / (1 + n), and
-    never below 1 / (1 + n).
-    """
-    spread = float(np.sqrt(np.mean(null**2)))
-    p = (1 + int((np.abs(null) >= abs(value)).sum())) / (1 + len(null))
-    return {
-        "n": len(null),
-        "spread": spread,
-        "range": [float(null.min()), float(null.max())],
-        "z": value / max(spread, 1e-9),
-        "p": p,
-    }
-
-
-def allow_for_selection(z: float, n: int, of: float) -> float:
-    """Return the two-sided p of a z that was chosen as the best of several, against random directions
-    that may choose as well.
-
-    A single z, against a spread estimated from n null values, follows Student's t with n degrees of freedom;
-    the largest of k independent ones exceeds it with probability 1 − (1 − p)^k (Šidák 1967). Ranks alone
-    could not say so: the best of k beats n null values by luck with probability k / (k + n).
-
-    Args:
-        of: The number k of independent candidates, which need not be whole (`effective_number`).
-    """
-    return float(1 - (1 - 2 * student_t.sf(abs(z), n)) ** of)
 
 
 def effective_number(directions: np.ndarray) -> float:

@@ -1,0 +1,186 @@
+"""What the test showed: every arm on the same questions with the same seeds, and the figures on which the
+verdict rests.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+
+import numpy as np
+
+from traitscope.analysis.steering.arms import ArmResult
+from traitscope.analysis.steering.search import Cell, effect_of, signal_of
+from traitscope.utils.measures.chance import compare_with_null
+from traitscope.utils.measures.intervals import bootstrap_mean
+
+# the same direction added and subtracted; without the second where nothing is subtracted
+Pair = tuple[ArmResult, ArmResult | None]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Every arm of the test, on the same questions with the same seeds."""
+
+    unsteered: ArmResult
+    vector: Pair
+    randoms: Sequence[Pair]
+    shuffled: Sequence[Pair]  # vectors fitted on shuffled labels, in the vector's place
+    system_prompt: ArmResult
+    strongest: Pair | None = None  # the largest coherent dose, where it is not the chosen one
+    extra: dict = field(default_factory=dict)  # figures measured beside
+    looks: int = 1  # at these test questions, this one included
+    reliability: float | None = None  # of the judge, 0.5 is chance; None where nothing measured it
+
+
+def figures_of(cell: Cell, trial: Evidence) -> dict:
+    """Return every figure of the test.
+
+    Effects are changes of the trait score in points (0–100), paired by question, with 95 % intervals over
+    questions. The signal is the odd part, (effect(+v) − effect(−v)) / 2, or the effect itself where nothing is
+    added and so nothing can be subtracted. `p` is the rank among the random directions, times the looks at
+    these questions (Bonferroni).
+    """
+    plus, minus = trial.vector
+    effect = effect_of(plus, trial.unsteered, cell.sign)
+    signal = signal_of(plus, minus, trial.unsteered, cell.sign)
+    null = _null(signal, trial, cell)
+    return {
+        "n_questions": len(signal),
+        "effect": _interval(effect),
+        "effect_minus": _interval(effect_of(minus, trial.unsteered, cell.sign)) if minus else None,
+        "odd_part": _interval(signal),
+        "wrong_way_share": _round(float((signal < 0).mean())) if len(signal) else None,
+        "slopes": slopes(signal, cell.dose),
+        "random": null,
+        "looks": trial.looks,
+        "p": _round(min(1.0, null["p"] * trial.looks)) if null else None,
+        "judge_reliability": trial.reliability,
+        "random_one_sided": _one_sided(effect, trial, cell.sign),
+        "shuffled_labels_odd_part": _strongest_of(trial.shuffled, trial.unsteered, cell.sign),
+        "system_prompt_effect": _interval(effect_of(trial.system_prompt, trial.unsteered, cell.sign)),
+        "unsteered_score": _mean(trial.unsteered.trait_values),
+        "states": {name: r.states for name, r in _named_arms(trial).items()},
+        "coherence": {
+            "unsteered": _coherence(trial.unsteered),
+            "plus": _coherence(plus),
+            "minus": _coherence(minus),
+        },
+        "strongest": _strongest(trial, cell.sign),
+        **trial.extra,
+    }
+
+
+def slopes(signal: np.ndarray, dose: float) -> dict | None:
+    """Return the questions' slopes of the trait score over −dose, 0, +dose, in points per 0.1 of dose:
+    quartiles and the share below zero.
+    """
+    if not len(signal):
+        return None
+
+    low, median, high = np.quantile(signal / dose / 10, [0.25, 0.5, 0.75])
+    return {
+        "lower_quartile": _round(low),
+        "median": _round(median),
+        "upper_quartile": _round(high),
+        "share_negative": _round(float((signal < 0).mean())),
+    }
+
+
+def median_example(trial: Evidence, questions: Sequence[str], sign: int) -> dict:
+    """Return one question's answers side by side: the question whose signal is the median one, neither
+    the best nor the worst.
+    """
+    plus, minus = trial.vector
+    reference = minus or trial.unsteered
+    signal = np.nan_to_num(sign * (plus.trait_values - reference.trait_values))
+    i = int(np.argsort(signal, kind="stable")[len(signal) // 2])
+
+    return {
+        "question": questions[i],
+        "unsteered": trial.unsteered.responses[i],
+        "plus": plus.responses[i],
+        "minus": minus.responses[i] if minus else None,
+    }
+
+
+def _null(signal: np.ndarray, trial: Evidence, cell: Cell) -> dict | None:
+    """Return the random directions' signals, and where the vector stands among them."""
+    found = [signal_of(*pair, trial.unsteered, cell.sign) for pair in trial.randoms]
+    means = np.array([part.mean() for part in found if len(part)])
+    if not len(signal) or not len(means):
+        return None
+
+    null = compare_with_null(float(signal.mean()), means, has_sign=not cell.treatment.has_opposite)
+    return null | {
+        "spread": _round(null["spread"]),
+        "range": [_round(x) for x in null["range"]],
+        "z": None if null["z"] is None else _round(null["z"]),
+        "odd_parts": [_round(float(x)) for x in means],
+    }
+
+
+def _one_sided(effect: np.ndarray, trial: Evidence, sign: int) -> dict | None:
+    """Return how many single random pushes, either way, move the score as much as the vector: damage
+    included, so this proves nothing by itself.
+    """
+    pushes = [
+        part.mean()
+        for pair in trial.randoms
+        for arm in pair
+        if arm and len(part := effect_of(arm, trial.unsteered, sign))
+    ]
+    if not len(effect) or not pushes:
+        return None
+
+    return {
+        "n": len(pushes),
+        "lowest": _round(min(pushes)),
+        "highest": _round(max(pushes)),
+        "reach_it": int(sum(p >= effect.mean() for p in pushes)),
+    }
+
+
+def _strongest_of(pairs: Sequence[Pair], unsteered: ArmResult, sign: int) -> dict | None:
+    """Return the largest of several signals: every rival counts."""
+    found = [interval for pair in pairs if (interval := _interval(signal_of(*pair, unsteered, sign)))]
+    return max(found, key=lambda f: abs(f["mean"])) | {"best_of": len(found)} if found else None
+
+
+def _strongest(trial: Evidence, sign: int) -> dict | None:
+    if trial.strongest is None:
+        return None
+    plus, minus = trial.strongest
+    figures = {
+        "effect": _interval(effect_of(plus, trial.unsteered, sign)),
+        "odd_part": _interval(signal_of(plus, minus, trial.unsteered, sign)),
+    }
+    return figures | {"coherence": {"plus": _coherence(plus), "minus": _coherence(minus)}}
+
+
+def _named_arms(trial: Evidence) -> dict[str, ArmResult]:
+    plus, minus = trial.vector
+    named = {"unsteered": trial.unsteered, "plus": plus, "minus": minus, "system_prompt": trial.system_prompt}
+    rest = [trial.strongest] if trial.strongest else []
+    return {k: r for k, r in named.items() if r} | {
+        r.arm.name: r for pair in (*rest, *trial.shuffled, *trial.randoms) for r in pair if r
+    }
+
+
+def _coherence(result: ArmResult | None) -> float | None:
+    return _round(result.mean_coherence) if result and isfinite(result.mean_coherence) else None
+
+
+def _mean(values: np.ndarray) -> float | None:
+    known = values[~np.isnan(values)]
+    return _round(float(known.mean())) if len(known) else None
+
+
+def _interval(values: np.ndarray) -> dict | None:
+    if len(values) < 2:
+        return None
+    mean, low, high = bootstrap_mean(values)
+    return {"mean": _round(mean), "low": _round(low), "high": _round(high), "n": len(values)}
+
+
+def _round(value: float) -> float:
+    return round(float(value), 4)

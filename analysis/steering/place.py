@@ -1,0 +1,111 @@
+"""Where is steered: method and layer, chosen by something that the steered effect has no part in, or by it,
+and then every random direction chooses as well.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from traitscope.analysis.steering.nulls import draw_nulls
+from traitscope.analysis.steering.search import DEV_PAIRS, Cell, Measure, Search, Tried, signal_of, try_cells
+from traitscope.analysis.steering.setting import Setting
+from traitscope.analysis.steering.treatments import Treatment, compose
+
+DEV_SEED = 7_919  # added to --null-seed
+DEPTH = 0.55  # of the layers, where `--choose-by depth` steers
+
+
+@dataclass(frozen=True)
+class Place:
+    """The treatment that is going to be proved, and random directions that had the same chances."""
+
+    treatment: Treatment
+    nulls: list[Treatment]  # for the test
+    tried: list[Tried]  # what was tried on dev to find it
+
+
+def find_place(setting: Setting, search: Search, measure: Measure) -> Place:
+    """Choose method and layer among the candidates, and draw the random directions."""
+    places = _candidates(setting)
+    chosen = _by_merit(setting, search.choose_by, places)
+    if search.choose_by == "steering" and len(places) > 1:
+        return _by_steering(setting, search, places, measure)
+
+    protocol = setting.bench.protocol
+    nulls = draw_nulls(setting, [chosen], protocol.random_pairs, protocol.null_seed)
+    return Place(chosen, [family[0] for family in nulls], [])
+
+
+def draw_dev_nulls(setting: Setting, chosen: Treatment) -> list[Treatment]:
+    """Return the few random directions that weigh the doses on dev; none of them is seen again on test."""
+    seed = setting.bench.protocol.null_seed + DEV_SEED
+    return [family[0] for family in draw_nulls(setting, [chosen], DEV_PAIRS, seed)]
+
+
+def _by_steering(setting: Setting, search: Search, places: Sequence[Treatment], measure: Measure) -> Place:
+    """Let the vector choose by its signal on dev, at one dose, and every random direction by its own."""
+    protocol = setting.bench.protocol
+    families = draw_nulls(setting, places, protocol.random_pairs, protocol.null_seed)
+    dose = min(search.start_mult * search.up_mult, 1.0)
+    cells = [Cell(t, dose if t.has_opposite else 1.0) for t in places]
+    tried = try_cells(cells, measure)
+    unsteered = setting.unsteered
+
+    def signal(found: Tried, sign: int) -> float:
+        values = signal_of(found.plus, found.minus, unsteered, sign)
+        return float(values.mean()) if len(values) else -np.inf
+
+    best = max(
+        range(len(places)), key=lambda i: (tried[i].holds(setting.gate), signal(tried[i], cells[i].sign))
+    )
+    rivals = try_cells(
+        [Cell(t, c.dose) for family in families for t, c in zip(family, cells, strict=True)], measure
+    )
+    nulls = []
+    for k, family in enumerate(families):
+        own = rivals[k * len(places) : (k + 1) * len(places)]
+        # a random direction has no sign: it may choose where its opposite does most
+        sizes = [abs(signal(t, 1)) if t.minus else signal(t, t.cell.sign) for t in own]
+        nulls.append(family[int(np.argmax(sizes))])
+
+    return Place(places[best], nulls, tried)
+
+
+def _candidates(setting: Setting) -> list[Treatment]:
+    """Return every treatment that may be chosen: one a method and layer, or one a method over all layers."""
+    vectors = setting.candidates.vectors
+    if setting.intervention.multi_layer == "no":
+        return [setting.build(method, {layer: v}) for (method, layer), v in vectors.items()]
+    return [_spread(setting, method) for method in dict.fromkeys(m for m, _ in vectors)]
+
+
+def _spread(setting: Setting, method: str) -> Treatment:
+    """Return one treatment over all layers of a method, the dose shared out."""
+    how = setting.intervention.multi_layer
+    own = {layer: v for (m, layer), v in setting.candidates.vectors.items() if m == method}
+    vectors = compose(how, own)
+
+    weights = dict.fromkeys(vectors, 1.0)
+    if how == "weighted" and setting.candidates.separation:
+        weights = {
+            layer: max(setting.candidates.separation.get((method, layer), 0.0), 0.0) for layer in vectors
+        }
+    total = sum(weights.values())
+    shares = {layer: w / total for layer, w in weights.items() if w > 0} or dict.fromkeys(
+        vectors, 1 / len(vectors)
+    )
+    return setting.build(method, {layer: vectors[layer] for layer in shares}, shares)
+
+
+def _by_merit(setting: Setting, choose_by: str, places: Sequence[Treatment]) -> Treatment:
+    """Return the treatment that separates held-out responses best, or the one nearest to the usual depth."""
+    separation: Mapping = setting.candidates.separation if choose_by == "separation" else {}
+    usual = DEPTH * len(setting.around.norms)
+
+    def merit(item: tuple[int, Treatment]) -> tuple[float, float, int]:
+        index, place = item
+        found = [separation.get((place.method, layer), 0.0) for layer in place.layers]
+        return sum(found) / len(found), -abs(sum(place.layers) / len(place.layers) - usual), -index
+
+    return max(enumerate(places), key=merit)[1]
