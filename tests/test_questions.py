@@ -15,7 +15,7 @@ from traitscope.utils.model.encode import text_of
 from traitscope.utils.records.dataset import read_trait
 from traitscope.utils.records.dataset_files import form_of, known_traits
 from traitscope.utils.records.questions import LEAST, read_pool
-from traitscope.utils.records.texts import join_shared, normalised
+from traitscope.utils.records.texts import join_shared, normalised, repeated
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 POOL = read_pool(CHECKOUT)
@@ -62,19 +62,24 @@ def test_normalising_twice_is_normalising_once(text):
     assert normalised(normalised(text)) == normalised(text)
 
 
-def test_entries_are_joined_through_what_they_share():
-    assert join_shared([["a"], ["b", "c"], ["d"], ["C."], ["A", "e"], ["x", "b"]]) == [0, 1, 2, 1, 0, 1]
-    assert join_shared([["a"], ["b"], ["a", "b"]]) == [0, 0, 0]
+def test_what_repeats_is_named_once_for_every_repetition():
+    assert repeated(["a", "b?", "A.", "c", "B", "a"]) == ["A.", "B", "a"]
 
 
-@given(st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=3), max_size=12))
-def test_joined_entries_and_no_others_are_reached_by_steps_over_shared_texts(texts):
-    reach = np.array([[bool(set(a) & set(b)) or a is b for b in texts] for a in texts], dtype=int)
-    reach = np.linalg.matrix_power(reach.astype(object), len(texts)) if texts else reach
-    firsts = join_shared(texts)
-    assert all(
-        (firsts[i] == firsts[j]) == bool(reach[i, j]) for i in range(len(texts)) for j in range(len(texts))
-    )
+def test_numbers_are_joined_through_what_they_share():
+    marks = [(3, "a"), (5, "b"), (5, "c"), (7, "d"), (8, "c"), (9, "a"), (9, "e"), (10, "x"), (10, "b")]
+    assert join_shared(marks) == {3: 3, 5: 5, 7: 7, 8: 5, 9: 3, 10: 5}
+    assert join_shared([(2, "a"), (4, "b"), (6, "a"), (6, "b")]) == {2: 2, 4: 2, 6: 2}
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from("abcdefgh")), max_size=20))
+def test_joined_are_those_numbers_that_steps_over_shared_marks_reach_and_no_others(marks):
+    firsts = join_shared(marks)
+    own = {n: {mark for number, mark in marks if number == n} for n in firsts}
+    reach = {n: {m for m in own if own[n] & own[m]} for n in own}
+    for _ in own:
+        reach = {n: set().union(*(reach[m] for m in reach[n])) for n in reach}
+    assert firsts == {n: min(reach[n]) for n in reach}
 
 
 def test_the_pool_is_open_questions_of_a_usual_length():

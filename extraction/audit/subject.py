@@ -60,7 +60,7 @@ class Subject:
             text = example.text
             if self.form == "scenarios" and not isinstance(item.prompt, str):
                 text = "\n".join(message["content"] for message in item.prompt)
-            texts[item.side][example.family + 1] = text
+            texts[item.side][example.line + 1] = text
 
         return texts
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import question_pool
 from traitscope.utils.records.dataset_files import is_text, read_object
-from traitscope.utils.records.texts import join_shared
+from traitscope.utils.records.texts import repeated
 
 LEAST = 200  # questions that a pool must have
 
@@ -24,9 +24,7 @@ def read_pool(root: Path) -> list[str]:
     if not isinstance(questions, list) or not all(map(is_text, questions)):
         raise UserError(f"{path} must have a list 'questions' of texts that are not empty")
 
-    firsts = join_shared([[question] for question in questions])
-    twice = [questions[i] for i, first in enumerate(firsts) if first != i]
-    if twice:
+    if twice := repeated(questions):
         raise UserError(f"{path} asks {twice[0]!r:.80} twice; delete one")
     if len(questions) < LEAST:
         raise UserError(f"{path} has {len(questions)} questions; a pool needs at least {LEAST}")

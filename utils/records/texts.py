@@ -1,7 +1,7 @@
-"""When two texts count as one: the only place that says so."""
+"""When two texts count as one, and what is joined by a text that it shares: the only place that says so."""
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable
 
 EDGE = " .,;:!?¿¡…-‐‑‒–—―'\"`´‘’‚‛“”„‟«»‹›()[]{}<>*_。、「」『』"
 
@@ -17,21 +17,31 @@ def normalised(text: str) -> str:
     return unicodedata.normalize("NFKC", words.strip(EDGE)) or words
 
 
-def join_shared(texts: Sequence[Iterable[str]]) -> list[int]:
-    """Return for every entry the index of the first one that it is joined to: entries are joined that
-    share a text, itself or through others (union-find over normalised texts).
+def repeated(texts: Iterable[str]) -> list[str]:
+    """Return the texts that repeat an earlier one."""
+    seen: set[str] = set()
+    again: list[str] = []
+    for text in texts:
+        if (known := normalised(text)) in seen:
+            again.append(text)
+        seen.add(known)
+    return again
+
+
+def join_shared(marks: Iterable[tuple[int, Hashable]]) -> dict[int, int]:
+    """Return {number: the smallest number that it is joined to}: numbers are joined that share a mark,
+    by themselves or through others (union-find).
     """
-    first = list(range(len(texts)))
-    seen: dict[str, int] = {}
+    parent: dict[int, int] = {}
+    holder: dict[Hashable, int] = {}
 
-    def root(i: int) -> int:
-        while first[i] != i:
-            first[i] = i = first[first[i]]
-        return i
+    def root(number: int) -> int:
+        while (above := parent.setdefault(number, number)) != number:
+            parent[number] = number = parent[above]
+        return number
 
-    for i, own in enumerate(texts):
-        for text in map(normalised, own):
-            a, b = sorted((root(i), root(seen.setdefault(text, i))))
-            first[b] = a
+    for number, mark in marks:
+        low, high = sorted((root(number), root(holder.setdefault(mark, number))))
+        parent[high] = low
 
-    return [root(i) for i in range(len(texts))]
+    return {number: root(number) for number in sorted(parent)}
