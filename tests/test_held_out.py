@@ -2,17 +2,30 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import CHECKOUT, write_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traitscope.utils.files.paths import SIDES
+from traitscope.extraction.fitting.methods import FitOptions
+from traitscope.extraction.run_pipeline import load_stage
+from traitscope.utils.errors import UserError
+from traitscope.utils.files.paths import CAPTURE, FIT, SIDES, TraitPaths
+from traitscope.utils.files.reading import read_json
+from traitscope.utils.judge.embedded import EmbeddedJudge
 from traitscope.utils.model.encode import Prompt, text_of
+from traitscope.utils.model.loading import ModelOptions
+from traitscope.utils.records.activations import read_captured, read_fitted_on, write_captured
+from traitscope.utils.records.dataset import read_trait
 from traitscope.utils.records.held_out import FEW, HeldOut, held_out_sizes, split_held_out
-from traitscope.utils.records.responses import Response
+from traitscope.utils.records.questions import read_pool
+from traitscope.utils.records.responses import Response, write_responses
+from traitscope.utils.records.scores import ScoredRow, Thresholds
 from traitscope.utils.records.texts import normalised
+from traitscope.utils.records.vectors import list_vectors
 
 WIDTH = 300
 SEEDS = range(40)
@@ -220,3 +233,93 @@ def test_no_text_of_a_held_out_prompt_was_fitted_on_and_no_pair_is_torn(pairs, s
         i: {s for s, r in zip(held_out.splits, rows, strict=True) if r.pair == i} for i in range(len(pairs))
     }
     assert all(len(splits) == 1 for splits in of_pair.values())
+
+
+@pytest.fixture
+def captured(tmp_path, llama) -> TraitPaths:
+    """Responses of five instructions on twenty questions, of a tiny model, and what stage 3 said of them."""
+    paths = TraitPaths("e", "mood/told", tmp_path)
+    draw = random.Random(0)
+    rows = [
+        replace(r, prompt_ids=[1, 2, 3], response_ids=[draw.randrange(3, 99) for _ in range(4)])
+        for r in instructed(5, 20)
+    ]
+    write_responses(paths, rows, {"model": llama.identity})
+    return paths
+
+
+def fit(paths: TraitPaths) -> dict:
+    return load_stage(FIT).run(
+        paths, fit=FitOptions(), thresholds=Thresholds(), methods=("mean_diff",), fit_layers="1", no_vet=True
+    )
+
+
+def test_stages_3_and_4_neither_fit_nor_measure_on_what_is_left_aside(captured, tiny_folders):
+    said = load_stage(CAPTURE).run(captured, model=ModelOptions(model=tiny_folders["llama"], device="cpu"))
+    assert (said["held out"], said["left aside"]) == (24, 92)
+
+    content = read_json(captured.activations_metadata)
+    assert content["held_out"] == {"by": ["group", "instruction"], "train": 84, "val": 24, "aside": 92}
+    of_split = {s: {r["key"] for r in content["rows"] if r["split"] == s} for s in ("train", "val", "aside")}
+    fit(captured)
+    fitted_on = read_fitted_on(captured)
+    assert (fitted_on.keys("train"), fitted_on.keys("val")) == (of_split["train"], of_split["val"])
+    about = list_vectors(captured)["mean_diff", 1]
+    assert (about.train.n_pos, about.val.n_pos, about.val.n_neg) == (42, 12, 12)
+
+
+def test_what_is_left_aside_does_not_count_as_usable(captured, tiny_folders):
+    load_stage(CAPTURE).run(captured, model=ModelOptions(model=tiny_folders["llama"], device="cpu"))
+    stage = load_stage(FIT)
+    with pytest.raises(UserError, match="only 54 usable pos responses, 55 are needed"):
+        stage.run(captured, fit=FitOptions(), thresholds=Thresholds(), no_vet=True, min_usable=55)
+
+
+def test_activations_of_an_older_version_are_fitted_as_they_were_held_out(captured, tiny_folders, llama):
+    load_stage(CAPTURE).run(captured, model=ModelOptions(model=tiny_folders["llama"], device="cpu"))
+    content = read_json(captured.activations_metadata)
+    responses = instructed(5, 20)
+    splits = by_group(responses, 0)
+    columns = (
+        "made_by",
+        "responses_sha256",
+        "component",
+        "position",
+        "mean_norms",
+        "left_out_without_tokens",
+    )
+    rows = [
+        {"key": r.key, "side": r.side, "pair": r.pair, "group": r.group, "split": s}
+        for r, s in zip(responses, splits, strict=True)
+    ]
+    tensor = read_captured(captured).activations
+    write_captured(captured, tensor, {name: content[name] for name in columns} | {"rows": rows})
+
+    fit(captured)
+    assert read_fitted_on(captured).keys("val") == {
+        r.key for r, s in zip(responses, splits, strict=True) if s == "val"
+    }
+    assert list_vectors(captured)["mean_diff", 1].val.n_pos == 20
+
+
+def test_the_embedded_judge_cannot_learn_a_repeated_text_by_heart(tmp_path):
+    texts = random.Random(1).sample(read_pool(CHECKOUT), 40)  # of no trait: sides by chance
+    order = random.Random(2).sample(range(60), 60)
+    paths = TraitPaths("e", "mood/chance", tmp_path)
+    lines = {
+        "positive.txt": "\n".join(texts[i % 20] for i in order),
+        "negative.txt": "\n".join(texts[20 + i % 20] for i in order),
+    }
+    write_dataset(paths.dataset, {**lines, "definition.txt": "chance"})
+    rubric = read_trait(paths).rubric
+    by_line = replace(rubric, examples=tuple(replace(e, family=e.line) for e in rubric.examples))
+
+    accuracy = [EmbeddedJudge(r).identity["cross_validated_accuracy"] for r in (by_line, rubric)]
+    assert accuracy[0] > 0.9  # the planted leak is one
+    assert accuracy[1] < 0.7
+
+
+def test_a_scenario_is_known_by_its_line_and_in_older_files_by_its_group():
+    row = {"side": "pos", "index": 3, "group": 0, "text": "sunny", "value": 50.0, "state": "scored"}
+    assert ScoredRow.model_validate(row | {"line": 3}).place == 3
+    assert ScoredRow.model_validate(row | {"group": 2}).place == 2
