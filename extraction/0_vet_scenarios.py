@@ -31,7 +31,7 @@ def vet_scenarios(paths: TraitPaths, *, judging: JudgeOptions, thresholds: Thres
 
     pairs = list(zip(examples, scores, strict=True))
     failed = {
-        side: [e.family + 1 for e, s in pairs if e.side == side and not thresholds.passes(s, side)]
+        side: [e.line + 1 for e, s in pairs if e.side == side and not thresholds.passes(s, side)]
         for side in SIDES
     }
     # as of these thresholds; whoever uses the scores applies its own

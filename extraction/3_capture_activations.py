@@ -17,7 +17,8 @@ from traitscope.utils.files.paths import CAPTURE, GENERATE, SIDES, TraitPaths
 from traitscope.utils.model.capture import Reading, pool_activations, select_positions
 from traitscope.utils.model.loading import LM, ModelOptions, load_lm
 from traitscope.utils.model.parts import Component
-from traitscope.utils.records.activations import split_held_out, write_captured
+from traitscope.utils.records.activations import write_captured
+from traitscope.utils.records.held_out import ASIDE, VAL, split_held_out
 from traitscope.utils.records.responses import read_origin, read_responses, response_digests
 from traitscope.utils.stage.alone import stage_command
 from traitscope.utils.stage.command import command
@@ -32,7 +33,9 @@ def capture_activations(
     position: Annotated[
         str, "Pooled tokens, such as response[:], response[:5], response[-1] or prompt[-1]."
     ] = "response[:]",
-    val_share: Annotated[float, "Share of the pairs held out from fitting."] = 0.2,
+    val_share: Annotated[
+        float, "Share of the pairs held out; of questions that meet instructions, of what is not left aside."
+    ] = 0.2,
     split_seed: Annotated[int, "Seed of the held-out split."] = 0,
     batch_tokens: Annotated[int, "Tokens per forward pass; 0 chooses."] = 0,
 ) -> dict:
@@ -52,10 +55,10 @@ def capture_activations(
     label = f"{CAPTURE} {paths.trait}"
     pooled = pool_activations(lm, readings, component=component, batch_tokens=batch_tokens, label=label)
 
-    splits = split_held_out([r for r, _ in kept], val_share, split_seed)
+    held_out = split_held_out([r for r, _ in kept], val_share, split_seed)
     rows = [
-        {"key": r.key, "side": r.side, "pair": r.pair, "group": r.group, "split": split}
-        for (r, _), split in zip(kept, splits, strict=True)
+        {"key": r.key, "side": r.side, "pair": r.pair, "group": group, "split": split}
+        for (r, _), group, split in zip(kept, held_out.groups, held_out.splits, strict=True)
     ]
     about = {
         "made_by": {"stage": CAPTURE, "model": lm.identity},
@@ -64,6 +67,7 @@ def capture_activations(
         "position": position,
         "mean_norms": [round(float(x), 4) for x in pooled.norms],
         "left_out_without_tokens": [r.key for r, p in zip(responses, chosen, strict=True) if not p],
+        "held_out": held_out.as_json(),
         "rows": rows,
     }
     write_captured(paths, pooled.activations, about)
@@ -72,7 +76,8 @@ def capture_activations(
     return {
         "responses": len(kept),
         "layers": lm.n_layers,
-        "held out": splits.count("val"),
+        "held out": held_out.splits.count(VAL),
+        **({"left aside": aside} if (aside := held_out.splits.count(ASIDE)) else {}),
         "without tokens": without,
     }
 
@@ -88,6 +93,7 @@ def require_own_tokens(paths: TraitPaths, lm: LM) -> None:
 STAGE = Stage(
     name=CAPTURE,
     run=capture_activations,
+    version=2,
     inputs=lambda paths, params: [paths.responses(side) for side in SIDES],
     outputs=lambda paths, params: [paths.activations, paths.activations_metadata],
     cosmetic=("batch_tokens",),

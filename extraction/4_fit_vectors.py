@@ -65,7 +65,7 @@ def fit_vectors(
     layers = parse_layers(fit_layers, captured.activations.shape[1])
 
     keys = None if no_vet else usable_responses(paths, thresholds, captured.about.responses_sha256)
-    rows = [r for r in captured.rows if keys is None or r.key in keys]
+    rows = [r for r in captured.rows if r.split in SPLITS and (keys is None or r.key in keys)]
     require_usable(paths.trait, [r.side for r in rows], min_usable)
     train, val = ([r.key for r in rows if r.split == split] for split in SPLITS)
     sha256 = captured.about.sha256

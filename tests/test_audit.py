@@ -222,6 +222,7 @@ def test_an_acceptance_of_no_check_fails(plant):
     [
         ({"questions": QUESTIONS[:19]}, None, "questions"),
         ({"questions": [*QUESTIONS, QUESTIONS[0].upper()]}, None, "question_duplicates"),
+        ({"questions": [*QUESTIONS, PAIRS[5][1]]}, None, "question_overlap"),
         ({}, "Hope. HIGH: much. LOW: little.", "definition_bands"),
     ],
 )
@@ -238,11 +239,12 @@ def test_what_cannot_be_read_is_the_finding(tmp_path):
     assert not audit.is_clean
 
 
-def audit_instructions(root: Path, content: dict, evaluation: list) -> Audit:
+def audit_instructions(root: Path, content: dict, evaluation: list | None) -> Audit:
     paths = TraitPaths("x", "mood/told", root)
     paths.dataset.mkdir(parents=True)
     (paths.dataset / "trait_definition.json").write_text(json.dumps(content))
-    (paths.dataset / "trait_definition_eval.json").write_text(json.dumps({"questions": evaluation}))
+    if evaluation is not None:
+        (paths.dataset / "trait_definition_eval.json").write_text(json.dumps({"questions": evaluation}))
     return audit_trait(paths)
 
 
@@ -251,6 +253,10 @@ def audit_instructions(root: Path, content: dict, evaluation: list) -> Audit:
     [
         ({}, [f"{q} Really?" for q in QUESTIONS[:20]], set()),
         ({}, QUESTIONS[:20], {"question_overlap"}),
+        ({}, None, {"question_overlap"}),  # without evaluation questions those of extraction are taken
+        ({}, [f" {q.upper()} " for q in QUESTIONS[:20]], {"question_overlap"}),
+        ({"questions": [*QUESTIONS[:20], f"“{QUESTIONS[0]}”"]}, [f"{q} Really?" for q in QUESTIONS[:20]], {"question_duplicates"}),
+        ({"questions": [*QUESTIONS[:20], QUESTIONS[0]]}, [f"{q} Really?" for q in QUESTIONS[:20]], {"question_duplicates"}),
         ({"questions": QUESTIONS[:19]}, [f"{q} Really?" for q in QUESTIONS[:18]], {"extraction_questions", "questions"}),
         ({"instruction": INSTRUCTION[:4]}, [f"{q} Really?" for q in QUESTIONS[:20]], {"pairs"}),
         ({"instruction": [p | {"pos": "Always and without fail, " + p["pos"]} for p in INSTRUCTION]}, [f"{q} Really?" for q in QUESTIONS[:20]],
@@ -267,6 +273,9 @@ def test_the_audit_finds_what_is_wrong_in_given_answers(tmp_path):
     rows = [{"question": f"{i}?", "positive": pos, "negative": neg} for i, (pos, neg) in enumerate(PAIRS)]
     (paths.dataset / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert audit_trait(paths).is_clean
+    again = [*rows[:-1], rows[-1] | {"question": "3 ?"}]
+    (paths.dataset / "pairs.jsonl").write_text("\n".join(map(json.dumps, again)))
+    assert failing(audit_trait(paths)) == {"question_duplicates"}
     rows = [row | {"positive": longer(row["positive"], 0)} for row in rows]
     (paths.dataset / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert {"length_in_words", "length_in_tokens"} <= failing(audit_trait(paths))

@@ -6,8 +6,7 @@ from traitscope.utils.measures.directions import draw_directions
 from traitscope.utils.model import capture
 from traitscope.utils.model.capture import Reading, pool_activations, select_positions
 from traitscope.utils.model.encode import encode
-from traitscope.utils.records.activations import as_stored, split_held_out
-from traitscope.utils.records.responses import Response
+from traitscope.utils.records.activations import as_stored
 from traitscope.utils.stage.layers import parse_layers
 
 TEXTS = ["Hello there", "A much longer text than the first one", "Mid-sized text", "x y z"]
@@ -109,20 +108,6 @@ def test_a_malformed_position_is_refused(position):
 
 def test_an_empty_response_has_no_position():
     assert select_positions("response[:]", 4, 0) == []
-
-
-def _response(side: str, group: int, rollout: int = 0) -> Response:
-    return Response(f"{side}:{group}:{rollout}", side, group, group, rollout, "p", "r", [1], [2], True)
-
-
-def test_held_out_rows_are_whole_groups_drawn_at_random():
-    rows = [_response(side, g, r) for side in ("pos", "neg") for g in range(50) for r in range(2)]
-    split = split_held_out(rows, 0.2, 0)
-    held_out = {r.group for r, s in zip(rows, split, strict=True) if s == "val"}
-    assert len(held_out) == 10
-    assert all((s == "val") == (r.group in held_out) for r, s in zip(rows, split, strict=True))
-    assert held_out != set(range(40, 50))  # not the end of the file: files are written in blocks of topics
-    assert split == split_held_out(rows, 0.2, 0) != split_held_out(rows, 0.2, 1)
 
 
 @pytest.mark.parametrize(

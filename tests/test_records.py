@@ -357,13 +357,16 @@ def test_a_push_moves_by_its_dose_times_the_mean_norm(paths):
         replace(vector, measured=lambda: None).push(0.25)
 
 
+RAISED = {"3_capture_activations": 2}  # since then: what is held out shares no text with what is fitted on
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_experiment_of_the_first_house_is_up_to_date_by_version_and_parameters(stage, monkeypatch):
     known, stored = load_stage(stage), FIRST_HOUSE[stage]
     settings = {"model": "embedded", "judge": "embedded", "subset": 16}
     tracked = known.tracked(known.params(settings))
     tracked = {name: value.split("#")[0] if name == "model" else value for name, value in tracked.items()}
-    assert (known.version, tracked) == (stored["version"], stored["params"])
+    assert (known.version, tracked) == (RAISED.get(stage, stored["version"]), stored["params"])
 
 
 SHAPES = {

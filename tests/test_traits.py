@@ -558,3 +558,71 @@ def test_a_shipped_trait_has_questions_and_a_definition_of_three_levels(trait):
 
 def test_the_shipped_traits_are_found():
     assert set(SHIPPED) <= set(known_traits(CHECKOUT))
+
+
+def families(dataset: TraitDataset) -> list[tuple[str, int, int]]:
+    return [(e.side, e.line, e.family) for e in dataset.rubric.examples]
+
+
+def test_scenarios_that_repeat_a_text_are_one_group_and_one_family_and_stay_where_they_are(read):
+    lines = {"positive.txt": "sunny\nbright\n\nSunny .\nwarm\n", "negative.txt": "rainy\ndark\n\nwet\nDARK\n"}
+    dataset = read(SCENARIOS | lines)
+    assert [(i.side, i.pair, i.group) for i in dataset.items] == [
+        (side, pair, group) for side in ("pos", "neg") for pair, group in ((0, 0), (1, 1), (3, 0), (4, 1))
+    ]
+    assert [i.prompt for i in dataset.items if i.side == "pos"] == ["sunny", "bright", "Sunny .", "warm"]
+    assert families(dataset) == [
+        (side, line, family) for side in ("pos", "neg") for line, family in ((0, 0), (1, 1), (3, 0), (4, 1))
+    ]
+
+
+def test_repeated_questions_of_instructions_are_one_group_and_repeated_instructions_one_family(read):
+    pairs = [*INSTRUCTION["instruction"], {"pos": "Cheer!", "neg": "fear"}]
+    content = INSTRUCTION | {"instruction": pairs, "questions": ["A?", "B?", "a", "C?"]}
+    dataset = read({"trait_definition.json": content})
+    assert [i.group for i in dataset.items if i.side == "pos"] == [0, 1, 0, 3] * 3
+    assert sorted(i.pair for i in dataset.items if i.side == "neg") == list(range(12))
+    assert {(line, family) for _, line, family in families(dataset)} == {(0, 0), (1, 1), (2, 0)}
+
+
+def test_given_answers_share_a_family_by_their_question_or_an_answer_and_a_group_by_their_question(read):
+    rows = [
+        PAIR,
+        {"question": "When?", "positive": "Soon.", "negative": "Never."},
+        {"question": "how", "positive": "Finely.", "negative": "Poorly."},
+        {"question": "Where?", "positive": "soon", "negative": "Nowhere."},
+        {"question": "Who?", "positive": "Ann.", "negative": "Nobody."},
+    ]
+    dataset = read(ANSWERS | {"pairs.jsonl": rows})
+    assert [i.group for i in dataset.items if i.side == "pos"] == [0, 1, 0, 3, 4]
+    assert [family for side, _, family in families(dataset) if side == "neg"] == [0, 1, 0, 1, 4]
+
+
+@pytest.mark.parametrize(
+    ("form", "used"),
+    [
+        ("scenarios", {"sunny", "bright", "rainy", "dark"}),
+        ("instructions", {"a", "b", "c"}),
+        ("answers", {"how", "when"}),
+    ],
+)
+def test_what_extraction_used_is_known_and_told_from_other_questions(read, form, used):
+    dataset = read(FORMS[form])
+    assert dataset.used_in_extraction == used
+    known = [f" {text.upper()}? " for text in sorted(used)]
+    assert dataset.split_used([known[0], "Why?", *known[1:], "Who?"]) == (["Why?", "Who?"], known)
+
+
+def test_an_instruction_trait_without_evaluation_questions_has_none_of_its_own(read):
+    dataset = read(INSTRUCTIONS)
+    assert dataset.split_used(dataset.questions) == ([], ["A?", "B?", "C?"])
+
+
+@pytest.mark.parametrize("trait", known_traits(CHECKOUT))
+def test_no_shipped_trait_repeats_a_text_or_is_evaluated_on_what_extraction_used(trait):
+    paths = TraitPaths("x", trait, CHECKOUT)
+    if not prompt_files(paths):
+        pytest.skip("a definition and no prompts")
+    dataset = read_trait(paths)
+    assert dataset.split_used(dataset.questions)[1] == []
+    assert all(e.family == e.line for e in dataset.rubric.examples)

@@ -31,7 +31,7 @@ CHECKS: dict[str, Check] = {
     "unequal_sides": Check(soundness.count_unpaired),
     "questions": Check(soundness.count_questions),
     "extraction_questions": Check(soundness.count_extraction_questions, ("instructions",)),
-    "question_overlap": Check(soundness.count_question_overlap, ("instructions",)),
+    "question_overlap": Check(soundness.count_question_overlap),
     "question_duplicates": Check(soundness.count_question_duplicates),
     "definition_bands": Check(soundness.count_bands),
     "to_fill_in": Check(soundness.count_unfilled),

@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 from traitscope.extraction.audit.subject import Measure, Subject, words_of
 from traitscope.utils.records.dataset_files import COMMENT
+from traitscope.utils.records.texts import normalised, repeated
 
 MIN_PAIRS = {"scenarios": 60, "instructions": 5, "answers": 60}
 MIN_QUESTIONS = 20
@@ -44,7 +44,7 @@ def count_unpaired(subject: Subject) -> Measure:
 
 def count_questions(subject: Subject) -> Measure:
     """Return how many different questions steering is evaluated on."""
-    n = len({_normal(q) for q in subject.dataset.questions})
+    n = len({normalised(q) for q in subject.dataset.questions})
     advice = (
         f"add {MIN_QUESTIONS - n} neutral questions to 'questions' (steering.json), answerable either way: "
         "two fifths choose the dose, three fifths report"
@@ -54,7 +54,7 @@ def count_questions(subject: Subject) -> Measure:
 
 def count_extraction_questions(subject: Subject) -> Measure:
     """Return how many different questions every instruction meets."""
-    n = len({_normal(q) for q in subject.asked})
+    n = len({normalised(q) for q in subject.asked})
     return Measure(
         n,
         MIN_QUESTIONS,
@@ -67,8 +67,7 @@ def count_extraction_questions(subject: Subject) -> Measure:
 
 def count_question_overlap(subject: Subject) -> Measure:
     """Return how many evaluation questions the vector was already extracted with."""
-    seen = {_normal(q) for q in subject.asked}
-    both = [q for q in subject.dataset.questions if _normal(q) in seen]
+    _, both = subject.dataset.split_used(subject.dataset.questions)
     advice = (
         "evaluate on questions that extraction has not used (trait_definition_eval.json or steering.json): "
         f"{_quote(both)}"
@@ -84,13 +83,8 @@ def count_question_overlap(subject: Subject) -> Measure:
 
 
 def count_question_duplicates(subject: Subject) -> Measure:
-    """Return how many questions are asked twice."""
-    twice = [
-        q
-        for questions in (subject.dataset.questions, subject.asked)
-        for q, n in Counter(map(_normal, questions)).items()
-        if n > 1
-    ]
+    """Return how many questions repeat an earlier one, of evaluation or of extraction."""
+    twice = [q for questions in (subject.dataset.questions, subject.asked) for q in repeated(questions)]
     return Measure(len(twice), 0, not twice, advice=f"replace what is asked twice: {_quote(twice)}")
 
 
@@ -159,7 +153,8 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def count_duplicates(subject: Subject) -> Measure:
-    """Return how many texts repeat an earlier one of their side, apart from case and spacing."""
+    """Return how many texts repeat an earlier one of their side, apart from case, spacing and the signs around
+    them."""
     repeats = {side: _repeats(texts) for side, texts in subject.sides.items()}
     total = sum(map(len, repeats.values()))
     named = "; ".join(f"{side} {subject.name_lines(numbers)}" for side, numbers in repeats.items() if numbers)
@@ -167,8 +162,8 @@ def count_duplicates(subject: Subject) -> Measure:
 
 
 def _repeats(texts: dict[int, str]) -> list[int]:
-    first = {_normal(text): number for number, text in reversed(texts.items())}
-    return [number for number, text in texts.items() if first[_normal(text)] != number]
+    first = {normalised(text): number for number, text in reversed(texts.items())}
+    return [number for number, text in texts.items() if first[normalised(text)] != number]
 
 
 def count_near_duplicates(subject: Subject) -> Measure:
@@ -194,14 +189,14 @@ def near_duplicates(texts: dict[int, str]) -> list[tuple[int, int]]:
     return [
         (numbers[i], numbers[j])
         for i, j in np.argwhere(np.triu(close, 1))
-        if _normal(texts[numbers[i]]) != _normal(texts[numbers[j]])
+        if normalised(texts[numbers[i]]) != normalised(texts[numbers[j]])
     ]
 
 
 def count_identical_sides(subject: Subject) -> Measure:
     """Return how many texts stand on both sides."""
     pos, neg = (
-        {_normal(text): number for number, text in subject.sides[side].items()} for side in ("pos", "neg")
+        {normalised(text): number for number, text in subject.sides[side].items()} for side in ("pos", "neg")
     )
     both = sorted({number for text in pos.keys() & neg.keys() for number in (pos[text], neg[text])})
     count = len(pos.keys() & neg.keys())
@@ -244,10 +239,6 @@ def count_unfilled(subject: Subject) -> Measure:
 
 def _own_lines(text: str) -> Iterator[tuple[int, str]]:
     return ((i, line) for i, line in enumerate(text.split("\n"), 1) if not line.startswith(COMMENT))
-
-
-def _normal(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 def _quote(texts: Sequence[str]) -> str:

@@ -60,7 +60,7 @@ class Subject:
             text = example.text
             if self.form == "scenarios" and not isinstance(item.prompt, str):
                 text = "\n".join(message["content"] for message in item.prompt)
-            texts[item.side][example.family + 1] = text
+            texts[item.side][example.line + 1] = text
 
         return texts
 
@@ -76,9 +76,15 @@ class Subject:
 
     @cached_property
     def asked(self) -> list[str]:
-        """The questions that every instruction meets, in order."""
-        prompts = [item.prompt for item in self.dataset.items if self.form == "instructions"]
-        return list({text_of(prompt): None for prompt in prompts if not isinstance(prompt, str)})
+        """The questions that extraction asks, in order, with their repetitions: those that every instruction
+        meets, or those of the given answers.
+        """
+        if self.form == "scenarios":
+            return []
+        side = [item for item in self.dataset.items if item.side == SIDES[0]]
+        if self.form == "instructions":
+            side = [item for item in side if item.example == side[0].example]
+        return [text_of(item.prompt) for item in side]
 
     def name_lines(self, numbers: list[int], most: int = 8) -> str:
         """Return "lines 3, 9, 12 …" in the words of the form."""

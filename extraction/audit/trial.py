@@ -49,12 +49,12 @@ def try_trait(dataset: TraitDataset, model: ModelOptions, judging: JudgeOptions,
     items = spread_items(dataset, count)
     judge = load_judge(judging, dataset.rubric)
     responses = write_responses(items, model)
-    families = [dataset.rubric.examples[item.example].family for item in items]
-    scores = _score(judge, items, responses, families)
-    rows = zip(items, families, responses, scores, strict=True)
+    examples = [dataset.rubric.examples[item.example] for item in items]
+    scores = _score(judge, items, responses, [example.family for example in examples])
+    rows = zip(items, examples, responses, scores, strict=True)
     texts = tuple(
-        TriedText(item.side, family + 1, text_of(item.prompt), response, score)
-        for item, family, response, score in rows
+        TriedText(item.side, example.line + 1, text_of(item.prompt), response, score)
+        for item, example, response, score in rows
     )
 
     return Trial(texts, judge.identity.get("cross_validated_accuracy"))

@@ -85,6 +85,12 @@ def template_dir(form: str) -> Path:
     return Path(__file__).parents[2] / "datasets" / "templates" / form
 
 
+def question_pool(root: Path) -> Path:
+    """Return the file of neutral questions: the root's own, else the one of this checkout."""
+    name = Path("datasets", "questions", "neutral.json")
+    return root / name if is_there(root / name) else Path(__file__).parents[2] / name
+
+
 def check_name(kind: str, name: str, parts: range) -> None:
     """Refuse a name that would leave its folder or name no folder; `parts` is how many `/`-separated
     parts it may have.

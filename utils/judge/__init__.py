@@ -6,7 +6,7 @@ each response (`score_responses`).
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -58,6 +58,7 @@ class Example:
         int  # examples of one family belong together, and are never split between fitting and testing a judge
     )
     text: str
+    line: int = field(default=-1, compare=False)  # where it stands in its file, from 0
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
-"""Captured activations on disk, and the held-out split."""
+"""Captured activations on disk, and which of them vectors were fitted and measured on."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -11,13 +10,12 @@ from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import CAPTURE, FIT, SIDES, TraitPaths
 from traitscope.utils.files.tensors import load_tensor, save_tensor
-from traitscope.utils.records.responses import Response
 from traitscope.utils.records.shaped import Shaped, read_shaped, require_distinct, require_own
 
 if TYPE_CHECKING:  # a laptop without torch reads what is known of activations too
     from torch import Tensor
 
-SPLITS = ("train", "val")
+SPLITS = ("train", "val")  # what is fitted and measured on
 CHUNK_BYTES = 256 << 20  # of float32 activations that are fitted at a time
 
 
@@ -28,7 +26,7 @@ class CapturedRow(Shaped):
     side: Literal["pos", "neg"]
     pair: int = -1
     group: int = -1
-    split: Literal["train", "val"]
+    split: Literal["train", "val", "aside"]  # aside: neither fitted nor measured on
 
     @model_validator(mode="after")
     def _is_of_its_side(self) -> Self:
@@ -202,12 +200,3 @@ def fitted_sides(
         for side in SIDES
         for split in SPLITS
     }
-
-
-def split_held_out(responses: Sequence[Response], share: float, seed: int) -> list[str]:
-    """Return "train" or "val" per response: whole groups are held out, drawn at random (files are written
-    in blocks of topics).
-    """
-    groups = sorted({r.group for r in responses})
-    held_out = set(random.Random(seed).sample(groups, round(share * len(groups))))
-    return ["val" if r.group in held_out else "train" for r in responses]

@@ -4,7 +4,9 @@ questions.
 The stages do not know which form a trait came in; only its audit does.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from traitscope.utils.records.dataset_files import (
     read_text,
     string_in,
 )
+from traitscope.utils.records.texts import join_shared, normalised
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Item:
 
     side: str
     pair: int  # the pos and neg item with the same pair are contrastive
-    group: int  # items of a group share a topic: held out together
+    group: int  # items of a group share a prompt's text: held out together
     example: int  # index into the rubric's examples: the contrasting text behind the prompt
     prompt: Prompt
     response: str | None = None
@@ -56,6 +59,19 @@ class TraitDataset:
     direction: str = "positive"  # "negative": the researcher wants less of it
     # check of the audit → why its finding belongs to the trait
     accepted_confounds: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def used_in_extraction(self) -> frozenset[str]:
+        """The questions and scenarios that vectors are extracted with, normalised."""
+        return frozenset(normalised(text_of(item.prompt)) for item in self.items)
+
+    def split_used(self, questions: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return (own, used): the questions that extraction has not seen, and those that it used."""
+        own: list[str] = []
+        used: list[str] = []
+        for question in questions:
+            (used if normalised(question) in self.used_in_extraction else own).append(question)
+        return own, used
 
     def ask_for(self, wanted: int) -> str:
         """Return a system prompt that asks for more of the trait (+1) or for less (−1)."""
@@ -87,6 +103,7 @@ def read_trait(paths: TraitPaths) -> TraitDataset:
         if not any(item.side == side for item in items):
             raise UserError(f"{paths.trait}: the {side} side is empty; a trait needs prompts on both sides")
 
+    items, examples = _join_repeated(items, examples)
     steering = steering | _read_steering(folder)
     rubric = Rubric(
         paths.trait, _read_definition(folder, form), tuple(examples), _eval_prompt(steering, folder)
@@ -100,6 +117,22 @@ def read_trait(paths: TraitPaths) -> TraitDataset:
         questions,
         _direction(steering, folder),
         _accepted(steering, folder),
+    )
+
+
+def _join_repeated(items: list[Item], examples: list[Example]) -> tuple[list[Item], list[Example]]:
+    """Join the groups of items that repeat a prompt's text, and the families of examples that repeat a text
+    or answer one question: no split and no fold has a text on both of its sides.
+    """
+    groups = join_shared((item.group, normalised(text_of(item.prompt))) for item in items)
+    given = [item for item in items if item.response is not None]
+
+    marks = [(example.family, normalised(example.text)) for example in examples]
+    marks += [(examples[item.example].family, normalised(text_of(item.prompt))) for item in given]
+    families = join_shared(marks)
+    return (
+        [replace(item, group=groups[item.group]) for item in items],
+        [replace(e, family=families[e.family], line=e.family) for e in examples],
     )
 
 

@@ -64,13 +64,19 @@ class GivenScore(Shaped):
 
 
 class ScoredRow(GivenScore):
-    """One text that was judged. A scenario has an index, a group and its text; a response has a key."""
+    """One text that was judged. A scenario has an index, a group, a line and its text; a response has a key."""
 
     side: str
     index: int = -1
     group: int = -1
+    line: int = -1
     text: str = ""
     key: str = ""
+
+    @property
+    def place(self) -> int:
+        """Where a scenario stands in its file, from 0; older versions called it the group."""
+        return self.line if self.line >= 0 else self.group
 
 
 class Scores(Shaped):
@@ -112,7 +118,10 @@ def write_scenario_scores(
     vetted_at: dict,
 ) -> dict:
     """Write what stage 0 found; see `_write`."""
-    rows = [{"side": e.side, "index": i, "group": e.family, "text": e.text} for i, e in enumerate(examples)]
+    rows = [
+        {"side": e.side, "index": i, "group": e.family, "line": e.line, "text": e.text}
+        for i, e in enumerate(examples)
+    ]
     content = {"trait": paths.trait, "of": "scenarios", "vetted_at": vetted_at, "rows": rows}
     return _write(paths.scenario_scores, content, scores, judge, max_unjudged)
 

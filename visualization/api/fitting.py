@@ -161,7 +161,7 @@ def _scenarios(paths: TraitPaths, thresholds: Thresholds) -> Vetting | None:
         return None
     content = read_scores(paths, "scenarios")
     texts = [
-        {"id": f"{row.side}:{row.group}", "pair": row.group, "prompt": row.text, "response": None}
+        {"id": f"{row.side}:{row.place}", "pair": row.place, "prompt": row.text, "response": None}
         for row in content.rows
     ]
     return _vetting(content, texts, thresholds)
