@@ -27,7 +27,7 @@ from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import ExperimentPaths, TraitPaths
 from traitscope.utils.judge import Answer, JudgeOptions, load_judge
 from traitscope.utils.measures.directions import combine
-from traitscope.utils.measures.intervals import bootstrap_mean
+from traitscope.utils.measures.intervals import mean_interval
 from traitscope.utils.model.generation import Sampling, Work
 from traitscope.utils.model.hooks import Push
 from traitscope.utils.model.loading import LM, ModelOptions, load_lm
@@ -138,7 +138,7 @@ def _interval(pair: Sequence[ArmResult]) -> dict | None:
     odd = odd_part(pair[0], pair[1], 1)
     if len(odd) < 2:
         return None
-    mean, low, high = (round(x, 4) for x in bootstrap_mean(odd))
+    mean, low, high = (round(x, 4) for x in mean_interval(odd))
     return {"mean": mean, "low": low, "high": high, "n": len(odd)}
 
 

@@ -11,8 +11,8 @@ from traitscope.analysis.steering.arms import ArmResult
 from traitscope.analysis.steering.search import Cell, effect_of, signal_of
 from traitscope.utils.measures.intervals import (
     allow_for_selection,
-    bootstrap_mean,
     compare_with_null,
+    mean_interval,
     permutation_p,
 )
 from traitscope.utils.records.verdict import BREAKS, NOT_PROVEN, WORKS
@@ -42,7 +42,7 @@ def reach_verdict(cell: Cell, trial: Evidence, gate: float) -> dict:
     """Compare the vector with nothing, with its opposite, with random and shuffled directions, and with a
     system prompt.
 
-    Effects are changes of the trait score in points (0–100), paired by question, with 95 % bootstrap
+    Effects are changes of the trait score in points (0–100), paired by question, with 95 %
     intervals over questions. The signal is the odd part, (effect(+v) − effect(−v)) / 2, or the effect itself
     where nothing is added and so nothing can be subtracted.
 
@@ -266,7 +266,7 @@ def _mean(values: np.ndarray) -> float | None:
 def _interval(values: np.ndarray) -> dict | None:
     if len(values) < 2:
         return None
-    mean, low, high = bootstrap_mean(values)
+    mean, low, high = mean_interval(values)
     return {"mean": _round(mean), "low": _round(low), "high": _round(high), "n": len(values)}
 
 

@@ -21,7 +21,7 @@ from traitscope.analysis.steering.search import (
 )
 from traitscope.analysis.steering.setting import Bench, Candidates, Setting, surroundings
 from traitscope.analysis.steering.treatments import Intervention, Treatment, compose
-from traitscope.utils.measures.intervals import bootstrap_mean
+from traitscope.utils.measures.intervals import mean_interval
 from traitscope.utils.records.vectors import dose_of
 
 
@@ -169,7 +169,7 @@ def score_point(plus: ArmResult, minus: ArmResult | None, unsteered: ArmResult, 
     effect = effect_of(plus, unsteered, sign)
     signal = signal_of(plus, minus, unsteered, sign) if minus else None
     scores = plus.trait_values[~np.isnan(plus.trait_values)]
-    low, high = bootstrap_mean(effect, draws=2000)[1:] if len(effect) > 1 else (None, None)
+    low, high = mean_interval(effect)[1:] if len(effect) > 1 else (None, None)
     figures = {
         "trait_score": scores.mean() if len(scores) else None,
         "effect": effect.mean() if len(effect) else None,

@@ -8,7 +8,7 @@ from traitscope.analysis.steering.arms import Arm
 from traitscope.analysis.steering.bench import ModelBench
 from traitscope.analysis.steering.search import Cell, effect_of, signal_of
 from traitscope.utils.errors import UserError
-from traitscope.utils.measures.intervals import bootstrap_mean
+from traitscope.utils.measures.intervals import mean_interval
 from traitscope.utils.model.loading import ModelOptions, load_lm, unload_lm
 
 PRECISIONS: dict[str, dict] = {
@@ -72,5 +72,5 @@ def compare_precisions(
 def _interval(values) -> dict | None:
     if len(values) < 2:
         return None
-    mean, low, high = (round(x, 4) for x in bootstrap_mean(values))
+    mean, low, high = (round(x, 4) for x in mean_interval(values))
     return {"mean": mean, "low": low, "high": high, "n": len(values)}

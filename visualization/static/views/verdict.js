@@ -77,7 +77,7 @@ function comparison(results) {
   return plot({
     name: "comparison",
     title: "Against the other arms",
-    note: "Bars: 95 % bootstrap intervals over questions.",
+    note: "Bars: 95 % intervals over questions.",
     height: 300,
     traces,
     layout,
