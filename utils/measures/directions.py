@@ -15,7 +15,7 @@ def draw_directions(activations: Tensor, count: int, seed: int) -> Tensor:
     Returns:
         [count, d_model]; each is Xcᵀg with g standard normal and Xc the centred activations, so that its covariance is theirs.
     """
-    centred = (activations - activations.mean(0)).double()
+    centred = activations.double() - activations.mean(0, dtype=torch.float64)
     noise = torch.randn(
         count, len(centred), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
     )

@@ -19,8 +19,8 @@ def describe_vector(vector: "Tensor", acts: Mapping[tuple[str, str], "Tensor"]) 
         acts: (side, split) → [n, d_model] at the vector's layer, for both sides and the splits "train" and
             "val".
     """
-    unit = vector / vector.norm()
-    projections = {k: (a @ unit).double().numpy() for k, a in acts.items()}
+    unit = vector.double() / vector.double().norm()
+    projections = {k: (a.double() @ unit).numpy() for k, a in acts.items()}
     centre = float((projections["pos", "train"].mean() + projections["neg", "train"].mean()) / 2)
     quality = {
         split: separation(projections["pos", split], projections["neg", split], centre)
