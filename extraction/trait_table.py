@@ -13,7 +13,7 @@ from pathlib import Path
 if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
     runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
 
-from traitscope.extraction.report.summary import summarise
+from traitscope.extraction.report.summary import best_auroc, summarise
 from traitscope.extraction.report.words import interval, percent
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import FIT, VET_RESPONSES, ExperimentPaths, TraitPaths
@@ -29,7 +29,7 @@ READING = (
     "pos pass",
     "neg pass",
     "judge accuracy",
-    "best held-out AUROC [95 %]",
+    "best held-out AUROC [95 %] of how many",
     "Cohen's d [95 %]",
     "held out",
     "usable for reading",
@@ -93,7 +93,7 @@ def reading_row(paths: TraitPaths, thresholds: Thresholds) -> list[str] | None:
         percent(rates["pos pass rate"]),
         percent(rates["neg pass rate"]),
         "–" if accuracy is None else f"{accuracy:.2f}",
-        f"{held['auroc']:.2f} [{held['auroc_low']:.2f}, {held['auroc_high']:.2f}]" if held else "–",
+        best_auroc(held),
         f"{held['cohens_d']:.1f} [{held['cohens_d_low']:.1f}, {held['cohens_d_high']:.1f}]" if held else "–",
         f"{held['n_pos']} + {held['n_neg']}" if held else "–",
     ]

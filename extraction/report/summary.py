@@ -12,9 +12,10 @@ from traitscope.utils.files.artifacts import write_json, write_text
 from traitscope.utils.files.locks import hold
 from traitscope.utils.files.paths import FIT, VET_RESPONSES, VET_SCENARIOS, ExperimentPaths, TraitPaths
 from traitscope.utils.measures.intervals import benjamini_hochberg
+from traitscope.utils.records.held_out import best_held_out
 from traitscope.utils.records.scores import Thresholds, read_scores
 from traitscope.utils.records.shaped import Shaped
-from traitscope.utils.records.vectors import best_held_out, list_vectors
+from traitscope.utils.records.vectors import list_vectors
 from traitscope.utils.records.verdict import Verdict, read_verdict
 
 WIDTH = 46  # of one column of example text
@@ -88,16 +89,17 @@ def _pass_rate(
 
 
 def _fitted(paths: TraitPaths) -> dict:
-    """Return the number of vectors, and the best held-out AUROC over all but the random ones."""
+    """Return the number of vectors, and the best held-out AUROC over all but the random ones, with intervals
+    that allow for its being the best.
+    """
     if not paths.has_completed(FIT):
         return {"vectors": 0, "held_out": None}
 
     vectors = list(list_vectors(paths).values())
-    best = best_held_out(vectors)
-    if best is None or best.val is None:
+    best = best_held_out(paths, vectors)
+    if best is None:
         return {"vectors": len(vectors), "held_out": None}
 
-    measured = sum(about.rank[0] >= 0 for about in vectors)
     names = (
         "auroc",
         "auroc_low",
@@ -108,10 +110,15 @@ def _fitted(paths: TraitPaths) -> dict:
         "n_pos",
         "n_neg",
     )
-    figures = {name: getattr(best.val, name) for name in names}
+    figures = {name: getattr(best.separation, name) for name in names}
     return {
         "vectors": len(vectors),
-        "held_out": {"method": best.method, "layer": best.layer, "best_of": measured, **figures},
+        "held_out": {
+            "method": best.about.method,
+            "layer": best.about.layer,
+            "best_of": best.best_of,
+            **figures,
+        },
     }
 
 
@@ -161,9 +168,7 @@ def _cells(row: dict) -> dict[str, str]:
         "scenario_pass_rate": percent(row["scenario_pass_rate"]),
         "response_pass_rate": percent(row["response_pass_rate"]),
         "vectors": str(row["vectors"]),
-        "held_out": f"{held['auroc']:.2f} [{held['auroc_low']:.2f}, {held['auroc_high']:.2f}]"
-        if held
-        else "–",
+        "held_out": best_auroc(held),
         "chosen": f"{row['method']} × {row['layer']} × {row['dose']:g}" if row["method"] else "–",
         "odd_part": f"{row['odd_part']['mean']:+.1f}" if row["odd_part"] else "–",
         "effect": f"{effect['mean']:+.1f} [{effect['low']:+.1f}, {effect['high']:+.1f}]" if effect else "–",
@@ -177,6 +182,13 @@ def _cells(row: dict) -> dict[str, str]:
     cells["verdict"] = row["verdict"] or "–"
 
     return {name: cells[name] for name in HEADINGS}
+
+
+def best_auroc(held: dict | None) -> str:
+    """Return the best held-out AUROC of a row as people read it."""
+    if not held:
+        return "–"
+    return f"{held['auroc']:.2f} [{held['auroc_low']:.2f}, {held['auroc_high']:.2f}] of {held['best_of']}"
 
 
 def render_example(row: dict) -> str:
