@@ -22,7 +22,7 @@ import pandas as pd
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import InferencePaths
 from traitscope.utils.measures.groups import top_spans
-from traitscope.utils.measures.intervals import benjamini_hochberg, bootstrap_mean, permutation_p
+from traitscope.utils.measures.intervals import benjamini_hochberg, mean_interval, permutation_p
 from traitscope.utils.records.comparisons import write_comparison
 from traitscope.utils.records.readings import Projections, read_projected, vector_id
 from traitscope.utils.records.recorded import Record, read_records
@@ -129,7 +129,12 @@ def _compare(pairs: Sequence[Pair], options: CompareOptions) -> dict:
     spans = {record.id: record.span(options.over) for record, _, _ in pairs}
     by_token = {record.id: (second.raw - first.raw)[spans[record.id]] for record, first, second in pairs}
     means = np.array([values.mean() for values in by_token.values() if len(values)])
-    mean, low, high = bootstrap_mean(means)
+    if len(means) < 2:
+        raise UserError(
+            f"{len(means)} prompts have tokens in the {options.over}, and a comparison takes 2; choose "
+            "another --over"
+        )
+    mean, low, high = mean_interval(means)
     records = {record.id: record for record, _, _ in pairs}
     stretches = []
 

@@ -20,19 +20,20 @@ import pandas as pd
 import torch
 
 from traitscope.analysis.steering.arms import Arm, ArmResult, generate_arms
-from traitscope.analysis.steering.questions import split_questions
+from traitscope.analysis.steering.questions import choose_questions
 from traitscope.analysis.steering.search import odd_part
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import ExperimentPaths, TraitPaths
 from traitscope.utils.judge import Answer, JudgeOptions, load_judge
 from traitscope.utils.measures.directions import combine
-from traitscope.utils.measures.intervals import bootstrap_mean
+from traitscope.utils.measures.intervals import interval_of
 from traitscope.utils.model.generation import Sampling, Work
 from traitscope.utils.model.hooks import Push
 from traitscope.utils.model.loading import LM, ModelOptions, load_lm
 from traitscope.utils.records.choice import parse_weight
 from traitscope.utils.records.dataset import read_trait
+from traitscope.utils.records.questions import read_pool
 from traitscope.utils.records.vectors import Vector, read_vector
 from traitscope.utils.records.verdict import require_verdict
 from traitscope.utils.stage.command import command
@@ -117,7 +118,7 @@ def effects_on(
 ) -> dict[str, dict | None]:
     """Return {steered trait: odd part on the target's score} over the target's test questions."""
     dataset = read_trait(target)
-    _, questions = split_questions(dataset.questions, subset)
+    questions = choose_questions(dataset, read_pool(target.root), subset).test
     signs = [(name, sign) for name in pushes for sign in (1, -1)]
     arms = [
         Arm(f"{name} {sign}", (replace(pushes[name], coefficient=sign * pushes[name].coefficient),))
@@ -135,11 +136,7 @@ def effects_on(
 
 
 def _interval(pair: Sequence[ArmResult]) -> dict | None:
-    odd = odd_part(pair[0], pair[1], 1)
-    if len(odd) < 2:
-        return None
-    mean, low, high = (round(x, 4) for x in bootstrap_mean(odd))
-    return {"mean": mean, "low": low, "high": high, "n": len(odd)}
+    return interval_of(odd_part(pair[0], pair[1], 1))
 
 
 def cosine(push: Push, other: TraitPaths, key: tuple[str, int]) -> float | None:

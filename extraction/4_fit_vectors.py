@@ -14,6 +14,7 @@ if not __package__:  # run as a script: this checkout is the package traitscope,
 
 from torch import Tensor
 
+from traitscope.extraction.fitting.luck import count_candidates, project_held_out
 from traitscope.extraction.fitting.methods import (
     DegenerateError,
     Fit,
@@ -36,8 +37,9 @@ from traitscope.utils.records.activations import (
     write_fitted_on,
 )
 from traitscope.utils.records.imported import clear_fitted, read_imported
+from traitscope.utils.records.ranking import best_held_out
 from traitscope.utils.records.scores import Thresholds, require_usable, usable_responses
-from traitscope.utils.records.vectors import Key, VectorAbout, best_held_out, write_about, write_vector
+from traitscope.utils.records.vectors import Key, VectorAbout, write_about, write_vector
 from traitscope.utils.stage.alone import stage_command
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.layers import parse_layers
@@ -72,13 +74,18 @@ def fit_vectors(
     fitted_on = FittedOn(trait=paths.trait, activations_sha256=sha256, train=train, val=val)
 
     fitted: Fitted = {}
+    projected: list = []
     chosen = {method: functions[method] for method in methods}
     for chunk in captured.chunks(layers):
-        fitted |= _fit_chunk(paths.trait, chunk, chosen, fitted_sides(captured, fitted_on, chunk))
+        acts = fitted_sides(captured, fitted_on, chunk)
+        found = _fit_chunk(paths.trait, chunk, chosen, acts)
+        projected += project_held_out(found, chunk, acts)
+        fitted |= found
+    fitted_on = fitted_on.model_copy(update={"candidates": count_candidates(projected, fitted)})
     abouts = _write(paths, captured, fitted_on, fitted)
 
-    best = best_held_out(abouts)
-    return {"vectors": len(fitted), "best held-out AUROC": best.rank[0] if best else 0.0}
+    best = best_held_out(paths, abouts)
+    return {"vectors": len(fitted), "best held-out AUROC": str(best) if best else "none was measured"}
 
 
 def _fit_chunk(

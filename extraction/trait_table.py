@@ -13,7 +13,7 @@ from pathlib import Path
 if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
     runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
 
-from traitscope.extraction.report.summary import summarise
+from traitscope.extraction.report.summary import best_auroc, summarise
 from traitscope.extraction.report.words import interval, percent
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import FIT, VET_RESPONSES, ExperimentPaths, TraitPaths
@@ -29,7 +29,7 @@ READING = (
     "pos pass",
     "neg pass",
     "judge accuracy",
-    "best held-out AUROC [95 %]",
+    "best held-out AUROC [95 %] of how many",
     "Cohen's d [95 %]",
     "held out",
     "usable for reading",
@@ -40,7 +40,7 @@ STEERING = (
     "effect [95 %]",
     "odd part [95 %]",
     "z",
-    "p, selection allowed for",
+    "p",
     "coherence",
     "largest coherent dose",
     "verdict",
@@ -93,7 +93,7 @@ def reading_row(paths: TraitPaths, thresholds: Thresholds) -> list[str] | None:
         percent(rates["pos pass rate"]),
         percent(rates["neg pass rate"]),
         "–" if accuracy is None else f"{accuracy:.2f}",
-        f"{held['auroc']:.2f} [{held['auroc_low']:.2f}, {held['auroc_high']:.2f}]" if held else "–",
+        best_auroc(held),
         f"{held['cohens_d']:.1f} [{held['cohens_d_low']:.1f}, {held['cohens_d_high']:.1f}]" if held else "–",
         f"{held['n_pos']} + {held['n_neg']}" if held else "–",
     ]
@@ -123,13 +123,12 @@ def steering_row(paths: TraitPaths) -> list[str] | None:
 
 def _steering_cells(trait: str, found: Verdict) -> list[str]:
     chosen, null, strongest = found.chosen, found.random, found.strongest
-    selected = null.selected if null else None
     figures = [
         f"{chosen.method} {chosen.layer} × {chosen.dose:.2g}",
         interval(found.effect),
         interval(found.odd_part),
-        f"{null.z:.1f}" if null else "–",
-        f"{selected.p:.3f}" if selected else "–",
+        f"{null.z:.1f}" if null and null.z is not None else "–",
+        "–" if found.rests_on is None else f"{found.rests_on:.3f}",
         f"{found.coherence['unsteered']:.0f} → {found.coherence['plus']:.0f}",
         f"{strongest.dose:.2g}: {interval(strongest.effect)}" if strongest else "the same",
     ]

@@ -25,7 +25,7 @@ from traitscope.inference.watch.known_points import turn_of
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_text
 from traitscope.utils.files.paths import InferencePaths
-from traitscope.utils.measures.intervals import bootstrap_mean
+from traitscope.utils.measures.intervals import mean_interval
 from traitscope.utils.records.courses import write_dynamics
 from traitscope.utils.records.readings import Projections, read_projected
 from traitscope.utils.records.recorded import Record
@@ -115,14 +115,12 @@ def monitor(pairs: Sequence[Pair], over: str, how: DynamicsOptions) -> dict:
 
 
 def summarise(rows: Sequence[dict]) -> dict:
-    """Return the mean of every figure over the prompts with its 95 % bootstrap interval, and how many
+    """Return the mean of every figure over the prompts with its 95 % interval, and how many
     committed to which side, how early.
     """
     means = {}
     for name in MEANS:
-        mean, low, high = (
-            bootstrap_mean(np.array([row[name] for row in rows])) if rows else (None, None, None)
-        )
+        mean, low, high = mean_interval(np.array([row[name] for row in rows])) if rows else (None, None, None)
         means[name] = {"mean": mean, "low": low, "high": high}
 
     committed = [row for row in rows if row["commitment"] is not None]
@@ -183,11 +181,10 @@ def render(found: dict) -> str:
     ]
 
     for name in MEANS:
-        if overall[name]["mean"] is not None:
-            lines.append(
-                f"  {name.replace('_', ' '):15}{overall[name]['mean']:+8.2f} [{overall[name]['low']:+.2f}, "
-                f"{overall[name]['high']:+.2f}]"
-            )
+        mean, low, high = overall[name].values()
+        if mean is not None:
+            interval = f" [{low:+.2f}, {high:+.2f}]" if low is not None else ""
+            lines.append(f"  {name.replace('_', ' '):15}{mean:+8.2f}{interval}")
 
     share = overall["median_commitment_share"]
     lines.append(

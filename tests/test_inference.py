@@ -512,7 +512,7 @@ def test_best_is_where_steering_works_and_else_what_separates_best(root, llama):
         TRAIT,
         {("mean_diff", layer): draw(layer) for layer in range(4)} | {("random", 3): draw(9)},
     )
-    best = ("mean_diff", 3), "best held-out AUROC, 0.80"
+    best = ("mean_diff", 3), "best held-out AUROC, 0.80 [0.31, 0.97], best of 4"
     assert best_of(paths) == best
     plant_verdict(paths, "not proven", 1, [1.0] * 4)
     assert best_of(paths) == best

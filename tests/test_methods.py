@@ -13,6 +13,7 @@ from traitscope.extraction.fitting.methods import (
     mean_diff,
     probe,
 )
+from traitscope.utils.measures.separation import describe_vector
 from traitscope.utils.records import activations
 from traitscope.utils.records.activations import ActivationsAbout, Captured
 
@@ -60,7 +61,7 @@ def test_length_is_the_distance_of_the_means_along_the_vector(method):
     pos, neg, _ = planted()
     vectors = fit_directions(METHODS[method], pos, neg)
     along = (mean_diff(pos, neg) * torch.nn.functional.normalize(vectors, dim=-1)).sum(-1)
-    assert torch.allclose(vectors.norm(dim=-1), along, rtol=1e-4)
+    assert torch.allclose(vectors.norm(dim=-1).double(), along, rtol=1e-4)
 
 
 def test_mean_diff_is_the_difference_of_means():
@@ -119,7 +120,8 @@ def test_the_probe_reaches_the_optimum():
 
 def test_the_probes_scale_is_stated_and_matters():
     pos, neg, _ = planted(strength=2.0)
-    norms = torch.cat([pos, neg]).norm(dim=-1).mean(0)[:, None]
+    both = torch.cat([pos, neg])
+    norms = (both - both.mean(0)).norm(dim=-1).mean(0)[:, None]
     assert (
         cosine(
             probe(pos, neg, c=1.0, scale="norm"), probe(pos / norms, neg / norms, c=1.0, scale="raw")
@@ -127,6 +129,52 @@ def test_the_probes_scale_is_stated_and_matters():
         > 0.999999
     )
     assert cosine(probe(pos, neg, c=1.0, scale="norm"), probe(pos, neg, c=1.0, scale="raw")).max() < 0.99
+
+
+@pytest.mark.parametrize("method", ["mean_diff", "probe", "gradient", "random"])
+def test_what_both_sides_share_changes_nothing(method):
+    """Steps of 1/128 are what float32 holds at 10⁵, so that the shift loses nothing of the input."""
+    pos, neg, _ = planted(strength=2.0)
+    pos, neg = ((128 * side).round() / 128 for side in (pos, neg))
+    near = fit_directions(METHODS[method], pos, neg)
+    far = fit_directions(METHODS[method], pos + 65_536, neg + 65_536)
+    assert cosine(near, far).min() > 0.999999
+    assert torch.allclose(near.norm(dim=-1), far.norm(dim=-1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["mean_diff", "gradient"])
+def test_a_small_difference_beside_a_large_offset_is_found(method):
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.nn.functional.normalize(torch.randn(D, generator=generator), dim=0)
+    offset = torch.full((D,), 1e5)
+    noise = (0.01 * torch.randn(2, 4000, 1, D, generator=generator)).double()
+    pos, neg = (
+        (offset.double() + sign * 0.15 * direction + side).float()
+        for sign, side in zip((1, -1), noise, strict=True)
+    )
+    assert cosine(fit_directions(METHODS[method], pos, neg)[0], direction) > 0.99
+
+
+def test_the_probe_does_not_become_the_mean_difference_by_an_offset():
+    """Where one axis is noisy, the probe turns away from it, and Δμ does not."""
+    pos, neg, _ = planted(strength=2.0)
+    noise = 6 * torch.randn(2, N, LAYERS, generator=torch.Generator().manual_seed(5))
+    pos[..., 0] += noise[0]
+    neg[..., 0] += noise[1]
+    near = cosine(probe(pos, neg, c=100.0, scale="norm"), mean_diff(pos, neg))
+    far = cosine(probe(pos + 1000, neg + 1000, c=100.0, scale="norm"), mean_diff(pos, neg))
+    assert near.max() < 0.9
+    torch.testing.assert_close(near, far, atol=1e-4, rtol=0)
+
+
+def test_projections_beside_a_large_offset_are_measured_in_full_precision():
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(D, generator=generator)
+    base = (128 * torch.randn(40, D, generator=generator)).round() / 128
+    sides = {(side, split): base + (side == "pos") for side in ("pos", "neg") for split in ("train", "val")}
+    near = describe_vector(vector, sides)
+    far = describe_vector(vector, {key: acts + 65_536 for key, acts in sides.items()})
+    assert far["val"] == near["val"]
 
 
 def test_gradient_maximises_the_shrunk_effect_size():

@@ -27,6 +27,7 @@ from traitscope.utils.records.activations import (
     write_fitted_on,
 )
 from traitscope.utils.records.choice import best_of
+from traitscope.utils.records.ranking import best_held_out
 from traitscope.utils.records.readings import (
     Projections,
     made_from,
@@ -38,7 +39,6 @@ from traitscope.utils.records.recorded import Record, read_index, write_record
 from traitscope.utils.records.scores import Thresholds, read_scores
 from traitscope.utils.records.vectors import (
     VectorAbout,
-    best_held_out,
     coefficient_of,
     dose_of,
     list_vectors,
@@ -331,7 +331,7 @@ def test_a_score_that_no_judge_gives_is_refused_where_it_is_read(paths, row, wor
 def test_one_ranking_names_the_best_vector_to_everybody(paths, routes):
     best = ("probe", 1)  # as good as mean_diff at layer 2 by AUROC, and further apart; random is a null
     assert best_of(paths)[0] == best
-    assert best_held_out(list(list_vectors(paths).values())).key == best
+    assert best_held_out(paths, list(list_vectors(paths).values())).key == best
     assert routes("show_vectors", trait=TRAIT).best == best
     held = summarise(paths, paths, Thresholds())["held_out"]
     assert (held["method"], held["layer"], held["best_of"]) == (*best, 3)
@@ -340,8 +340,8 @@ def test_one_ranking_names_the_best_vector_to_everybody(paths, routes):
 
 def test_no_measured_vector_is_no_best_one(paths):
     abouts = [about.model_copy(update={"val": None}) for about in list_vectors(paths).values()]
-    assert best_held_out(abouts) is None
-    assert best_held_out([]) is None
+    assert best_held_out(paths, abouts) is None
+    assert best_held_out(paths, []) is None
 
 
 def test_dose_and_coefficient_are_each_others_inverse():

@@ -291,7 +291,8 @@ def test_rescoring_judges_the_stored_texts_and_leaves_the_results(
         steer_with(world, "--rescore", "--judge", "openai")
     other = read_json(paths.rescored("openai"))
     assert other["judge"]["mode"] == "openai:gpt-4.1-mini/logprobs"
-    assert other["effect"] != before["effect"]
+    scores = [[point["trait_score"] for point in result["dev"]] for result in (other, before)]
+    assert scores[0] != scores[1]
     assert other["chosen"] == before["chosen"]
     places = [
         [{k: p[k] for k in ("cell", "dose", "relative_push")} for p in r["dev"]] for r in (other, before)

@@ -4,6 +4,7 @@ what the model writes?
 
 from traitscope.analysis.steering.evidence import Evidence, figures_of
 from traitscope.analysis.steering.search import Cell
+from traitscope.utils.measures.separation import auroc_interval
 from traitscope.utils.records.verdict import BREAKS, NOT_PROVEN, WORKS
 
 P_MAX = 0.05
@@ -37,6 +38,7 @@ def conclude(numbers: dict, gate: float, least: float = LEAST_EFFECT) -> tuple[s
         _nothing_moves(numbers, least),
         _opposite_breaks(numbers, gate),
         _nulls_do_as_much(numbers),
+        _labels_mean_nothing(numbers),
     )
     if found := next(filter(None, objections), None):
         return found
@@ -126,3 +128,19 @@ def _nulls_do_as_much(numbers: dict) -> Objection:
         figures = f"{shuffled['mean']:+.1f} against {odd['mean']:+.1f}"
         return NOT_PROVEN, f"a vector fitted on shuffled labels does as much: {figures}"
     return None
+
+
+def _labels_mean_nothing(numbers: dict) -> Objection:
+    """Object to a vector that steers, and yet does not tell held-out responses of the two sides apart.
+
+    Where the trait carries much of the activations' variance, a mixture of responses with their sides drawn by
+    lot holds much of it too, and steers. Its labels show that nothing was learnt from them.
+    """
+    read = numbers["reading"]
+    if read is None or auroc_interval(1.0, read["n_pos"], read["n_neg"])[0] <= 0.5:
+        return None  # too few held-out responses to say anything
+    low, high = auroc_interval(read["auroc"], read["n_pos"], read["n_neg"])
+    if low > 0.5:
+        return None
+    interval = f"{read['auroc']:.2f} [{low:.2f}, {high:.2f}]"
+    return NOT_PROVEN, f"the vector may have nothing to do with its sides: held-out AUROC {interval}"

@@ -12,7 +12,7 @@ from traitscope.analysis.steering.conclusion import reach_verdict
 from traitscope.analysis.steering.evidence import Evidence, median_example
 from traitscope.analysis.steering.history import FIRST, History
 from traitscope.analysis.steering.nulls import plan_test, try_on_test
-from traitscope.analysis.steering.place import draw_dev_nulls, find_place
+from traitscope.analysis.steering.place import draw_dev_nulls, find_place, reading_of
 from traitscope.analysis.steering.search import (
     DEV_QUESTIONS,
     Cell,
@@ -27,8 +27,9 @@ from traitscope.analysis.steering.search import (
 )
 from traitscope.analysis.steering.setting import Bench, Candidates, Setting, surroundings
 from traitscope.analysis.steering.treatments import Intervention
-from traitscope.utils.measures.intervals import bootstrap_mean
+from traitscope.utils.measures.intervals import interval_of
 from traitscope.utils.records.vectors import dose_of
+from traitscope.utils.records.verdict import Reading
 
 
 class Found(NamedTuple):
@@ -67,7 +68,13 @@ def evaluate(
     trial, test_arms = try_on_test(setting, plan_test(setting, best.cell, strongest.cell, place.nulls), test)
 
     chosen = describe(best.cell)
-    trial = replace(trial, looks=history.count(chosen), reliability=history.reliability)
+    read = reading_of(setting, place.treatment)
+    trial = replace(
+        trial,
+        looks=history.count(chosen),
+        reliability=history.reliability,
+        reading=Reading.model_validate(read.model_dump()) if read else None,
+    )
     everything = [*place.tried, *tried]
     results = {
         "chosen": chosen
@@ -77,7 +84,7 @@ def evaluate(
             "is_largest_dose": best.cell.dose >= max(t.cell.dose for t in tried),
         },
         "wanted": best.cell.sign,
-        "looked_at": history.after(chosen),
+        "looked_at": [look.model_dump() for look in history.after(chosen)],
         **reach_verdict(best.cell, trial, gate, protocol.min_effect),
         "example": median_example(trial, test, best.cell.sign),
         "residual_norms": list(bench.norms()),
@@ -129,12 +136,12 @@ def score_point(plus: ArmResult, minus: ArmResult | None, unsteered: ArmResult, 
     effect = effect_of(plus, unsteered, sign)
     signal = signal_of(plus, minus, unsteered, sign) if minus else None
     scores = plus.trait_values[~np.isnan(plus.trait_values)]
-    low, high = bootstrap_mean(effect, draws=2000)[1:] if len(effect) > 1 else (None, None)
+    found = interval_of(effect) or {}
     figures = {
         "trait_score": scores.mean() if len(scores) else None,
         "effect": effect.mean() if len(effect) else None,
-        "effect_low": low,
-        "effect_high": high,
+        "effect_low": found.get("low"),
+        "effect_high": found.get("high"),
     }
     figures |= {
         "odd_part": signal.mean() if signal is not None and len(signal) else None,

@@ -2,8 +2,8 @@
 verdict rests.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from math import isfinite
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from traitscope.analysis.steering.arms import ArmResult
 from traitscope.analysis.steering.search import Cell, effect_of, signal_of
 from traitscope.utils.measures.chance import compare_with_null
-from traitscope.utils.measures.intervals import bootstrap_mean
+from traitscope.utils.measures.intervals import interval_of
+from traitscope.utils.records.verdict import Reading
 
 # the same direction added and subtracted; without the second where nothing is subtracted
 Pair = tuple[ArmResult, ArmResult | None]
@@ -30,6 +31,29 @@ class Evidence:
     extra: dict = field(default_factory=dict)  # figures measured beside
     looks: int = 1  # at these test questions, this one included
     reliability: float | None = None  # of the judge, 0.5 is chance; None where nothing measured it
+    reading: Reading | None = None  # how well the vector separates held-out responses, where measured
+
+    def arms(self) -> list[ArmResult]:
+        """Return every arm once."""
+        found: list[ArmResult] = []
+        self.each(lambda arm: found.append(arm) or arm)  # type: ignore[func-returns-value]
+        return found
+
+    def each(self, change: Callable[[ArmResult], ArmResult]) -> "Evidence":
+        """Return the same evidence with every arm changed."""
+
+        def both(pair: Pair) -> Pair:
+            return change(pair[0]), change(pair[1]) if pair[1] else None
+
+        return replace(
+            self,
+            unsteered=change(self.unsteered),
+            vector=both(self.vector),
+            randoms=[both(pair) for pair in self.randoms],
+            shuffled=[both(pair) for pair in self.shuffled],
+            system_prompt=change(self.system_prompt),
+            strongest=both(self.strongest) if self.strongest else None,
+        )
 
 
 def figures_of(cell: Cell, trial: Evidence) -> dict:
@@ -46,18 +70,19 @@ def figures_of(cell: Cell, trial: Evidence) -> dict:
     null = _null(signal, trial, cell)
     return {
         "n_questions": len(signal),
-        "effect": _interval(effect),
-        "effect_minus": _interval(effect_of(minus, trial.unsteered, cell.sign)) if minus else None,
-        "odd_part": _interval(signal),
+        "effect": interval_of(effect),
+        "effect_minus": interval_of(effect_of(minus, trial.unsteered, cell.sign)) if minus else None,
+        "odd_part": interval_of(signal),
         "wrong_way_share": _round(float((signal < 0).mean())) if len(signal) else None,
         "slopes": slopes(signal, cell.dose),
         "random": null,
         "looks": trial.looks,
         "p": _round(min(1.0, null["p"] * trial.looks)) if null else None,
         "judge_reliability": trial.reliability,
+        "reading": trial.reading.model_dump(exclude_none=True) if trial.reading else None,
         "random_one_sided": _one_sided(effect, trial, cell.sign),
         "shuffled_labels_odd_part": _strongest_of(trial.shuffled, trial.unsteered, cell.sign),
-        "system_prompt_effect": _interval(effect_of(trial.system_prompt, trial.unsteered, cell.sign)),
+        "system_prompt_effect": interval_of(effect_of(trial.system_prompt, trial.unsteered, cell.sign)),
         "unsteered_score": _mean(trial.unsteered.trait_values),
         "states": {name: r.states for name, r in _named_arms(trial).items()},
         "coherence": {
@@ -142,7 +167,7 @@ def _one_sided(effect: np.ndarray, trial: Evidence, sign: int) -> dict | None:
 
 def _strongest_of(pairs: Sequence[Pair], unsteered: ArmResult, sign: int) -> dict | None:
     """Return the largest of several signals: every rival counts."""
-    found = [interval for pair in pairs if (interval := _interval(signal_of(*pair, unsteered, sign)))]
+    found = [interval for pair in pairs if (interval := interval_of(signal_of(*pair, unsteered, sign)))]
     return max(found, key=lambda f: abs(f["mean"])) | {"best_of": len(found)} if found else None
 
 
@@ -151,8 +176,8 @@ def _strongest(trial: Evidence, sign: int) -> dict | None:
         return None
     plus, minus = trial.strongest
     figures = {
-        "effect": _interval(effect_of(plus, trial.unsteered, sign)),
-        "odd_part": _interval(signal_of(plus, minus, trial.unsteered, sign)),
+        "effect": interval_of(effect_of(plus, trial.unsteered, sign)),
+        "odd_part": interval_of(signal_of(plus, minus, trial.unsteered, sign)),
     }
     return figures | {"coherence": {"plus": _coherence(plus), "minus": _coherence(minus)}}
 
@@ -173,13 +198,6 @@ def _coherence(result: ArmResult | None) -> float | None:
 def _mean(values: np.ndarray) -> float | None:
     known = values[~np.isnan(values)]
     return _round(float(known.mean())) if len(known) else None
-
-
-def _interval(values: np.ndarray) -> dict | None:
-    if len(values) < 2:
-        return None
-    mean, low, high = bootstrap_mean(values)
-    return {"mean": _round(mean), "low": _round(low), "high": _round(high), "n": len(values)}
 
 
 def _round(value: float) -> float:

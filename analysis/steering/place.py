@@ -2,7 +2,7 @@
 and then every random direction chooses as well.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from traitscope.analysis.steering.nulls import draw_nulls
 from traitscope.analysis.steering.search import DEV_PAIRS, Cell, Measure, Search, Tried, signal_of, try_cells
 from traitscope.analysis.steering.setting import Setting
 from traitscope.analysis.steering.treatments import Treatment, compose
+from traitscope.utils.records.vectors import Separation
 
 DEV_SEED = 7_919  # added to --null-seed
 DEPTH = 0.55  # of the layers, where `--choose-by depth` steers
@@ -87,10 +88,10 @@ def _spread(setting: Setting, method: str) -> Treatment:
     vectors = compose(how, own)
 
     weights = dict.fromkeys(vectors, 1.0)
-    if how == "weighted" and setting.candidates.separation:
-        weights = {
-            layer: max(setting.candidates.separation.get((method, layer), 0.0), 0.0) for layer in vectors
-        }
+    separation = setting.candidates.separation
+    if how == "weighted" and any((method, layer) in separation for layer in vectors):
+        found = {layer: separation.get((method, layer)) for layer in vectors}
+        weights = {layer: max(s.cohens_d, 0.0) if s else 0.0 for layer, s in found.items()}
     total = sum(weights.values())
     shares = {layer: w / total for layer, w in weights.items() if w > 0} or dict.fromkeys(
         vectors, 1 / len(vectors)
@@ -100,12 +101,22 @@ def _spread(setting: Setting, method: str) -> Treatment:
 
 def _by_merit(setting: Setting, choose_by: str, places: Sequence[Treatment]) -> Treatment:
     """Return the treatment that separates held-out responses best, or the one nearest to the usual depth."""
-    separation: Mapping = setting.candidates.separation if choose_by == "separation" else {}
     usual = DEPTH * len(setting.around.norms)
 
-    def merit(item: tuple[int, Treatment]) -> tuple[float, float, int]:
+    def merit(item: tuple[int, Treatment]) -> tuple:
         index, place = item
-        found = [separation.get((place.method, layer), 0.0) for layer in place.layers]
-        return sum(found) / len(found), -abs(sum(place.layers) / len(place.layers) - usual), -index
+        read = reading_of(setting, place) if choose_by == "separation" else None
+        ranks = (read.auroc, read.cohens_d) if read else (-1.0, 0.0)
+        first = choose_by == "depth" and place.method == places[0].method
+        return *ranks, first, -abs(sum(place.layers) / len(place.layers) - usual), -index
 
     return max(enumerate(places), key=merit)[1]
+
+
+def reading_of(setting: Setting, place: Treatment) -> Separation | None:
+    """Return how well a treatment's vector separates held-out responses, the weakest of several layers'; None
+    where it was not measured.
+    """
+    found = [setting.candidates.separation.get((place.method, layer)) for layer in place.layers]
+    measured = [separation for separation in found if separation]
+    return min(measured, key=lambda s: s.auroc) if len(measured) == len(found) else None

@@ -8,7 +8,7 @@ from traitscope.analysis.steering.arms import Arm
 from traitscope.analysis.steering.bench import ModelBench
 from traitscope.analysis.steering.search import Cell, effect_of, signal_of
 from traitscope.utils.errors import UserError
-from traitscope.utils.measures.intervals import bootstrap_mean
+from traitscope.utils.measures.intervals import interval_of
 from traitscope.utils.model.loading import ModelOptions, load_lm, unload_lm
 
 PRECISIONS: dict[str, dict] = {
@@ -60,17 +60,10 @@ def compare_precisions(
         minus = steered[1] if len(steered) > 1 else None
         signal = signal_of(steered[0], minus, unsteered, cell.sign)
         figures[name] = {
-            "effect": _interval(effect_of(steered[0], unsteered, cell.sign)),
-            "odd_part": _interval(signal),
+            "effect": interval_of(effect_of(steered[0], unsteered, cell.sign)),
+            "odd_part": interval_of(signal),
             "coherence": {arm.arm.name: round(arm.mean_coherence, 4) for arm in (unsteered, *steered)},
         }
 
     unload_lm("precision")
     return figures
-
-
-def _interval(values) -> dict | None:
-    if len(values) < 2:
-        return None
-    mean, low, high = (round(x, 4) for x in bootstrap_mean(values))
-    return {"mean": mean, "low": low, "high": high, "n": len(values)}

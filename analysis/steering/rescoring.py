@@ -5,8 +5,9 @@ model is loaded.
 from collections.abc import Sequence
 
 from traitscope.analysis.steering.arms import Arm, ArmResult
-from traitscope.analysis.steering.conclusion import Evidence, Pair, reach_verdict
+from traitscope.analysis.steering.conclusion import LEAST_EFFECT, reach_verdict
 from traitscope.analysis.steering.evaluate import score_point
+from traitscope.analysis.steering.evidence import Evidence, Pair
 from traitscope.analysis.steering.search import Cell
 from traitscope.analysis.steering.treatments import Treatment
 from traitscope.utils.errors import UserError
@@ -26,7 +27,9 @@ from traitscope.utils.records.verdict import (
 )
 
 
-def rescore_stored(paths: TraitPaths, judging: JudgeOptions, gate: float) -> dict:
+def rescore_stored(
+    paths: TraitPaths, judging: JudgeOptions, gate: float, least: float = LEAST_EFFECT
+) -> dict:
     """Judge a trait's stored texts again, write the verdict beside stage 5's, and return the closing
     line's figures.
 
@@ -37,7 +40,7 @@ def rescore_stored(paths: TraitPaths, judging: JudgeOptions, gate: float) -> dic
         raise UserError(f"{paths.trait} has no completed {STEER} to judge again; run it first")
     judge = load_judge(judging, read_trait(paths).rubric, paths.spending)
     texts = {part: read_texts(paths, part) for part in PARTS}
-    results = rescore(require_verdict(paths), texts, judge, gate, judging.max_unjudged)
+    results = rescore(require_verdict(paths), texts, judge, gate, judging.max_unjudged, least)
 
     digests = {part: digest(paths.steering_responses(part)) for part in texts}
     write_json(paths.rescored(judging.judge), {"trait": paths.trait, "texts_sha256": digests} | results)
@@ -47,7 +50,12 @@ def rescore_stored(paths: TraitPaths, judging: JudgeOptions, gate: float) -> dic
 
 
 def rescore(
-    results: Verdict, texts: dict[str, list[WrittenText]], judge: Judge, gate: float, max_unjudged: float
+    results: Verdict,
+    texts: dict[str, list[WrittenText]],
+    judge: Judge,
+    gate: float,
+    max_unjudged: float,
+    least: float = LEAST_EFFECT,
 ) -> dict:
     """Return the verdict of another judge on the same cell and texts, and what changed on dev.
 
@@ -64,7 +72,7 @@ def rescore(
 
     chosen = results.chosen
     cell = Cell(Treatment(chosen.method, (), chosen.operation, results.wanted), chosen.dose)
-    verdict = reach_verdict(cell, _evidence(arms["test"], results), gate)
+    verdict = reach_verdict(cell, _evidence(arms["test"], results), gate, least)
     dev = [
         point.model_dump(exclude_unset=True) | _dev_scores(point, arms["dev"], results.wanted)
         for point in results.dev
@@ -126,16 +134,15 @@ def _evidence(arms: dict[str, ArmResult], results: Verdict) -> Evidence:
         )
         return [(arms[f"{name} plus"], arms.get(f"{name} minus")) for name in names]
 
-    strongest = next(iter(pairs("strongest")), None)
-    candidates = results.random.selected.of if results.random and results.random.selected else 1.0
     return Evidence(
         arms["unsteered"],
         pairs("vector")[0],
         pairs("random"),
         pairs("shuffled labels"),
         arms["system prompt"],
-        candidates,
-        strongest,
+        next(iter(pairs("strongest")), None),
+        looks=results.looks,
+        reading=results.reading,
     )
 
 

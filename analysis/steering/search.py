@@ -218,25 +218,29 @@ def _distinct(doses: Sequence[float]) -> list[float]:
     return kept
 
 
-def effect_of(result: ArmResult, unsteered: ArmResult, sign: int) -> np.ndarray:
+def effect_of(result: ArmResult, unsteered: ArmResult, sign: int, *, keep: bool = False) -> np.ndarray:
     """Return the paired change of the trait score per question, in points, for questions scored in both
-    arms.
+    arms; with `keep` for all, NaN where one was not scored.
     """
     change = sign * (result.trait_values - unsteered.trait_values)
-    return change[~np.isnan(change)]
+    return change if keep else change[~np.isnan(change)]
 
 
-def odd_part(plus: ArmResult, minus: ArmResult, sign: int) -> np.ndarray:
+def odd_part(plus: ArmResult, minus: ArmResult, sign: int, *, keep: bool = False) -> np.ndarray:
     """Return (effect(+v) − effect(−v)) / 2 per question: what a push does because of its direction, not
     because of its force.
     """
     odd = sign * (plus.trait_values - minus.trait_values) / 2
-    return odd[~np.isnan(odd)]
+    return odd if keep else odd[~np.isnan(odd)]
 
 
-def signal_of(plus: ArmResult, minus: ArmResult | None, unsteered: ArmResult, sign: int) -> np.ndarray:
+def signal_of(
+    plus: ArmResult, minus: ArmResult | None, unsteered: ArmResult, sign: int, *, keep: bool = False
+) -> np.ndarray:
     """Return what is tested, per question: the odd part, or the effect of what has no opposite."""
-    return effect_of(plus, unsteered, sign) if minus is None else odd_part(plus, minus, sign)
+    if minus is None:
+        return effect_of(plus, unsteered, sign, keep=keep)
+    return odd_part(plus, minus, sign, keep=keep)
 
 
 def weigh_chance(
@@ -292,7 +296,9 @@ def pick_dose(tried: Sequence[Tried], unsteered: ArmResult, gate: float, least: 
     effects = [_mean(effect_of(t.plus, unsteered, t.cell.sign)) for t in held]
 
     # an answer's noise does not depend on the dose
-    error = max(float(np.mean([np.std(x) / math.sqrt(max(len(x) - 1, 1)) for x in signals if len(x)])), LEAST_SPREAD)
+    error = max(
+        float(np.mean([np.std(x) / math.sqrt(max(len(x) - 1, 1)) for x in signals if len(x)])), LEAST_SPREAD
+    )
 
     def merit(i: int) -> tuple:
         bar = math.hypot(held[i].spread or 0.0, error)

@@ -12,6 +12,7 @@ from torch import Tensor
 from traitscope.analysis.steering.arms import Arm, ArmResult
 from traitscope.analysis.steering.treatments import Intervention, Surroundings, Treatment, build
 from traitscope.utils.model.hooks import Positions
+from traitscope.utils.records.vectors import Separation
 from traitscope.utils.stage.flags import flag
 
 LEAST_PAIRS = 9  # random ± pairs: with fewer the smallest p is above 0.05
@@ -58,7 +59,7 @@ class Candidates:
         None  # (method, layer) → the vector that conditional steering looks at
     )
     # (method, layer) → how well the vector separates held-out responses
-    separation: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    separation: Mapping[tuple[str, int], Separation] = field(default_factory=dict)
 
 
 class Bench(Interface):

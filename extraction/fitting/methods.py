@@ -31,7 +31,7 @@ class FitOptions:
     probe_c: float = flag(100.0, "Inverse strength of the probe's L2 penalty, as in scikit-learn.")
     probe_scale: Literal["norm", "raw"] = flag(
         "norm",
-        "norm (each layer divided by its mean norm first) or raw; the scale decides what probe_c means.",
+        "norm (each layer divided by its mean distance from its centre first) or raw; the scale decides what probe_c means.",
     )
     ica_components: int = flag(10, "Independent components searched by ica.")
     shrinkage: float = flag(
@@ -85,7 +85,7 @@ def fit_directions(fit: Fit, pos: Tensor, neg: Tensor) -> Tensor:
     """
     check_activations(pos, neg)
     unit = normalize(fit(pos.float(), neg.float()).double(), dim=-1)
-    difference = pos.double().mean(0) - neg.double().mean(0)
+    difference = mean_diff(pos, neg)
     vectors = unit * (unit * difference).sum(-1, keepdim=True)
     degenerate = (~torch.isfinite(vectors).all(-1) | (vectors.norm(dim=-1) == 0)).nonzero()
     if len(degenerate):
@@ -115,8 +115,8 @@ def check_activations(pos: Tensor, neg: Tensor) -> None:
 
 
 def mean_diff(pos: Tensor, neg: Tensor) -> Tensor:
-    """Return Δμ = mean(pos) − mean(neg)."""
-    return pos.mean(0) - neg.mean(0)
+    """Return Δμ = mean(pos) − mean(neg), in float64: what both sides share may be 10⁶ times as large."""
+    return pos.mean(0, dtype=torch.float64) - neg.mean(0, dtype=torch.float64)
 
 
 def probe(pos: Tensor, neg: Tensor, *, c: float, scale: str) -> Tensor:
@@ -124,9 +124,11 @@ def probe(pos: Tensor, neg: Tensor, *, c: float, scale: str) -> Tensor:
 
     Minimises ½‖w‖² + c·Σ log(1 + exp(−y(w·x + b))), scikit-learn's objective. It is invariant to rotation, so
     w = Xᵀa, and Newton's method runs in the n-dimensional row space, in float64, for all layers at once (in
-    float32 it stops at a wrong answer).
+    float32 it stops at a wrong answer). The intercept carries no penalty, so the rows may be centred; the
+    scale "norm" is then their mean distance from the centre, whatever they share.
     """
     x = torch.cat([pos, neg]).double().transpose(0, 1)  # [n_layers, n, d_model]
+    x -= x.mean(1, keepdim=True)
     if scale == "norm":
         x /= x.norm(dim=-1).mean(-1)[:, None, None]
     targets = torch.cat([torch.ones(len(pos)), torch.zeros(len(neg))]).double().expand(len(x), -1)
@@ -188,9 +190,9 @@ def gradient(pos: Tensor, neg: Tensor, *, shrinkage: float) -> Tensor:
     if not 0 < shrinkage <= 1:
         raise ValueError(f"shrinkage {shrinkage} must be above 0 and at most 1")
 
-    difference = normalize((pos.mean(0) - neg.mean(0)).double(), dim=-1)  # [n_layers, d_model]
+    difference = normalize(mean_diff(pos, neg), dim=-1)  # [n_layers, d_model]
     # [n_layers, n, d_model]
-    within = torch.cat([pos - pos.mean(0), neg - neg.mean(0)]).double().transpose(0, 1)
+    within = torch.cat([side - side.mean(0, dtype=torch.float64) for side in (pos, neg)]).transpose(0, 1)
     # now tr S / d_model = 1
     within /= torch.linalg.vector_norm(within, dim=(1, 2), keepdim=True) / within.shape[2] ** 0.5
     system = shrinkage * torch.eye(within.shape[1], dtype=torch.float64) + (1 - shrinkage) * (
@@ -233,7 +235,9 @@ def _effect_sizes(up: np.ndarray, down: np.ndarray) -> np.ndarray:
 
 
 def random(pos: Tensor, neg: Tensor, *, seed: int) -> Tensor:
-    """Return a direction drawn from the activations' covariance: a null for the other methods."""
+    """Return a direction drawn from the activations' covariance, which holds the trait: a null for steering,
+    and none for reading.
+    """
     x = torch.cat([pos, neg])
     return torch.stack([draw_directions(x[:, layer], 1, seed)[0] for layer in range(x.shape[1])])
 

@@ -12,9 +12,10 @@ from traitscope.utils.files.artifacts import write_json, write_text
 from traitscope.utils.files.locks import hold
 from traitscope.utils.files.paths import FIT, VET_RESPONSES, VET_SCENARIOS, ExperimentPaths, TraitPaths
 from traitscope.utils.measures.intervals import benjamini_hochberg
+from traitscope.utils.records.ranking import best_held_out
 from traitscope.utils.records.scores import Thresholds, read_scores
 from traitscope.utils.records.shaped import Shaped
-from traitscope.utils.records.vectors import best_held_out, list_vectors
+from traitscope.utils.records.vectors import list_vectors
 from traitscope.utils.records.verdict import Verdict, read_verdict
 
 WIDTH = 46  # of one column of example text
@@ -29,6 +30,7 @@ HEADINGS = {
     "odd_part": "odd part",
     "random": "random odd parts",
     "z": "z",
+    "p": "p",
     "q": "q",
     "coherence": "coherence",
     "verdict": "verdict",
@@ -54,10 +56,10 @@ def summarise(paths: TraitPaths, steered: TraitPaths, thresholds: Thresholds) ->
 
 def _steered(found: Verdict | None) -> dict:
     """Return what stage 5 found; q stays open until somebody knows all traits of the experiment, over which
-    permutation_p is adjusted.
+    p is adjusted: the p that the verdict rests on.
     """
     names = (
-        *("method", "layer", "dose", "effect", "odd_part", "random_range", "z", "p", "permutation_p", "q"),
+        *("method", "layer", "dose", "effect", "odd_part", "random_range", "z", "p", "q"),
         *("coherence_before", "coherence_after", "verdict", "why", "example"),
     )
     if found is None:
@@ -67,8 +69,8 @@ def _steered(found: Verdict | None) -> dict:
     values = (
         *(found.chosen.method, found.chosen.layer, found.chosen.dose),
         *(_plain(found.effect), _plain(found.odd_part)),
-        *((list(null.range), null.z, null.p) if null else (None, None, None)),
-        *(found.permutation_p, None, found.coherence.get("unsteered"), found.coherence.get("plus")),
+        *((list(null.range), null.z, found.rests_on) if null else (None, None, None)),
+        *(None, found.coherence.get("unsteered"), found.coherence.get("plus")),
         *(found.verdict, found.why, _plain(found.example)),
     )
     return dict(zip(names, values, strict=True))
@@ -88,16 +90,17 @@ def _pass_rate(
 
 
 def _fitted(paths: TraitPaths) -> dict:
-    """Return the number of vectors, and the best held-out AUROC over all but the random ones."""
+    """Return the number of vectors, and the best held-out AUROC over all but the random ones, with intervals
+    that allow for its being the best.
+    """
     if not paths.has_completed(FIT):
         return {"vectors": 0, "held_out": None}
 
     vectors = list(list_vectors(paths).values())
-    best = best_held_out(vectors)
-    if best is None or best.val is None:
+    best = best_held_out(paths, vectors)
+    if best is None:
         return {"vectors": len(vectors), "held_out": None}
 
-    measured = sum(about.rank[0] >= 0 for about in vectors)
     names = (
         "auroc",
         "auroc_low",
@@ -108,10 +111,15 @@ def _fitted(paths: TraitPaths) -> dict:
         "n_pos",
         "n_neg",
     )
-    figures = {name: getattr(best.val, name) for name in names}
+    figures = {name: getattr(best.separation, name) for name in names}
     return {
         "vectors": len(vectors),
-        "held_out": {"method": best.method, "layer": best.layer, "best_of": measured, **figures},
+        "held_out": {
+            "method": best.about.method,
+            "layer": best.about.layer,
+            "best_of": best.best_of,
+            **figures,
+        },
     }
 
 
@@ -127,7 +135,7 @@ def summarise_all(paths: ExperimentPaths, steered: str, thresholds: Thresholds) 
     with hold(paths.summary_lock, "", wait=True):
         traits = [TraitPaths(paths.experiment, trait, paths.root) for trait in paths.traits]
         rows = [_summarise_one(trait, trait.within(steered), thresholds) for trait in traits]
-        values = [row.get("permutation_p") for row in rows]
+        values = [row.get("p") for row in rows]
         for row, q in zip(rows, benjamini_hochberg(values), strict=True):
             row["q"] = None if q is None else round(q, 6)
         _write(paths, rows)
@@ -161,14 +169,13 @@ def _cells(row: dict) -> dict[str, str]:
         "scenario_pass_rate": percent(row["scenario_pass_rate"]),
         "response_pass_rate": percent(row["response_pass_rate"]),
         "vectors": str(row["vectors"]),
-        "held_out": f"{held['auroc']:.2f} [{held['auroc_low']:.2f}, {held['auroc_high']:.2f}]"
-        if held
-        else "–",
+        "held_out": best_auroc(held),
         "chosen": f"{row['method']} × {row['layer']} × {row['dose']:g}" if row["method"] else "–",
         "odd_part": f"{row['odd_part']['mean']:+.1f}" if row["odd_part"] else "–",
         "effect": f"{effect['mean']:+.1f} [{effect['low']:+.1f}, {effect['high']:+.1f}]" if effect else "–",
         "random": f"{null[0]:+.1f} … {null[1]:+.1f}" if null else "–",
         "z": f"{row['z']:.1f}" if row["z"] is not None else "–",
+        "p": f"{row['p']:.3f}" if row["p"] is not None else "–",
         "q": f"{row['q']:.3f}" if row["q"] is not None else "–",
         "coherence": f"{row['coherence_before']:.0f} → {row['coherence_after']:.0f}"
         if row["coherence_after"] is not None
@@ -177,6 +184,13 @@ def _cells(row: dict) -> dict[str, str]:
     cells["verdict"] = row["verdict"] or "–"
 
     return {name: cells[name] for name in HEADINGS}
+
+
+def best_auroc(held: dict | None) -> str:
+    """Return the best held-out AUROC of a row as people read it."""
+    if not held:
+        return "–"
+    return f"{held['auroc']:.2f} [{held['auroc_low']:.2f}, {held['auroc_high']:.2f}] of {held['best_of']}"
 
 
 def render_example(row: dict) -> str:

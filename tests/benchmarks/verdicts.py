@@ -85,7 +85,9 @@ class Bench:
         """Return, per layer, the unit direction along which effects are read, alike between layers."""
         common, rest = _unit(self.rng), math.sqrt(1 - likeness**2)
         # the trait's own direction does what `gain` says, and nothing else
-        return {layer: _apart(likeness * common + rest * _unit(self.rng), self.trait) for layer in self.layers}
+        return {
+            layer: _apart(likeness * common + rest * _unit(self.rng), self.trait) for layer in self.layers
+        }
 
     def _activations(self) -> dict[int, Tensor]:
         world, rng = self.world, self.rng

@@ -17,7 +17,7 @@ def mix_examples(activations: Tensor, mixtures: Tensor) -> Tensor:
 
     Each is Xcᵀg with Xc the centred activations. With g standard normal, its covariance is theirs.
     """
-    centred = (activations - activations.mean(0)).double()
+    centred = activations.double() - activations.mean(0, dtype=torch.float64)
     return torch.nn.functional.normalize(mixtures.double() @ centred, dim=-1).float()
 
 

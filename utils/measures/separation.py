@@ -19,8 +19,8 @@ def describe_vector(vector: "Tensor", acts: Mapping[tuple[str, str], "Tensor"]) 
         acts: (side, split) → [n, d_model] at the vector's layer, for both sides and the splits "train" and
             "val".
     """
-    unit = vector / vector.norm()
-    projections = {k: (a @ unit).double().numpy() for k, a in acts.items()}
+    unit = vector.double() / vector.double().norm()
+    projections = {k: (a.double() @ unit).numpy() for k, a in acts.items()}
     centre = float((projections["pos", "train"].mean() + projections["neg", "train"].mean()) / 2)
     quality = {
         split: separation(projections["pos", split], projections["neg", split], centre)
@@ -61,6 +61,32 @@ def auroc_of(pos: np.ndarray, neg: np.ndarray) -> float:
     """
     ranks = rankdata(np.concatenate([pos, neg]))
     return float((ranks[: len(pos)].sum() - len(pos) * (len(pos) + 1) / 2) / (len(pos) * len(neg)))
+
+
+def independent_candidates(
+    projections: np.ndarray, n_pos: int, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> float:
+    """Return how many independent vectors several amount to, when the best AUROC among them is taken: from
+    1 (all alike) to about k.
+
+    The sides are shuffled, all vectors at once, so that their correlation stays. The largest |AUROC − ½| of
+    a shuffle stays below some limit in 95 % of them (max-T, Westfall and Young 1993), and that of so many
+    independent vectors stays below the same limit as often (Šidák 1967).
+
+    Args:
+        projections: [k, n], first those of the pos side.
+    """
+    ranks = rankdata(projections, axis=1)  # [k, n]
+    n = ranks.shape[1]
+    pairs = n_pos * (n - n_pos)
+    rng = np.random.default_rng(seed)
+    chosen = rng.permuted(np.tile(np.arange(n) < n_pos, (draws, 1)), axis=1)  # [draws, n]
+
+    aurocs = (ranks @ chosen.T.astype(float) - n_pos * (n_pos + 1) / 2) / pairs
+    largest = np.abs(aurocs - 0.5).max(0) / np.sqrt((n + 1) / (12 * pairs))
+    # a trifle more, so that rounding never excludes the limit itself
+    z = float(np.quantile(largest, level, method="higher")) * (1 + 1e-6)
+    return max(1.0, float(np.log(level) / np.log1p(-2 * norm.sf(z))))
 
 
 def auroc_interval(auroc: float, n_pos: int, n_neg: int, level: float = 0.95) -> tuple[float, float]:

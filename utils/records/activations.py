@@ -149,6 +149,7 @@ class FittedOn(Shaped):
     train: list[str]  # keys of responses
     val: list[str]
     vectors: dict[str, str] = {}  # file name → sha256, of every vector that was fitted
+    candidates: float | None = None  # independent vectors that those amount to, the random ones left out
 
     def keys(self, split: str) -> set[str]:
         """Return the responses of "train" or "val"."""

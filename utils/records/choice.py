@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import FIT, TraitPaths
 from traitscope.utils.records.activations import read_activations_about
-from traitscope.utils.records.vectors import Key, best_held_out, list_vectors
+from traitscope.utils.records.ranking import best_held_out
+from traitscope.utils.records.vectors import Key, list_vectors
 from traitscope.utils.records.verdict import WORKS, read_verdict
 from traitscope.utils.stage.layers import parse_layers
 
@@ -31,14 +32,14 @@ def best_of(paths: TraitPaths) -> tuple[Key, str]:
     if steered and steered.verdict == WORKS and steered.chosen.key in found:
         return steered.chosen.key, "steering works there"  # type: ignore[return-value]
 
-    best = best_held_out(list(found.values()))
+    best = best_held_out(paths, list(found.values()))
     if best is None:
         raise UserError(
             f"{paths.trait}: no vector was measured on held-out responses; name one with --layers and "
             "--method"
         )
 
-    return best.key, f"best held-out AUROC, {best.rank[0]:.2f}"
+    return best.key, f"best held-out AUROC, {best}"
 
 
 def choose_keys(paths: TraitPaths, layers: str, method: str) -> list[tuple[Key, str]]:

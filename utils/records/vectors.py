@@ -294,14 +294,6 @@ def list_traits(paths: ExperimentPaths) -> list[str]:
     return sorted(filter(is_trait, names))
 
 
-def best_held_out(found: "list[VectorAbout]") -> VectorAbout | None:
-    """Return the vector that separates held-out responses best; None where none was measured. This is the
-    one ranking there is.
-    """
-    best = max(found, key=lambda about: about.rank, default=None)
-    return best if best is not None and best.rank[0] >= 0 else None
-
-
 def read_vector(
     paths: TraitPaths,
     key: Key,

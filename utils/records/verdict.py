@@ -7,7 +7,7 @@ from pydantic import model_validator
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import STEER, TraitPaths
-from traitscope.utils.files.reading import digest
+from traitscope.utils.files.reading import digest, is_there
 from traitscope.utils.records.scores import GivenScore
 from traitscope.utils.records.shaped import Shaped, read_shaped, require_own
 
@@ -52,6 +52,7 @@ class Chosen(Place):
     positions: str = "all"
     with_traits: list[str] = []
     gate_trait: str = ""
+    chosen_by: str = "steering"  # what chose method and layer
     is_largest_dose: bool | None = None  # of all that were tried
 
 
@@ -66,6 +67,7 @@ class TriedCell(Place):
     effect_high: float | None = None
     odd_part: float | None
     coherence: float | None
+    random_spread: float | None = None  # of a few random directions' odd parts on dev, at this dose
 
 
 class Selected(Shaped):
@@ -81,10 +83,11 @@ class Null(Shaped):
     n: int
     spread: float
     range: tuple[float, float]
-    z: float
+    z: float | None  # None where none of them moves anything
     p: float
+    reach_it: int | None = None  # how many are as large as the vector's
     odd_parts: list[float]
-    selected: Selected | None = None
+    selected: Selected | None = None  # in results of older versions
 
 
 class Strongest(Shaped):
@@ -95,6 +98,48 @@ class Strongest(Shaped):
     dose: float
     effect: Interval | None
     odd_part: Interval | None
+
+
+class Reading(Shaped):
+    """How well the vector separates held-out responses."""
+
+    auroc: float
+    n_pos: int
+    n_neg: int
+
+
+class Look(Shaped):
+    """One test: what was tested, and on which questions."""
+
+    key: str
+    questions: list[str]
+
+
+class SecondJudge(Shaped):
+    """What another judge says of the same texts."""
+
+    judge: dict[str, Any]
+    verdict: str
+    why: str
+    agrees: bool
+    effect: Interval | None
+    odd_part: Interval | None
+    p: float | None
+
+
+class FormOfQuestion(Shaped):
+    """One way to put the questions, and what the vector does there."""
+
+    form: str
+    odd_part: Interval | None
+
+
+class Paraphrases(Shaped):
+    """The chosen cell on paraphrases of the test questions, intervals clustered by question."""
+
+    effect: Interval | None
+    odd_part: Interval | None
+    forms: list[FormOfQuestion]
 
 
 class AnswersBeside(Shaped):
@@ -121,7 +166,15 @@ class Verdict(Shaped):
     effect: Interval | None
     effect_minus: Interval | None = None
     odd_part: Interval | None
-    permutation_p: float | None = None
+    p: float | None = None  # what the verdict rests on: the rank among random directions, times the looks
+    looks: int = 1  # how often these test questions were looked at
+    looked_at: list[Look] = []  # every test of this trait, this one last
+    questions_from_pool: dict[str, int] = {}  # how many of each part are no questions of the trait's own
+    questions_left_out: list[str] = []  # the trait's own that extraction used
+    judge_reliability: float | None = None
+    reading: Reading | None = None
+    second_judge: SecondJudge | None = None
+    paraphrases: Paraphrases | None = None
     random: Null | None
     shuffled_labels_odd_part: Interval | None
     system_prompt_effect: Interval | None
@@ -142,6 +195,13 @@ class Verdict(Shaped):
         assert is_said, "made_by names no model or no vectors"
         assert isinstance(self.vectors_from, str), "made_by names no experiment"
         return self
+
+    @property
+    def rests_on(self) -> float | None:
+        """The p that the verdict rests on; in results of older versions, the one that allowed for selection."""
+        if self.p is not None or self.random is None:
+            return self.p
+        return self.random.selected.p if self.random.selected else self.random.p
 
     @property
     def vectors_from(self) -> str:
@@ -184,6 +244,42 @@ def read_verdict(paths: TraitPaths) -> Verdict | None:
     found = read_shaped(paths.steering_results, Verdict)
     require_own(paths.steering_results, trait=(found.trait, paths.trait))
     return found
+
+
+class EarlierLooks(Shaped):
+    """What results.json says of the tests before."""
+
+    trait: str
+    questions: dict[str, list[str]] = {}
+    looked_at: list[Look] | None = None  # None in results of older versions: one look at their questions
+
+    @property
+    def looks(self) -> list[Look]:
+        """Every look before."""
+        if self.looked_at is None:
+            return [Look(key="an older version's", questions=self.questions.get("test", []))]
+        return self.looked_at
+
+    @property
+    def seen(self) -> list[str]:
+        """Every question that a test has seen."""
+        return list(dict.fromkeys(q for look in self.looks for q in look.questions))
+
+
+def read_earlier_looks(paths: TraitPaths) -> EarlierLooks:
+    """Return what is left of the tests before, completed or not; nothing where results.json is not there, or
+    cannot be read, which is said.
+    """
+    nothing = EarlierLooks(trait=paths.trait, looked_at=[])
+    if not is_there(paths.steering_results):
+        return nothing
+    try:
+        found = read_shaped(paths.steering_results, EarlierLooks)
+        require_own(paths.steering_results, trait=(found.trait, paths.trait))
+        return found
+    except UserError as error:
+        print(f"note: {paths.trait}: earlier looks at the test questions cannot be counted: {error}")
+        return nothing
 
 
 def require_verdict(paths: TraitPaths) -> Verdict:

@@ -9,9 +9,10 @@ from pydantic import BaseModel
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import VET_RESPONSES, VET_SCENARIOS, TraitPaths
 from traitscope.utils.records.activations import read_activations_about
+from traitscope.utils.records.ranking import best_held_out
 from traitscope.utils.records.responses import Response, read_responses
 from traitscope.utils.records.scores import Scores, Thresholds, read_scores
-from traitscope.utils.records.vectors import Separation, Vector, best_held_out, list_vectors, read_vector
+from traitscope.utils.records.vectors import Separation, Vector, list_vectors, read_vector
 from traitscope.visualization.api.overview import thresholds_of
 from traitscope.visualization.library import Library, NotThereError, readable_trait
 
@@ -67,6 +68,8 @@ class Vectors(BaseModel):
     position: str
     mean_norms: list[float]  # mean ‖h‖ per layer
     best: tuple[str, int] | None  # method and layer of the one that separates held-out responses best
+    best_of: int  # … of so many
+    best_val: Separation | None  # its held-out figures, with intervals that allow for its being the best
     vectors: list[ShownVector]
 
 
@@ -134,13 +137,15 @@ def _find_vector(paths: TraitPaths, key: tuple[str, int]) -> dict[str, Vector]:
 
 def _vectors(paths: TraitPaths) -> Vectors:
     captured, abouts = read_activations_about(paths), list(list_vectors(paths).values())
-    best = best_held_out(abouts)
+    best = best_held_out(paths, abouts)
 
     return Vectors(
         component=captured.component,
         position=captured.position,
         mean_norms=captured.mean_norms,
         best=best.key if best else None,
+        best_of=best.best_of if best else 0,
+        best_val=best.separation if best else None,
         vectors=[ShownVector.model_validate(about, from_attributes=True) for about in abouts],
     )
 

@@ -36,7 +36,7 @@ export const chips = (pairs) =>
   h(
     "div",
     { class: "chips" },
-    pairs.filter(([, v]) => v !== null && v !== undefined && v !== "").map(([name, v]) => h("span", {}, `${name} `, h("b", {}, v))),
+    pairs.filter(([, v]) => v !== null && v !== undefined && v !== "" && v !== false).map(([name, v]) => h("span", {}, `${name} `, h("b", {}, v))),
   );
 
 export function meter(share, label) {

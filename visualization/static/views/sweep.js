@@ -185,7 +185,7 @@ function curves(results, key, method) {
   };
   const note =
     key === "effect"
-      ? `Colour: layer. Bands: 95 % bootstrap intervals of ${method}; other methods faint.`
+      ? `Colour: layer. Bands: 95 % intervals of ${method}; other methods faint.`
       : "Where the text breaks, an effect means little.";
   return plot({
     name: `dose_${key}`,

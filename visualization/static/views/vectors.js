@@ -74,7 +74,7 @@ function shown(page, params) {
     choice("Method", methodsOf(page), chosen.method, (method) => patch({ method, layer: chosen.layer })),
     choice("Layer", layersOf(page), chosen.layer, (layer) => patch({ method: chosen.method, layer })),
   ];
-  const note = `${page.component} activations, mean over ${page.position}. “random” is a direction drawn from the activations' covariance: what chance looks like.`;
+  const note = `${page.component} activations, mean over ${page.position}. “random” is a direction drawn from these activations. They hold the trait, so it may read it: it is a null for steering, not for reading.`;
   return section(
     "Vectors",
     note,
@@ -82,19 +82,21 @@ function shown(page, params) {
     h(
       "div",
       { class: "stack" },
-      figures(chosen),
+      figures(chosen, page),
       h("div", { class: "pair" }, heatmap(page, METRICS[name], chosen), curve(page, METRICS[name], chosen)),
     ),
   );
 }
 
-function figures(v) {
-  const held = v.val;
+function figures(v, { best, best_of: bestOf, best_val: bestVal }) {
+  const isBest = best && v.method === best[0] && v.layer === best[1];
+  // the best of many is better by luck too, and its intervals allow for that
+  const held = isBest ? bestVal : v.val;
   return chips([
     ["vector", `${v.method}, layer ${v.layer}`],
     ["norm", number(v.norm)],
     ["centre", signed(v.centre, 2)],
-    ["held-out AUROC", held && `${number(held.auroc)} ${range(held.auroc_low, held.auroc_high)}`],
+    [isBest ? `held-out AUROC, best of ${bestOf}` : "held-out AUROC", held && `${number(held.auroc)} ${range(held.auroc_low, held.auroc_high)}`],
     ["Cohen's d", held && `${number(held.cohens_d)} ${range(held.cohens_d_low, held.cohens_d_high)}`],
     ["accuracy", held && number(held.accuracy)],
     ["held out", held && `${held.n_pos} + ${held.n_neg}`],

@@ -19,8 +19,13 @@ export function verdictPanel(results) {
     ["test questions", results.n_questions],
     ["effect", interval(results.effect)],
     ["odd part", interval(results.odd_part)],
-    ["z against random directions", random && number(random.z, 1)],
-    ["p, selection allowed for", random?.selected && number(random.selected.p, 3)],
+    ["z against random directions", random && random.z != null && number(random.z, 1)],
+    ["p, rank among random directions", number(results.p ?? random?.selected?.p, 3)],
+    ["looks at these questions", results.looks > 1 && results.looks],
+    ["judge tells the sides apart", results.judge_reliability != null && `${number(100 * results.judge_reliability, 0)} %`],
+    ["held-out AUROC", results.reading && number(results.reading.auroc, 2)],
+    ["second judge", results.second_judge && `${results.second_judge.verdict} (${results.second_judge.judge.mode})`],
+    ["questions of the neutral pool", results.questions_from_pool?.test],
     ["coherence", `${number(coherence.unsteered, 0)} → ${number(coherence.plus, 0)}`],
     ["operation", chosen.operation],
     ["positions", chosen.positions],
@@ -46,6 +51,7 @@ const ARMS = [
 
 function comparison(results) {
   const rows = ARMS.map(([key, name]) => [name, results[key]]).filter(([, found]) => found);
+  if (results.paraphrases?.odd_part) rows.push(["odd part, questions paraphrased", results.paraphrases.odd_part]);
   if (results.strongest?.effect) rows.push([`+ vector, dose ${doseName(results.strongest.dose)}`, results.strongest.effect]);
   rows.reverse();
   const traces = (c) => [
@@ -77,7 +83,7 @@ function comparison(results) {
   return plot({
     name: "comparison",
     title: "Against the other arms",
-    note: "Bars: 95 % bootstrap intervals over questions.",
+    note: "Bars: 95 % intervals over questions.",
     height: 300,
     traces,
     layout,
@@ -122,7 +128,8 @@ function nullPlot({ random, odd_part: odd, shuffled_labels_odd_part: shuffled })
     columns: ["direction", "odd_part"],
     rows: [...random.odd_parts.map((x, i) => [`random ${i}`, x]), ["vector", odd?.mean], ["shuffled labels", shuffled?.mean]],
   };
-  const note = `z = ${number(random.z, 1)} against their spread of ${number(random.spread, 1)} points. Band: the vector's 95 % interval.`;
+  const stands = random.z == null ? "None of them moves the score." : `z = ${number(random.z, 1)}, against their spread of ${number(random.spread, 1)} points.`;
+  const note = `${stands} Band: the vector's 95 % interval.`;
   return plot({ name: "null_distribution", title: "Against random directions", note, height: 300, traces, layout, table });
 }
 
