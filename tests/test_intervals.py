@@ -1,10 +1,15 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
-from traitscope.analysis.steering.questions import split_questions
+from traitscope.analysis.steering.questions import choose_questions, split_questions
 from traitscope.utils.errors import UserError
-from traitscope.utils.measures.intervals import benjamini_hochberg, compare_with_null
+from traitscope.utils.judge import Rubric
+from traitscope.utils.measures.chance import compare_with_null
+from traitscope.utils.measures.intervals import benjamini_hochberg
 from traitscope.utils.measures.separation import auroc_interval, auroc_of, cohens_d, separation
+from traitscope.utils.records.dataset import Item, TraitDataset
 
 
 def test_auroc_counts_pairs_with_ties_as_half():
@@ -44,8 +49,8 @@ def test_separation_reports_sizes_and_accuracy_at_the_centre():
 
 def test_null_comparison_ranks_both_signs_and_never_reaches_zero():
     null = np.array([1.0, -2.0, 0.5, -0.5])
-    assert compare_with_null(3.0, null)["p"] == pytest.approx(1 / 5)
-    assert compare_with_null(1.5, null)["p"] == pytest.approx(2 / 5)
+    assert compare_with_null(3.0, null)["p"] == pytest.approx(1 / 10)
+    assert compare_with_null(1.5, null)["p"] == pytest.approx(2 / 10)
     assert compare_with_null(3.0, null)["range"] == [-2.0, 1.0]
     assert compare_with_null(3.0, null)["z"] == pytest.approx(3 / np.sqrt((1 + 4 + 0.25 + 0.25) / 4))
 
@@ -61,17 +66,62 @@ def test_questions_are_split_by_their_text_alone():
     assert set(test) <= set(more_test)
 
 
-def test_a_repeated_question_counts_once_and_too_few_are_refused():
-    questions = [f"What about {i}?" for i in range(20)]
-    assert split_questions(questions + questions) == split_questions(questions)
-    with pytest.raises(UserError, match="add some"):
-        split_questions(questions[:3])
+def dataset_of(questions: list[str], used: Sequence[str] = ()) -> TraitDataset:
+    items = tuple(Item("pos", i, i, 0, [{"role": "user", "content": q}]) for i, q in enumerate(used))
+    return TraitDataset("a/b", "instructions", items, Rubric("a/b", "", ()), tuple(questions))
+
+
+POOL = [f"Neutral question {i}?" for i in range(60)]
+
+
+def test_questions_enough_are_the_traits_own_and_a_repeated_one_counts_once():
+    questions = [f"What about {i}?" for i in range(60)]
+    dev, test = split_questions(questions)
+    for asked in (questions, questions + questions):
+        found = choose_questions(dataset_of(asked), POOL)
+        assert (found.dev, found.test, found.from_pool, found.note()) == (dev, test, {}, "")
 
 
 def test_subset_keeps_the_first_of_each_part():
     questions = [f"What about {i}?" for i in range(60)]
     dev, test = split_questions(questions)
-    assert split_questions(questions, 5) == (dev[:5], test[:5])
+    found = choose_questions(dataset_of(questions), POOL, 5)
+    assert (found.dev, found.test) == (dev[:5], test[:5])
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 20])
+def test_few_questions_are_filled_up_from_the_pool_and_it_is_said(n):
+    questions = [f"What about {i}?" for i in range(n)]
+    dev, test = split_questions(questions)
+    found = choose_questions(dataset_of(questions), POOL)
+    assert found.dev[: len(dev)] == dev
+    assert found.test[: len(test)] == test
+    assert min(len(found.dev), len(found.test)) == 12
+    assert len(found.dev) - len(dev) == found.from_pool["dev"]
+    assert len(found.test) - len(test) == found.from_pool["test"]
+    assert not set(found.dev) & set(found.test)
+    assert "neutral pool" in found.note()
+
+
+def test_questions_that_extraction_used_are_left_out_and_named():
+    questions = [f"What about {i}?" for i in range(60)]
+    found = choose_questions(dataset_of(questions, [q.upper() for q in questions[:40]]), POOL)
+    assert not set(found.dev + found.test) & set(questions[:40])
+    assert found.left_out == questions[:40]
+    assert "40 of its own were left out" in found.note()
+    spared = choose_questions(dataset_of([], POOL[:5]), POOL)
+    assert not set(spared.dev + spared.test) & set(POOL[:5])
+
+
+def test_a_fresh_test_asks_what_no_test_has_seen():
+    questions = [f"What about {i}?" for i in range(60)]
+    first = choose_questions(dataset_of(questions), POOL, fresh=20)
+    second = choose_questions(dataset_of(questions), POOL, fresh=20, seen=[*questions, *first.test])
+    assert first.dev == second.dev == split_questions(questions)[0]
+    assert len(set(first.test) | set(second.test)) == 40
+    assert first.from_pool == {"dev": 0, "test": 20}
+    with pytest.raises(UserError, match="20 questions left"):
+        choose_questions(dataset_of(questions), POOL, fresh=21, seen=[*first.test, *second.test])
 
 
 def test_benjamini_hochberg_worked_by_hand():

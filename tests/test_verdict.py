@@ -1,12 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from traitscope.analysis.steering.arms import Arm, ArmResult
-from traitscope.analysis.steering.conclusion import Evidence, median_example, reach_verdict
-from traitscope.analysis.steering.search import Cell, effect_of, odd_part, pick_cell, pick_finalists
+from traitscope.analysis.steering.conclusion import reach_verdict
+from traitscope.analysis.steering.evidence import Evidence, median_example
+from traitscope.analysis.steering.search import Cell, Tried, effect_of, odd_part, pick_dose, pick_strongest
 from traitscope.analysis.steering.treatments import Site, Treatment
 from traitscope.utils.judge import Score
+from traitscope.utils.measures.chance import compare_with_null
+from traitscope.utils.records.verdict import Reading
 
 N = 20
 
@@ -156,49 +161,52 @@ def test_the_interval_is_that_of_the_mean_and_narrows_with_consistency():
     assert exact["high"] - exact["low"] < 1e-6
 
 
-def test_the_search_prefers_clear_and_coherent_cells():
-    cells = [make_cell(layer, dose) for layer in (1, 2) for dose in (0.1, 0.4)]
-    rng = np.random.default_rng(0)
-    base = rng.uniform(40, 50, N)
-    gains, coherences = [1, 25, 12, 45], [95, 90, 92, 40]  # the strongest cell breaks the text
-    plus = [arm(base + gain + rng.normal(0, 4, N), c) for gain, c in zip(gains, coherences, strict=True)]
-    finalists = pick_finalists(list(zip(cells, plus, strict=True)), arm(base), gate=70)
-    assert finalists[0][0] is cells[1]
-    assert cells[3] not in [c for c, _ in finalists]
-    minus = {
-        cells[0].name: arm(base - 1),
-        cells[1].name: arm(base + 24),
-        cells[2].name: arm(base - 12 + rng.normal(0, 4, N)),
-    }
-    chosen = pick_cell([(c, up, minus[c.name]) for c, up in finalists], arm(base), 70)
-    assert chosen is cells[2]  # cell 1 does the same in both directions: damage
+def tried(
+    dose: float, gain: float, spread: float, noise: float = 4.0, coherence: float = 90.0, seed: int = 0
+) -> Tried:
+    """A dose at which the vector moves the score by `gain` each way, and chance by `spread`."""
+    rng = np.random.default_rng([seed, int(1000 * dose)])
+    base = np.linspace(40, 60, N)
+    up, down = (arm(base + sign * gain + rng.normal(0, noise, N), coherence) for sign in (1, -1))
+    return Tried(make_cell(1, dose), up, down, spread)
 
 
-def test_a_cell_whose_opposite_breaks_the_text_comes_last():
-    cells = [make_cell(1, dose) for dose in (0.1, 0.4)]
-    base = np.linspace(30, 60, N)
-    noise = np.random.default_rng(0).normal(0, 3, N)
-    plus, minus = (
-        [arm(base + 10 + noise), arm(base + 30 + noise)],
-        [arm(base - 10), arm(base - 30, coherence=40)],
+BASE = arm(np.linspace(40, 60, N))
+
+
+def test_the_dose_is_taken_where_the_vector_stands_furthest_above_chance():
+    doses = [tried(0.1, 9, 2), tried(0.2, 16, 4), tried(0.4, 28, 16)]
+    assert pick_dose(doses, BASE, 70, 5).cell.dose == 0.1
+    grown = [tried(0.1, 9, 8), tried(0.2, 18, 8), tried(0.4, 30, 40)]
+    assert pick_dose(grown, BASE, 70, 5).cell.dose == 0.2
+
+
+def test_a_dose_whose_effect_is_not_worth_having_is_taken_only_where_none_is():
+    doses = [tried(0.1, 3, 0.6, noise=1), tried(0.2, 6, 3, noise=1)]
+    assert pick_dose(doses, BASE, 70, 5).cell.dose == 0.2
+    assert pick_dose(doses[:1], BASE, 70, 5).cell.dose == 0.1
+
+
+def test_a_dose_that_breaks_either_side_is_taken_only_where_all_do():
+    broken = tried(0.4, 40, 3)
+    for side in ("plus", "minus"):
+        one_sided = replace(broken, **{side: replace(getattr(broken, side), coherence=[Score(20.0)] * N)})
+        assert pick_dose([tried(0.1, 8, 3), one_sided], BASE, 70, 5).cell.dose == 0.1
+        assert pick_strongest([tried(0.1, 8, 3), one_sided], one_sided, 70).cell.dose == 0.1
+    assert (
+        pick_dose([tried(0.8, 8, 3, coherence=10), tried(0.4, 8, 3, coherence=20)], BASE, 70, 5).cell.dose
+        == 0.4
     )
-    finalists = list(zip(cells, plus, minus, strict=True))
-    assert pick_cell(finalists, arm(base), 70) is cells[0]
-    assert pick_cell(finalists[1:], arm(base), 70) is cells[1]  # if there is no other
 
 
-def test_the_smallest_dose_that_shows_the_effect_is_chosen():
-    cells = [make_cell(1, dose) for dose in (0.1, 0.2, 0.4)]
-    rng = np.random.default_rng(0)
-    base = np.linspace(30, 60, N)
-    gains, spreads = [2, 10, 25], [8, 4, 1]  # unclear, clear, and clearest because the score saturates
-    plus, minus = (
-        [arm(base + sign * g + rng.normal(0, s, N)) for g, s in zip(gains, spreads, strict=True)]
-        for sign in (1, -1)
+def test_answers_of_which_none_could_be_graded_are_neither_coherent_nor_broken():
+    unknown = replace(
+        tried(0.2, 20, 3), plus=replace(tried(0.2, 20, 3).plus, coherence=[Score(None, "error")] * N)
     )
-    finalists = list(zip(cells, plus, minus, strict=True))
-    assert pick_cell(finalists, arm(base), 70) is cells[1]
-    assert pick_cell(finalists[:1], arm(base), 70) is cells[0]
+    assert np.isnan(unknown.plus.mean_coherence)
+    assert not unknown.holds(70)
+    assert not unknown.breaks(70)
+    assert pick_dose([unknown, tried(0.1, 8, 3)], BASE, 70, 5).cell.dose == 0.1
 
 
 def test_an_odd_part_made_of_a_broken_opposite_is_not_proven():
@@ -221,10 +229,83 @@ def test_one_sided_random_pushes_that_do_as_much_are_told():
     assert one_sided["reach_it"] == 0 or "one-sided random pushes reach the effect" in result["why"]
 
 
-def test_where_nothing_is_coherent_the_least_broken_cell_is_tried():
-    cells = [make_cell(1, dose) for dose in (0.5, 1.0)]
-    tried = [(cells[0], arm([50.0] * 5, 60)), (cells[1], arm([50.0] * 5, 20))]
-    assert pick_finalists(tried, arm([40.0] * 5), gate=70) == tried[:1]
+def test_less_than_the_least_effect_is_not_proven_however_sure():
+    """Five of sixteen questions rise by a point, and nothing else ever moves."""
+    base, n = np.full(16, 50.0), 16
+    rise = np.where(np.arange(n) < 5, 1.0, 0.0)
+    still = arm(base)
+    evidence = Evidence(still, (arm(base + rise), arm(base - rise)), [(still, still)] * 24, [], still)
+    result = reach_verdict(CELL, evidence, 70)
+    assert result["verdict"] == "not proven"
+    assert result["random"]["z"] is None
+    assert "less than 5" in result["why"] or "not above 0" in result["why"]
+
+
+def test_a_spread_of_zero_is_said_and_not_divided_by():
+    still = arm(np.full(16, 50.0))
+    up, down = (arm(50 + sign * np.linspace(8, 30, 16)) for sign in (1, -1))
+    result = reach_verdict(CELL, Evidence(still, (up, down), [(still, still)] * 24, [], still), 70)
+    assert result["verdict"] == "works"
+    assert result["random"]["z"] is None
+    assert "none of which moves the score" in result["why"]
+
+
+@pytest.mark.parametrize(("n", "verdict"), [(7, "not proven"), (8, "works")])
+def test_eight_questions_are_the_least(n, verdict):
+    def first(result: ArmResult) -> ArmResult:
+        parts = {name: getattr(result, name)[:n] for name in ("questions", "responses", "trait", "coherence")}
+        return replace(
+            result, prompt_ids=result.prompt_ids[:n], response_ids=result.response_ids[:n], **parts
+        )
+
+    result = reach_verdict(CELL, trial(effect=30.0).each(first), 70)
+    assert result["verdict"] == verdict
+    assert n == 8 or "too few" in result["why"]
+
+
+def test_every_look_at_the_same_questions_counts():
+    once, often = (reach_verdict(CELL, replace(trial(effect=30.0), looks=looks), 70) for looks in (1, 4))
+    assert once["verdict"] == "works"
+    assert often["verdict"] == "not proven"
+    assert often["p"] == pytest.approx(4 * once["p"])
+    assert "look 4" in often["why"]
+
+
+@pytest.mark.parametrize(("reliability", "verdict"), [(0.64, "not proven"), (0.65, "works"), (None, "works")])
+def test_a_judge_near_chance_proves_nothing(reliability, verdict):
+    result = reach_verdict(CELL, replace(trial(effect=30.0), reliability=reliability), 70)
+    assert result["verdict"] == verdict
+    assert verdict == "works" or "near chance" in result["why"]
+
+
+@pytest.mark.parametrize(
+    ("reading", "verdict"),
+    [
+        (Reading(auroc=0.55, n_pos=12, n_neg=12), "not proven"),
+        (Reading(auroc=0.95, n_pos=12, n_neg=12), "works"),
+        (Reading(auroc=0.5, n_pos=2, n_neg=2), "works"),  # too few to say anything
+        (None, "works"),
+    ],
+)
+def test_a_vector_that_its_labels_taught_nothing_is_not_proven(reading, verdict):
+    assert reach_verdict(CELL, replace(trial(effect=30.0), reading=reading), 70)["verdict"] == verdict
+
+
+def test_p_is_the_rank_among_random_directions_and_exact_whatever_their_tails():
+    rng = np.random.default_rng(0)
+    draws = {
+        "normal": rng.normal,
+        "cauchy": rng.standard_cauchy,
+        "few": lambda size: rng.normal(size=size) * (rng.random(size) < 0.1),
+    }
+    for draw in draws.values():
+        found = [compare_with_null(values[0], values[1:]) for values in draw(size=(4000, 21))]
+        share = np.mean([f["p"] <= 0.05 for f in found])
+        assert share < 0.055
+        assert all(f["p"] >= f["p_least"] for f in found)
+    assert compare_with_null(9.0, np.array([1.0, -8.0, 3.0]))["p"] == 1 / 8
+    assert compare_with_null(-9.0, np.array([1.0, -8.0, 3.0]))["p"] == 7 / 8
+    assert compare_with_null(2.0, np.array([1.0, -8.0, 3.0]), has_sign=True)["p"] == 1 / 2
 
 
 def test_a_dose_is_a_share_of_the_residual_norm_whatever_the_vectors_length():

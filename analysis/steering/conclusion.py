@@ -31,17 +31,17 @@ def reach_verdict(cell: Cell, trial: Evidence, gate: float, least: float = LEAST
 
 def conclude(numbers: dict, gate: float, least: float = LEAST_EFFECT) -> tuple[str, str]:
     """Return the one word and its reason, from the numbers alone."""
-    objections = (
-        _text_breaks(numbers, gate),
-        _judge_is_blind(numbers),
-        _too_few(numbers),
-        _nothing_moves(numbers, least),
-        _opposite_breaks(numbers, gate),
-        _nulls_do_as_much(numbers),
-        _labels_mean_nothing(numbers),
-    )
-    if found := next(filter(None, objections), None):
-        return found
+    for objection in (
+        _text_breaks,
+        _judge_is_blind,
+        _too_few,
+        _nothing_moves,
+        _opposite_breaks,
+        _nulls_do_as_much,
+        _labels_mean_nothing,
+    ):
+        if found := objection(numbers, gate, least):
+            return found
 
     effect, odd, null = numbers["effect"], numbers["odd_part"], numbers["random"]
     said = [
@@ -66,7 +66,7 @@ def _beats(null: dict) -> str:
     return f"larger than {null['n'] - null['reach_it']} of {null['n']} random directions' ({stands})"
 
 
-def _text_breaks(numbers: dict, gate: float) -> Objection:
+def _text_breaks(numbers: dict, gate: float, least: float) -> Objection:
     coherence = numbers["coherence"]
     if coherence["plus"] is None:
         return NOT_PROVEN, "the coherence of the steered answers could not be judged"
@@ -78,7 +78,7 @@ def _text_breaks(numbers: dict, gate: float) -> Objection:
     return BREAKS, f"{fall}, below the gate of {gate:.0f}"
 
 
-def _judge_is_blind(numbers: dict) -> Objection:
+def _judge_is_blind(numbers: dict, gate: float, least: float) -> Objection:
     reliability = numbers["judge_reliability"]
     if reliability is None or reliability >= LEAST_RELIABILITY:
         return None
@@ -88,7 +88,7 @@ def _judge_is_blind(numbers: dict) -> Objection:
     )
 
 
-def _too_few(numbers: dict) -> Objection:
+def _too_few(numbers: dict, gate: float, least: float) -> Objection:
     if numbers["effect"] is None or numbers["odd_part"] is None or numbers["random"] is None:
         return NOT_PROVEN, "too few answers could be judged"
     if numbers["n_questions"] < LEAST_N:
@@ -96,7 +96,7 @@ def _too_few(numbers: dict) -> Objection:
     return None
 
 
-def _nothing_moves(numbers: dict, least: float) -> Objection:
+def _nothing_moves(numbers: dict, gate: float, least: float) -> Objection:
     effect, odd = numbers["effect"], numbers["odd_part"]
     if odd["low"] <= 0:
         interval = f"{odd['low']:+.1f} to {odd['high']:+.1f}"
@@ -107,7 +107,7 @@ def _nothing_moves(numbers: dict, least: float) -> Objection:
     return None
 
 
-def _opposite_breaks(numbers: dict, gate: float) -> Objection:
+def _opposite_breaks(numbers: dict, gate: float, least: float) -> Objection:
     minus = numbers["coherence"]["minus"]
     if minus is None or minus >= gate:
         return None
@@ -115,7 +115,7 @@ def _opposite_breaks(numbers: dict, gate: float) -> Objection:
     return NOT_PROVEN, f"{what}, so that the odd part may be damage"
 
 
-def _nulls_do_as_much(numbers: dict) -> Objection:
+def _nulls_do_as_much(numbers: dict, gate: float, least: float) -> Objection:
     odd, null, shuffled = (numbers[k] for k in ("odd_part", "random", "shuffled_labels_odd_part"))
     if null["p_least"] > P_MAX:
         few = f"{null['n']} random directions are too few to prove anything"
@@ -130,7 +130,7 @@ def _nulls_do_as_much(numbers: dict) -> Objection:
     return None
 
 
-def _labels_mean_nothing(numbers: dict) -> Objection:
+def _labels_mean_nothing(numbers: dict, gate: float, least: float) -> Objection:
     """Object to a vector that steers, and yet does not tell held-out responses of the two sides apart.
 
     Where the trait carries much of the activations' variance, a mixture of responses with their sides drawn by

@@ -30,6 +30,8 @@ from traitscope.analysis.steering.setting import Candidates, Protocol
 from traitscope.analysis.steering.treatments import Intervention
 from traitscope.utils.files.journal import key_of
 from traitscope.utils.judge import Score
+from traitscope.utils.measures.separation import separation
+from traitscope.utils.records.vectors import Separation
 from traitscope.utils.records.verdict import WORKS
 
 D, N_EXAMPLES, DEPTH = 48, 60, 30
@@ -126,7 +128,14 @@ class Bench:
             shuffled,
             1,
             lambda wanted: f"show it {wanted}",
-            separation={key: float(self.rng.uniform()) for key in world.keys},
+            separation={key: self._reading() for key in world.keys},
+        )
+
+    def _reading(self) -> Separation:
+        """Return how twelve held-out responses of a side are told apart: by luck, where the sides mean nothing."""
+        apart = 2.5 if self.world.true_vector else 0.0
+        return Separation.model_validate(
+            separation(self.rng.normal(apart, 1, 12), self.rng.normal(0, 1, 12), 0.0)
         )
 
     def open(self, questions) -> ArmResult:
@@ -148,7 +157,8 @@ class Bench:
         world = self.world
         shift = sum(self._effect(p.vector, p.layer, p.coefficient) for p in arm.pushes)
         force = sum(abs(p.coefficient) * float(p.vector.norm()) for p in arm.pushes) / 100
-        rng = np.random.default_rng([self.seed, int(key_of([arm.name, len(questions)]), 16) % 2**32])
+        marks = [[p.layer, p.coefficient, p.vector[:2].tolist()] for p in arm.pushes]
+        rng = np.random.default_rng([self.seed, int(key_of([arm.name, marks, len(questions)]), 16) % 2**32])
         own = rng.normal(size=len(questions))
         shared = np.repeat(rng.normal(size=len(questions)), world.clusters)[: len(questions)]
         noise = own if world.clusters == 1 else (own + shared) / math.sqrt(2)

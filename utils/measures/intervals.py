@@ -115,17 +115,6 @@ def t_statistic(values: np.ndarray, clusters: Sequence | None = None) -> float:
     return mean / error if len(residuals) > 1 else 0.0
 
 
-def effective_number(directions: np.ndarray) -> float:
-    """Return how many independent candidates several directions [k, d] amount to, from 1 (all alike) to k
-    (all orthogonal).
-
-    (Σ√λ)² / Σλ over the eigenvalues of their cosine matrix (Galwey 2009, Genetic Epidemiology 33:559).
-    """
-    unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    eigenvalues = np.clip(np.linalg.eigvalsh(unit @ unit.T), 0, None)
-    return float(np.sqrt(eigenvalues).sum() ** 2 / eigenvalues.sum())
-
-
 def permutation_p(values: np.ndarray, draws: int = 10_000, seed: int = 0) -> float:
     """Return the two-sided p of a mean of paired differences under random signs, (1 + #{|mean*| ≥
     |mean|}) / (1 + draws).
