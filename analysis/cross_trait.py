@@ -150,21 +150,19 @@ def cosine(push: Push, other: TraitPaths, key: tuple[str, int]) -> float | None:
 
 
 def render(effects: dict, cosines: dict) -> str:
-    """Return both matrices for a terminal; a star marks an effect whose interval does not hold 0."""
+    """Return both matrices for a terminal. What a random direction would do there is not known, so no effect is
+    marked as more than chance.
+    """
 
     def cell(found: dict | None) -> str:
-        return (
-            "–"
-            if found is None
-            else f"{found['mean']:+.1f}{'*' if found['low'] > 0 or found['high'] < 0 else ''}"
-        )
+        return "–" if found is None else f"{found['mean']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
 
     table = pd.DataFrame({b: {a: cell(effects[a][b]) for a in effects} for b in effects})
     angles = pd.DataFrame(
         {b: {a: np.nan if cosines[a][b] is None else cosines[a][b] for a in cosines} for b in cosines}
     )
     return (
-        f"odd part in points, steered with (row) and judged for (column)\n{table.to_string()}\n\ncosine at "
+        f"odd part in points [95 %], steered with (row) and judged for (column)\n{table.to_string()}\n\ncosine at "
         f"the row's method and layer\n{angles.to_string()}"
     )
 

@@ -45,6 +45,7 @@ BENCHMARKS = (
     "memory",
     "report",
     "families",
+    "verdicts",
 )
 
 
@@ -60,9 +61,10 @@ def flags_of_script(script: str) -> dict[str, Flag]:
     if script.startswith("tests/benchmarks/"):
         from benchmarks.families import FamilyOptions
         from benchmarks.report import ReportOptions
+        from benchmarks.verdicts import VerdictOptions
         from benchmarks.workload import BenchOptions
 
-        known = {"report": ReportOptions, "families": FamilyOptions}
+        known = {"report": ReportOptions, "families": FamilyOptions, "verdicts": VerdictOptions}
         return option_flags(known.get(Path(script).stem, BenchOptions))
     module = MOVED.get(script, script).removesuffix(".py").replace("/", ".")
     what = command_of(import_module(f"traitscope.{module}"))

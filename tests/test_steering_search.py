@@ -509,6 +509,10 @@ def shared_candidates(bench: SimulatedBench) -> Candidates:
         lambda m, layer: shuffled[m, layer],
         1,
         lambda wanted: "show it",
+        # the sides of held-out responses were drawn by lot as well
+        separation={
+            key: Separation.model_validate(separate(*rng.normal(size=(2, 12)), 0.0)) for key in fit(2)
+        },
     )
 
 
