@@ -27,6 +27,7 @@ from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_figure
 from traitscope.utils.files.paths import InferencePaths, TraitPaths
 from traitscope.utils.judge import Answer, JudgeOptions, explain_gaps, load_judge
+from traitscope.utils.measures.clusters import find_clusters
 from traitscope.utils.measures.groups import compare_all
 from traitscope.utils.model.encode import text_of
 from traitscope.utils.records.comparisons import write_groups
@@ -62,6 +63,13 @@ class GroupOptions:
             "are."
         ),
     )
+    cluster_by: str = flag(
+        "auto",
+        (
+            "A field whose prompts are variants of one matter, and so no independent evidence; auto takes "
+            "request, matter or triple where several prompts share one, and none takes all as independent."
+        ),
+    )
     over: Literal["response", "prompt", "all"] = flag(
         "response", "Tokens that are averaged: response, prompt or all."
     )
@@ -83,8 +91,15 @@ def compare_groups(options: GroupOptions, judging: JudgeOptions, thresholds: Thr
     if not values:
         raise UserError(f"{paths.dir} has no projections; run inference/project_activations.py first")
 
-    found = compare_all(values, members)
+    clusters, said = _clusters(options, records, members)
+    found = compare_all(values, members, clusters)
     cells = [{**origins[label], **row} for label, row in found.items() if row]
+    if not cells:
+        raise UserError(
+            "nothing can be compared: each group takes two projected prompts, and two clusters where "
+            "--cluster-by names some"
+        )
+    how += f", {said}" if said else ""
     about = {
         "by": options.by,
         "how": how,
@@ -99,6 +114,20 @@ def compare_groups(options: GroupOptions, judging: JudgeOptions, thresholds: Thr
     print(render(cells, names))
     sizes = f"{names[0]} ({len(members[0])}) against {names[1]} ({len(members[1])})"
     print(f"[groups] {sizes}, {how}; {target}, {figure.name}")
+
+
+def _clusters(
+    options: GroupOptions, records: Sequence[Record], members: Sequence[set[str]]
+) -> tuple[dict[str, str] | None, str]:
+    """Return {prompt: cluster}, and in words which those are."""
+    try:
+        clusters, field = find_clusters({r.id: r.metadata for r in records}, options.by, options.cluster_by)
+    except ValueError as error:
+        raise UserError(f"--cluster-by: {error}") from None
+    if clusters is None:
+        return None, ""
+    n = len({clusters[prompt] for group in members for prompt in group})
+    return clusters, f"prompts of one {field} taken together ({n})"
 
 
 def _outcomes(

@@ -188,8 +188,8 @@ def render(found: dict) -> str:
 
     share = overall["median_commitment_share"]
     lines.append(
-        f"  committed      pos {overall['committed']['pos']}, neg {overall['committed']['neg']}"
-        + (f", at {share:.0%} of the text" if share is not None else "")
+        f"  committed      pos {overall['committed']['pos']}, neg {overall['committed']['neg']}, more than "
+        "noise does" + (f", at {share:.0%} of the text" if share is not None else "")
     )
     if points:
         lines.append(

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 
 from traitscope.analysis import compare_groups, compare_models
 from traitscope.inference import monitor_dynamics
+from traitscope.inference.watch.commitment import commitment, commitment_p, smooth
 from traitscope.inference.watch.dynamics import (
     DynamicsOptions,
     acceleration,
     change_at,
-    commitment,
     describe,
     persistence,
-    smooth,
     velocity,
 )
 from traitscope.utils.errors import UserError
@@ -79,6 +78,46 @@ def test_smoothing_is_the_trailing_mean_and_looks_at_no_later_token(course, wind
     by_hand = [course[max(0, i - window + 1) : i + 1].mean() for i in range(len(course))]
     np.testing.assert_allclose(smooth(course, window), by_hand, atol=1e-9)
     np.testing.assert_allclose(smooth(np.append(course, 1e3), window)[:-1], by_hand, atol=1e-9)
+
+
+def ar1(rng: np.random.Generator, n: int, correlation: float) -> np.ndarray:
+    noise = rng.normal(size=n)
+    for t in range(1, n):
+        noise[t] = correlation * noise[t - 1] + np.sqrt(1 - correlation**2) * noise[t]
+    return noise
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("n", [40, 100])
+def test_noise_seldom_commits(correlation, n):
+    rng, options = np.random.default_rng(7), DynamicsOptions()
+    length = 3.0  # 0.3 standard deviations of the noise have no sign
+    courses = [ar1(rng, n, correlation) for _ in range(300)]
+    share = np.mean([describe(c, length, options)["commitment"] is not None for c in courses])
+    untested = np.mean([commitment(smooth(c, options.window), 0.3) is not None for c in courses])
+    print(f"correlation {correlation}, {n} tokens: {share:.3f}, untested {untested:.3f}")
+    assert share <= 0.07
+    assert untested > 0.4
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+def test_a_step_within_noise_is_found(correlation):
+    rng, hits = np.random.default_rng(8), 0
+    for _ in range(100):
+        at = int(rng.integers(25, 75))
+        found = describe(ar1(rng, 100, correlation) + step(at, 100, -4.0, 4.0), 8.0, DynamicsOptions())
+        hits += found["commitment"] is not None and abs(found["commitment"] - at) <= 6
+        assert found["commitment_p"] <= 0.05 or found["commitment"] is None
+    assert hits >= 90
+
+
+def test_a_commitment_is_tested_alike_whatever_the_unit_and_the_sign():
+    scores = ar1(np.random.default_rng(9), 60, 0.5) + step(20, 60, -1.0, 1.0)
+    p = commitment_p(scores, 5, 0.2)
+    assert 0 < p <= 1
+    assert commitment_p(-scores, 5, 0.2) == p == commitment_p(64 * scores, 5, 12.8)
+    assert commitment_p(scores[:9], 5, 0.2) is None
+    assert commitment_p(np.zeros(20), 5, 0.2) == 1.0
 
 
 def test_a_parabola_has_its_velocity_and_acceleration():

@@ -612,10 +612,13 @@ def summary_of(root: Path, trait: str) -> dict:
 def test_a_refit_leaves_no_vector_of_an_earlier_one(run, done, tiny):
     vectors = done / "experiments/tiny/extraction" / OPTIMISM / "vectors"
     assert len(list(vectors.glob("*.pt"))) == 5 * 4
+    # the best one's luck was measured; all of so few held-out responses may be in order by luck
+    assert 1 <= read_fitted_on(TraitPaths("tiny", OPTIMISM, done)).candidates < 4 * 4
     output = run(done, *tiny, "--no-steering", "--methods", "mean_diff", "--fit-layers", "1,2")
     assert sorted(p.name for p in vectors.glob("*.pt")) == ["mean_diff_layer1.pt", "mean_diff_layer2.pt"]
     assert summary_of(done, OPTIMISM)["vectors"] == 2
     assert "2 vectors" in output
+    assert re.search(r"best held-out AUROC \d\.\d\d \[\d\.\d\d, \d\.\d\d\], best of 2,", output)
 
 
 def test_scores_and_activations_of_different_responses_are_not_mixed(run, done, tiny):

@@ -13,13 +13,14 @@ import torch
 from traitscope.analysis.exchange.facts import gather as gather_facts
 from traitscope.analysis.exchange.formats import FORMATS
 from traitscope.extraction.fitting.candidates import SteeringVectors, load_vectors
-from traitscope.extraction.report.summary import summarise
+from traitscope.extraction.report.summary import best_auroc, summarise
 from traitscope.extraction.run_pipeline import load_stage
 from traitscope.inference.watch.watched import WatchOptions, read_watched
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import FIT, STAGES, STEER, InferencePaths, TraitPaths
 from traitscope.utils.files.reading import digest, read_json
+from traitscope.utils.measures.separation import auroc_interval
 from traitscope.utils.records.activations import (
     FittedOn,
     read_activations_about,
@@ -336,6 +337,33 @@ def test_one_ranking_names_the_best_vector_to_everybody(paths, routes):
     held = summarise(paths, paths, Thresholds())["held_out"]
     assert (held["method"], held["layer"], held["best_of"]) == (*best, 3)
     assert read_watched("e", WatchOptions((TRAIT,)))[0].about.key == best
+
+
+def test_the_best_of_many_is_given_as_such_wherever_it_is_shown(paths, routes):
+    abouts = list(list_vectors(paths).values())
+    own = {about.key: about.val for about in abouts}["probe", 1]
+    alone = auroc_interval(own.auroc, own.n_pos, own.n_neg)
+
+    def interval(candidates: float | None, vectors: dict[str, str]) -> tuple[float, float]:
+        content = read_json(paths.fitted_on) | {"candidates": candidates, "vectors": vectors}
+        write_json(paths.fitted_on, content)
+        found = best_held_out(paths, abouts).separation
+        return found.auroc_low, found.auroc_high
+
+    fitted = {paths.vector(*about.key).name: "x" for about in abouts}
+    assert interval(1.0, fitted) == pytest.approx(alone, abs=1e-6)
+    unknown = interval(None, fitted)  # an older fit: every measured vector counts
+    assert unknown == interval(3.0, fitted) == interval(9.0, fitted)
+    assert unknown[0] < interval(2.0, fitted)[0] < alone[0]
+    imported = {name: sha for name, sha in fitted.items() if not name.startswith("probe")}
+    assert interval(1.0, imported) == interval(2.0, fitted)  # one that stage 4 did not fit counts as one more
+
+    write_json(paths.fitted_on, read_json(paths.fitted_on) | {"candidates": None, "vectors": {}})
+    said = f"0.90 [{unknown[0]:.2f}, {unknown[1]:.2f}]"
+    assert best_of(paths)[1] == f"best held-out AUROC, {said}, best of 3"
+    page, held = routes("show_vectors", trait=TRAIT), summarise(paths, paths, Thresholds())["held_out"]
+    assert (page.best_of, page.best_val.auroc_low) == (3, unknown[0]) == (held["best_of"], held["auroc_low"])
+    assert best_auroc(held) == f"{said} of 3"
 
 
 def test_no_measured_vector_is_no_best_one(paths):

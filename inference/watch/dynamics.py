@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from traitscope.inference.watch.commitment import CLEAR, commitment, commitment_p, smooth
 from traitscope.utils.stage.flags import flag
 
 
@@ -25,16 +26,6 @@ class DynamicsOptions:
     heading = "Courses"
 
 
-def smooth(scores: np.ndarray, window: int) -> np.ndarray:
-    """Return the trailing mean over `window` tokens [n]; the first tokens average what there is, so
-    nothing of the future leaks back.
-    """
-    total = np.concatenate([[0.0], np.cumsum(scores)])
-    end = np.arange(1, len(scores) + 1)
-    start = np.maximum(end - max(window, 1), 0)
-    return (total[end] - total[start]) / (end - start)
-
-
 def velocity(course: np.ndarray) -> np.ndarray:
     """Return v_t = s_t − s_(t−1) per token, [n − 1]."""
     return np.diff(course)
@@ -45,19 +36,6 @@ def acceleration(course: np.ndarray) -> np.ndarray:
     return np.diff(course, 2)
 
 
-def commitment(course: np.ndarray, tolerance: float) -> int | None:
-    """Return the first token c such that no s_u, u ≥ c, has the sign opposite to the last one's; None
-    when the last one has no sign.
-
-    Args:
-        tolerance: |s| up to which a score has no sign, and contradicts none.
-    """
-    if not len(course) or abs(course[-1]) <= tolerance:
-        return None
-    against = np.flatnonzero(course * np.sign(course[-1]) < -tolerance)
-    return int(against[-1]) + 1 if len(against) else 0
-
-
 def persistence(course: np.ndarray) -> float:
     """Return the share of the tokens from the peak on that keep at least half of its height, on its side."""
     peak = int(np.abs(course).argmax())
@@ -66,7 +44,7 @@ def persistence(course: np.ndarray) -> float:
 
 
 def describe(scores: np.ndarray, length: float, options: DynamicsOptions) -> dict | None:
-    """Return the figures of one course; None for an empty one.
+    """Return the figures of one course; None for an empty one. A commitment that noise might make is none.
 
     Args:
         scores: Centred projections, [n].
@@ -87,8 +65,11 @@ def describe(scores: np.ndarray, length: float, options: DynamicsOptions) -> dic
         "mean_velocity": float(steps.mean()),
         "roughness": float(np.abs(acceleration(course)).mean()) if len(course) > 2 else 0.0,
     }
+    tolerance = options.tolerance * length
+    p = commitment_p(scores, options.window, tolerance)
     places = {
-        "commitment": commitment(course, options.tolerance * length),
+        "commitment": commitment(course, tolerance) if p is not None and p <= CLEAR else None,
+        "commitment_p": p,
         "peak_at": peak,
         "fastest_at": int(np.abs(steps).argmax()) + 1,
     }

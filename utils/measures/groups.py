@@ -4,34 +4,59 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from traitscope.utils.measures.clusters import clustered_p, jackknife_interval
 from traitscope.utils.measures.intervals import benjamini_hochberg, permutation_p_of_groups
 from traitscope.utils.measures.separation import auroc_interval, auroc_of, cohens_d, cohens_d_interval
 
 
-def compare(first: np.ndarray, second: np.ndarray) -> dict | None:
+def compare(first: np.ndarray, second: np.ndarray, clusters: Sequence[str] | None = None) -> dict | None:
     """Return both means, Cohen's d and AUROC (first over second) with 95 % intervals, and the permutation
-    p; None with fewer than 2 in a group.
+    p; None with fewer than 2 in a group, or with all of a group in one cluster.
+
+    Over clusters an interval is never narrower than over independent values: where the first group lies
+    wholly above the second, leaving clusters out changes nothing, and that is no certainty.
+
+    Args:
+        clusters: Labels of the first group's values, then of the second's; by default all are independent.
     """
     sizes = len(first), len(second)
     if min(sizes) < 2:
         return None
 
     d, auroc = cohens_d(first, second), auroc_of(first, second)
-    figures = {
+    intervals = {"d": cohens_d_interval(d, *sizes), "auroc": auroc_interval(auroc, *sizes)}
+    if clusters is not None:
+        try:
+            by_cluster = {
+                name: jackknife_interval(statistic, first, second, clusters)
+                for name, statistic in (("d", cohens_d), ("auroc", auroc_of))
+            }
+        except ValueError:
+            return None
+        intervals = {name: _wider(found, by_cluster[name]) for name, found in intervals.items()}
+
+    low, high = intervals["auroc"]
+    return {
         "means": [float(first.mean()), float(second.mean())],
         "d": d,
-        "d_interval": list(cohens_d_interval(d, *sizes)),
-    }
-    return figures | {
+        "d_interval": list(intervals["d"]),
         "auroc": auroc,
-        "auroc_interval": list(auroc_interval(auroc, *sizes)),
-        "p": permutation_p_of_groups(first, second),
+        "auroc_interval": [max(0.0, low), min(1.0, high)],
+        "p": permutation_p_of_groups(first, second)
+        if clusters is None
+        else clustered_p(first, second, clusters),
         "n": list(sizes),
     }
 
 
+def _wider(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    return min(one[0], other[0]), max(one[1], other[1])
+
+
 def compare_all(
-    values: Mapping[str, Mapping[str, float]], groups: Sequence[set[str]]
+    values: Mapping[str, Mapping[str, float]],
+    groups: Sequence[set[str]],
+    clusters: Mapping[str, str] | None = None,
 ) -> dict[str, dict | None]:
     """Compare two groups on several readings, with p adjusted for the false discovery rate over all of
     them as `q`.
@@ -39,15 +64,21 @@ def compare_all(
     Args:
         values: {reading: {prompt: value}}.
         groups: The prompts of the first and of the second group.
+        clusters: {prompt: cluster}; by default prompts are independent.
     """
-    found = {
-        name: compare(*(np.array([v for prompt, v in row.items() if prompt in group]) for group in groups))
-        for name, row in values.items()
-    }
+    found = {name: _compare_reading(row, groups, clusters) for name, row in values.items()}
     adjusted = benjamini_hochberg([row["p"] if row else None for row in found.values()])
     return {
         name: row | {"q": q} if row else None for (name, row), q in zip(found.items(), adjusted, strict=True)
     }
+
+
+def _compare_reading(
+    row: Mapping[str, float], groups: Sequence[set[str]], clusters: Mapping[str, str] | None
+) -> dict | None:
+    prompts = [[prompt for prompt in row if prompt in group] for group in groups]
+    first, second = (np.array([row[prompt] for prompt in side]) for side in prompts)
+    return compare(first, second, clusters and [clusters[prompt] for side in prompts for prompt in side])
 
 
 def top_spans(differences: Mapping[str, np.ndarray], window: int, top: int) -> list[tuple[str, int, float]]:

@@ -19,7 +19,8 @@ class Figures(Shaped):
     fastest: float
     mean_velocity: float
     roughness: float
-    commitment: int | None
+    commitment: int | None  # None too where noise might commit as clearly
+    commitment_p: float | None = None  # against such noise
     peak_at: int
     fastest_at: int
     n_tokens: int

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # a laptop without torch reads vectors too
     from traitscope.utils.model.loading import LM
 
 Key = tuple[str, int]  # method, layer
-RANDOM = "random"  # the method whose vectors are a null
+RANDOM = "random"  # the method whose vectors are a null for steering, and never ranked
 _FILE = re.compile(r"(.+)_layer(\d+)_metadata")
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import InferencePaths
+from traitscope.utils.measures.clusters import find_clusters
 from traitscope.utils.measures.groups import compare_all
 from traitscope.utils.records.comparisons import GroupEffect, Groups, list_groups
 from traitscope.visualization.api.curves import Scale
@@ -67,10 +68,17 @@ def router(library: Library) -> APIRouter:
         groups = _members(paths, asked.by, (asked.first, asked.second))
         origins, values = read_means(paths, asked.over, asked.scale)
         frozen = tuple((label, tuple(row.items())) for label, row in values.items())
-        found = _compare(frozen, tuple(frozenset(group) for group in groups.values()))
+        fields = {p["id"]: p["metadata"] for p in read_prompts(paths)}
+        clusters, shared = find_clusters(fields, asked.by)
+        found = _compare(
+            frozen,
+            tuple(frozenset(group) for group in groups.values()),
+            tuple(clusters.items()) if clusters else None,
+        )
         about: dict[str, Any] = {
             "by": asked.by,
-            "how": f"by the field {asked.by}",
+            "how": f"by the field {asked.by}"
+            + (f", prompts of one {shared} taken together" if shared else ""),
             "over": asked.over,
             "scale": asked.scale,
             "groups": groups,
@@ -115,5 +123,11 @@ def _members(paths: InferencePaths, by: str, names: tuple[str, str]) -> dict[str
 
 
 @lru_cache(maxsize=8)
-def _compare(values: tuple, groups: tuple[frozenset[str], ...]) -> dict[str, dict | None]:
-    return compare_all({label: dict(row) for label, row in values}, [set(group) for group in groups])
+def _compare(
+    values: tuple, groups: tuple[frozenset[str], ...], clusters: tuple | None
+) -> dict[str, dict | None]:
+    return compare_all(
+        {label: dict(row) for label, row in values},
+        [set(group) for group in groups],
+        dict(clusters) if clusters else None,
+    )

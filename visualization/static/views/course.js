@@ -101,6 +101,7 @@ const COLUMNS = [
   ["persistence", (f) => number(f.persistence)],
   ["fastest step", (f) => `${signed(f.fastest, 2)} at ${f.fastest_at}`],
   ["committed at", (f) => (f.commitment === null ? "–" : String(f.commitment))],
+  ["p of the commitment", (f) => number(f.commitment_p, 3)],
 ];
 
 /** What the curves amount to over the response. */
