@@ -55,7 +55,8 @@ Readings = list[np.ndarray]  # of n texts: sentence embeddings [n, 384], and thr
 
 def read(texts: Sequence[str]) -> Readings:
     """Return what the two models make of texts, of which none is blank."""
-    return [embed(texts), *read_texts(texts).swapaxes(0, 1)]
+    whole = [text.encode("utf-8", "replace").decode() for text in texts]  # half a character becomes a "?"
+    return [embed(whole), *read_texts(whole).swapaxes(0, 1)]
 
 
 class _Side:
