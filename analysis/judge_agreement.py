@@ -4,9 +4,9 @@ trait.
 For example:
 
     python analysis/judge_agreement.py --experiment demo --traits behavioral/formality --against local:embedded
+    python analysis/judge_agreement.py --experiment demo --traits behavioral/formality --against local:embedded --texts steering
 """
 
-import random
 import runpy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,13 +21,13 @@ import pandas as pd
 
 from traitscope.analysis.judging.agreement import BANDS, compare_scores
 from traitscope.analysis.judging.labels import COLUMNS, read_labels
+from traitscope.analysis.judging.texts import Source, StoredText, stored_texts, take_sample
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json, write_text
-from traitscope.utils.files.paths import SIDES, ExperimentPaths, TraitPaths
+from traitscope.utils.files.paths import ExperimentPaths, TraitPaths
 from traitscope.utils.files.reading import digest
 from traitscope.utils.judge import JudgeOptions, count_states, load_judge
 from traitscope.utils.records.dataset import TraitDataset, read_trait
-from traitscope.utils.records.responses import Response, answers_of, read_responses
 from traitscope.utils.records.scores import Thresholds
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.each import Each
@@ -36,12 +36,16 @@ from traitscope.utils.stage.flags import flag
 
 @dataclass(frozen=True)
 class AgreementOptions:
-    """Compare two judges, or a judge and people, on the responses that stage 1 left: rank correlation,
+    """Compare two judges, or a judge and people, on the texts that an experiment holds: rank correlation,
     mean difference, agreement at the thresholds.
     """
 
-    experiment: str = flag(help="Experiment whose responses are judged.")
+    experiment: str = flag(help="Experiment whose texts are judged.")
     traits: tuple[str, ...] = flag(help="Traits, separated by commas.", also=("trait",))
+    texts: Source = flag(
+        "responses",
+        "responses: those of stage 1. steering: stage 5's answers to the test questions, arm by arm.",
+    )
     against: str = flag("", "The second judge; --judge is the first.")
     labels: str = flag(
         "",
@@ -49,7 +53,7 @@ class AgreementOptions:
     )
     write_labels: str = flag("", "Write such a CSV with texts to label and empty scores, and stop.")
     sample: int = flag(
-        0, "Texts per trait that are compared or written out, evenly over both sides; 0 takes all."
+        0, "Texts per trait that are compared or written out, evenly over the sides or arms; 0 takes all."
     )
 
 
@@ -66,7 +70,7 @@ def judge_agreement(options: AgreementOptions, judging: JudgeOptions, thresholds
 
     paths = ExperimentPaths(options.experiment)
     each = Each([TraitPaths(options.experiment, trait) for trait in options.traits])
-    work = each.do(lambda trait: _read(trait, options.sample))
+    work = each.do(lambda trait: _read(trait, options))
     if options.write_labels and work:
         write_text(Path(options.write_labels), _label_table(work).to_csv(index=False))
         print(
@@ -85,53 +89,55 @@ def judge_agreement(options: AgreementOptions, judging: JudgeOptions, thresholds
         else:
             second = _judge(replace(judging, judge=options.against), dataset, rows, paths)
         names = judging.judge, options.against or Path(options.labels).stem
-        _report(paths, names, (first, second), dataset, rows, thresholds)
+        figures = _compare((first[0], second[0]), rows, thresholds, options.texts)
+        _report(paths, names, {"first": first[1], "second": second[1]}, dataset.trait, figures)
     each.finish()
 
 
-def _read(paths: TraitPaths, sample: int) -> tuple[TraitDataset, list[Response]]:
-    dataset, rows = read_trait(paths), read_responses(paths)
-    if not sample or sample >= len(rows):
-        return dataset, rows
-
-    sides = [[r for r in rows if r.side == side] for side in SIDES]
-    rng = random.Random(0)
-    sizes = ((sample + 1) // 2, sample // 2)
-    return dataset, [
-        r
-        for part, n in zip(sides, sizes, strict=True)
-        for r in sorted(rng.sample(part, min(len(part), n)), key=lambda r: r.key)
-    ]
+def _read(paths: TraitPaths, options: AgreementOptions) -> tuple[TraitDataset, list[StoredText]]:
+    dataset = read_trait(paths)
+    return dataset, take_sample(stored_texts(paths, dataset, options.texts), options.sample)
 
 
 Scored = tuple[np.ndarray, dict]  # scores [n], NaN where there is none, and where they come from
 
 
-def _report(
-    paths: ExperimentPaths,
-    names: tuple[str, str],
-    scored: tuple[Scored, Scored],
-    dataset: TraitDataset,
-    rows: list[Response],
-    thresholds: Thresholds,
-) -> None:
-    (first, about_first), (second, about_second) = scored
-    figures = compare_scores(
-        first, second, np.array([r.group for r in rows]), thresholds.neg_threshold, thresholds.pos_threshold
-    )
+def _compare(
+    scores: tuple[np.ndarray, np.ndarray], rows: Sequence[StoredText], thresholds: Thresholds, source: Source
+) -> dict:
+    """Return the figures of all texts and, of steered ones, of every arm."""
+    groups, arms = np.array([r.group for r in rows]), np.array([r.arm for r in rows])
+    bounds = thresholds.neg_threshold, thresholds.pos_threshold
+    figures = {"texts": source, **compare_scores(*scores, groups, *bounds)}
+    if source == "responses":
+        return figures
 
-    target = paths.judge_agreement(dataset.trait, *names)
-    write_json(target, {"trait": dataset.trait, "first": about_first, "second": about_second, **figures})
-    print(render(dataset.trait, names, figures) + f"\n  {target.relative_to(paths.root)}")
+    of_arm = {arm: arms == arm for arm in dict.fromkeys(arms.tolist())}
+    return figures | {
+        "arms": {
+            arm: compare_scores(scores[0][mine], scores[1][mine], groups[mine], *bounds)
+            for arm, mine in of_arm.items()
+        }
+    }
+
+
+def _report(
+    paths: ExperimentPaths, names: tuple[str, str], judges: dict[str, dict], trait: str, figures: dict
+) -> None:
+    target = paths.judge_agreement(trait, *names)
+    if figures["texts"] != "responses":
+        target = target.with_name(f"{target.stem}__{figures['texts']}.json")
+    write_json(target, {"trait": trait, **judges, **figures})
+    print(render(trait, names, figures) + f"\n  {target.relative_to(paths.root)}")
 
 
 def _look_up(
-    labels: dict[tuple[str, str], float], file: str, dataset: TraitDataset, rows: list[Response]
+    labels: dict[tuple[str, str], float], file: str, dataset: TraitDataset, rows: list[StoredText]
 ) -> Scored:
     values = np.array([labels.get((dataset.trait, r.key), np.nan) for r in rows])
     if np.isnan(values).all():
         raise UserError(
-            f"{file} has no score for a stored response of {dataset.trait}; write a file to fill in with "
+            f"{file} has no score for a stored text of {dataset.trait}; write a file to fill in with "
             "--write-labels"
         )
     about = {"labels": Path(file).name, "sha256": digest(Path(file))}  # not where it lies on this machine
@@ -139,10 +145,10 @@ def _look_up(
 
 
 def _judge(
-    options: JudgeOptions, dataset: TraitDataset, rows: Sequence[Response], paths: ExperimentPaths
+    options: JudgeOptions, dataset: TraitDataset, rows: Sequence[StoredText], paths: ExperimentPaths
 ) -> Scored:
     judge = load_judge(options, dataset.rubric, paths.spending)
-    scores = judge.score_responses(answers_of(dataset, list(rows)))
+    scores = judge.score_responses([r.answer for r in rows])
     used = {"usage": judge.usage.as_json()} if judge.usage else {}
 
     return np.array([np.nan if s.value is None else s.value for s in scores]), judge.identity | {
@@ -151,12 +157,8 @@ def _judge(
     }
 
 
-def _label_table(work: list[tuple[TraitDataset, list[Response]]]) -> pd.DataFrame:
-    texts = [
-        (d.trait, r.key, "", a.prompt, a.response)
-        for d, rows in work
-        for r, a in zip(rows, answers_of(d, rows), strict=True)
-    ]
+def _label_table(work: list[tuple[TraitDataset, list[StoredText]]]) -> pd.DataFrame:
+    texts = [(d.trait, r.key, "", r.answer.prompt, r.answer.response) for d, rows in work for r in rows]
     return pd.DataFrame(texts, columns=list(COLUMNS))
 
 
@@ -166,18 +168,27 @@ def render(trait: str, names: tuple[str, str], figures: dict) -> str:
         f"{trait}: {names[0]} against {names[1]}, {figures['n']} of {figures['n_asked']} texts scored by both"
     ]
     for name in ("rank_correlation", "mean_difference", "mean_absolute_difference", "same_band", "kappa"):
-        found = figures[name]
-        said = (
-            f"{found['value']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]" if found else "not defined"
-        )
-        lines.append(f"  {name.replace('_', ' '):26}{said}")
+        lines.append(f"  {name.replace('_', ' '):26}{_with_interval(figures[name])}")
 
     table = pd.DataFrame(
         figures["confusion"]["counts"],
         index=[f"{names[0]} {b}" for b in BANDS],
         columns=[f"{names[1]} {b}" for b in BANDS],
     )
-    return "\n".join([*lines, *("  " + line for line in table.to_string().splitlines())])
+    lines += ["  " + line for line in table.to_string().splitlines()]
+    return "\n".join([*lines, *map(_arm_line, figures.get("arms", {}).items())])
+
+
+def _arm_line(arm: tuple[str, dict]) -> str:
+    name, figures = arm
+    kappa, rank = _with_interval(figures["kappa"]), _with_interval(figures["rank_correlation"])
+    return f"  {name:26}kappa {kappa}, rank correlation {rank}, {figures['n']} texts"
+
+
+def _with_interval(figure: dict | None) -> str:
+    return (
+        f"{figure['value']:+.2f} [{figure['low']:+.2f}, {figure['high']:+.2f}]" if figure else "not defined"
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from traitscope.extraction.report.summary import best_auroc, summarise
 from traitscope.extraction.report.words import interval, percent
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import FIT, VET_RESPONSES, ExperimentPaths, TraitPaths
+from traitscope.utils.judge.reliability import LEAST
 from traitscope.utils.records.scores import Thresholds, rate_per_side, read_scores
 from traitscope.utils.records.verdict import Verdict, read_verdict
 from traitscope.utils.stage.command import command
@@ -46,7 +47,7 @@ STEERING = (
     "verdict",
     "why",
 )
-NEAR_CHANCE, FEW = 0.65, 6  # judge accuracy, held-out responses of a side
+FEW = 6  # held-out responses of a side
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def usable(held: dict | None, accuracy: float | None) -> str:
     """
     if held is None:
         return "no: too few responses show a side"
-    if accuracy is not None and accuracy < NEAR_CHANCE:
+    if accuracy is not None and accuracy < LEAST:
         return "no: the judge is near chance"
     if min(held["n_pos"], held["n_neg"]) < FEW:
         return "unclear: few held-out responses"

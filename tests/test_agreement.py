@@ -12,8 +12,12 @@ from judge_server import JudgeServer
 from traitscope.analysis import judge_agreement
 from traitscope.analysis.judging.agreement import band_confusion, compare_scores, kappa
 from traitscope.analysis.judging.labels import read_labels
+from traitscope.analysis.judging.texts import StoredText, pooled, take_sample
 from traitscope.extraction import run_pipeline
 from traitscope.utils.errors import UserError
+from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.judge import Answer, Score
+from traitscope.utils.records.verdict import write_texts
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.uniform(0, 100, 200)
@@ -154,3 +158,78 @@ def test_hand_labels_are_written_filled_in_and_compared(compare, tmp_path):
 def test_a_comparison_with_nothing_to_compare_with_is_one_line(compare):
     with pytest.raises(UserError, match="pass one of --against JUDGE, --labels FILE and --write-labels FILE"):
         compare()
+
+
+ARMS = ("unsteered", "vector plus", "vector minus", "random 0 plus", "random 0 minus", "random 1 plus")
+POOLED = ("unsteered", "vector plus", "vector minus", "random")
+
+
+@pytest.fixture
+def steered(experiment, monkeypatch) -> TraitPaths:
+    """The same root with stage 5's texts: every arm's answer to 12 questions."""
+    monkeypatch.setenv("TRAITSCOPE_ROOT", str(experiment))
+    paths = TraitPaths("demo", TRAIT["traits"][0])
+    given = Score(50.0).as_json()
+    rows = [
+        {
+            "arm": arm,
+            "question": f"Question {i}?",
+            "response": f"{arm} {i}",
+            "trait": given,
+            "coherence": None,
+        }
+        for arm in ARMS
+        for i in range(12)
+    ]
+    write_texts(paths, {"test": rows}, {})
+    return paths
+
+
+def test_on_steered_texts_every_arm_has_its_own_figures(compare, steered, experiment, monkeypatch):
+    """Two judges that agree on all arms but the plus arm, where one says the opposite."""
+
+    def read_number(name: str):
+        def judge(_options, _dataset, rows, _paths):
+            values = [8.0 * int(r.answer.response.split()[-1]) for r in rows]
+            turned = [
+                100 - v if name != "embedded" and r.arm == "vector plus" else v
+                for r, v in zip(rows, values, strict=True)
+            ]
+            return np.array(turned), {"judge": name}
+
+        return judge
+
+    monkeypatch.setattr(
+        judge_agreement, "_judge", lambda options, *rest: read_number(options.judge)(options, *rest)
+    )
+    said = compare(against="other", texts="steering")
+    stored = json.loads(next(experiment.rglob("embedded__vs__other__steering.json")).read_text())
+    assert list(stored["arms"]) == [*POOLED]
+    assert [stored["arms"][arm]["n"] for arm in POOLED] == [12, 12, 12, 36]
+    assert [stored["arms"][arm]["rank_correlation"]["value"] for arm in POOLED] == [1, -1, 1, 1]
+    assert stored["arms"]["vector plus"]["kappa"]["high"] < 0.3 < stored["arms"]["random"]["kappa"]["low"]
+    assert stored["n"] == 72
+    assert "  vector plus               kappa -" in said
+
+
+def test_an_arms_interval_is_over_questions_and_not_over_the_texts_of_one(steered):
+    """Three random arms that say the same thing are no more evidence than one."""
+    rng = np.random.default_rng(1)
+    first, second = rng.uniform(0, 100, (2, 30))
+    groups = np.arange(30)
+    once = compare_scores(first, second, groups, 40, 60)["kappa"]
+    thrice = compare_scores(np.tile(first, 3), np.tile(second, 3), np.tile(groups, 3), 40, 60)["kappa"]
+    assert thrice["high"] - thrice["low"] == pytest.approx(once["high"] - once["low"], rel=0.1)
+
+
+def test_steered_texts_are_labelled_by_hand_too(compare, steered, tmp_path):
+    file = tmp_path / "steered.csv"
+    assert "9 texts to label" in compare(write_labels=file, texts="steering", sample=9)
+    keys = pd.read_csv(file)["key"]
+    assert sorted(pooled(key.split(":")[0]) for key in keys) == sorted([*POOLED, *POOLED, "unsteered"])
+
+
+def test_a_sample_takes_all_of_an_arm_that_has_too_few():
+    texts = [StoredText(f"{a}{i}", a, i, Answer("", "")) for a, n in (("a", 2), ("b", 9)) for i in range(n)]
+    assert [t.arm for t in take_sample(texts, 8)] == ["a"] * 2 + ["b"] * 4
+    assert take_sample(texts, 0) == take_sample(texts, 11) == texts

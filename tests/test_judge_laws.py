@@ -1,7 +1,6 @@
 """Laws of the judges' parts: marks, loops, prices, the cache, a judge on this machine, samples and labels."""
 
 import os
-from types import SimpleNamespace
 
 import pytest
 from conftest import call_with
@@ -9,6 +8,7 @@ from test_judge_api import ANSWERS, RUBRIC, judge_of
 
 from traitscope.analysis import judge_agreement
 from traitscope.analysis.judging.labels import read_labels
+from traitscope.analysis.judging.texts import StoredText, take_sample
 from traitscope.utils.errors import UserError
 from traitscope.utils.judge import Answer, Example, JudgeOptions
 from traitscope.utils.judge.answers import AnswerCache
@@ -223,13 +223,13 @@ def test_a_control_token_inside_a_response_stays_text(tiny_folders, family):
 
 
 @pytest.mark.parametrize("sample", [0, 1, 2, 7, 19, 20, 50])
-def test_a_sample_has_as_many_texts_as_asked_evenly_over_both_sides(monkeypatch, sample):
-    rows = [SimpleNamespace(side=side, key=f"{side}:{i}") for side in ("pos", "neg") for i in range(10)]
-    monkeypatch.setattr(judge_agreement, "read_trait", lambda _: None)
-    monkeypatch.setattr(judge_agreement, "read_responses", lambda _: rows)
-    chosen = judge_agreement._read(None, sample)[1]
-    assert len({row.key for row in chosen}) == len(chosen) == min(sample or 20, 20)
-    assert abs(sum(1 if row.side == "pos" else -1 for row in chosen)) <= 1
+def test_a_sample_has_as_many_texts_as_asked_evenly_over_both_sides(sample):
+    texts = [
+        StoredText(f"{side}:{i}", side, i, Answer("q", "a")) for side in ("pos", "neg") for i in range(10)
+    ]
+    chosen = take_sample(texts, sample)
+    assert len({text.key for text in chosen}) == len(chosen) == min(sample or 20, 20)
+    assert abs(sum(1 if text.arm == "pos" else -1 for text in chosen)) <= 1
 
 
 def test_a_sample_below_none_and_a_text_labelled_twice_are_one_line(tmp_path):

@@ -138,6 +138,23 @@ def test_what_is_no_clear_score_is_a_gap_and_not_a_guess(text):
         *(("Draft score: 40\n\nFinal score: 80", 80), ('{"score": 40, "confidence_score": 90}', 40)),
         *(("I cannot see any trait here. Score: 0", 0), ("Formality: 85", 85)),
         *(("64 on a scale of 0 to 10", None), ("Score 1: 40\nScore 2: 60", None)),
+        # other scales: stars before or behind, places, and marks out of five or ten
+        *(("★★★★☆ 4", None), ("Rating: ★★★★ 4", None), ("Stars: 4", None), ("five stars: 5", None)),
+        *(("I would give it 4.5 stars", None), ("Rating: 4 out of 5 stars", None), ("#3", None)),
+        *(("On a scale of 1-5: 4", None), ("Score (1-10): 7", None), ("On a five-point scale, 4", None)),
+        # the range of the scale is no number of the answer, however it stands there
+        *(("On a scale of 0 to 100, I would say 64", 64), ("Score [0-100]: 77", 77), ("Out of 100: 64", 64)),
+        *(("Using a 0–100 scale, 64.", 64), ("On a scale from 0 to 100 I would say 64", 64)),
+        # counts before the score
+        *(("reasons: 3 … Score: 85", 85), ("Reasons: 3, score: 85", 85), ("3 reasons. Score: 85", 85)),
+        *(("1. warm\n2. kind\n3. sure\nOverall: 85", 85), ("Tone: 80\nWarmth: 90\nAnswer: 85", 85)),
+        *(("Were it formal, if only a little, score: 85", None), ("Score: 60\nOverall: 80", None)),
+        *(("1. warm\n2. kind\nOverall: 4 stars", None), ("85?", None), ("Score: 85?", None)),
+        # thoughts: more than one, nested, empty, in capitals, and after the score
+        *(("<think>a</think><think>b 30</think>85", 85), ("<think>a <think>b</think> 30</think>85", 85)),
+        *(("<think>\n\n</think>\n\n85", 85), ("<THINK>40</THINK>85", 85), ("85\n<think>hmm 40", 85)),
+        *(("<thinking>Score: 40\n85", None), ("<think>Score: 40</think>", None), ("<score>85", None)),
+        *(("<reasoning>3 signs</reasoning><score>85</score>", 85), ("<score> 85/100 </score>", 85)),
     ],
 )
 def test_scores_between_tags_after_thoughts_and_in_the_last_line_are_read_and_counts_are_not(text, value):

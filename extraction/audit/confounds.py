@@ -201,7 +201,7 @@ def check_topics(subject: Subject) -> Measure:
     """Share of pairs whose mirror is not among the nearest tenth of the other side, by sentence
     embedding, seen from either of the two.
     """
-    from traitscope.utils.judge.embedded import embed  # sentence-transformers takes four seconds to import
+    from traitscope.utils.judge.sentences import embed  # sentence-transformers takes four seconds to import
 
     nearness = embed([pair.pos for pair in subject.pairs]) @ embed([pair.neg for pair in subject.pairs]).T
     own = np.diag(nearness)

@@ -9,7 +9,7 @@ from typing import Any
 from conftest import CHATML, copy_trait, save_tiny
 
 from campaign.forks import Job, run
-from traitscope.utils.judge.embedded import embed
+from traitscope.utils.judge.embedded import read
 from traitscope.utils.model.loading import ModelOptions, load_lm
 
 A, B = "epistemic/optimism", "behavioral/formality"
@@ -207,16 +207,17 @@ def write_labels(home: Path) -> None:
 
 
 def _warm(home: Path) -> None:
-    """Embed the traits' own texts in this process: its forks then find them done."""
+    """Read the traits' own texts in this process: its forks then find them done."""
     for trait in (A, B):
         folder = home / "datasets" / "traits" / trait
-        embed(
-            [x for side in ("positive", "negative") for x in (folder / f"{side}.txt").read_text().split("\n")]
-        )
+        lines = [
+            x for side in ("positive", "negative") for x in (folder / f"{side}.txt").read_text().split("\n")
+        ]
+        read([line for line in lines if line.strip()])
 
 
 def _warm_answers(home: Path) -> None:
-    """Embed all that the models wrote, so that a stage that runs again costs no embedding."""
+    """Read all that the models wrote, so that a stage that runs again costs no reading."""
     texts: set[str] = set()
 
     def gather(content: object) -> None:
@@ -228,4 +229,4 @@ def _warm_answers(home: Path) -> None:
 
     for file in home.glob("experiments/demo/**/responses/*.json"):
         gather(json.loads(file.read_text()))
-    embed(sorted(text for text in texts if text.strip()))
+    read(sorted(text for text in texts if text.strip()))

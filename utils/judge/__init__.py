@@ -213,7 +213,7 @@ def load_judge(options: JudgeOptions, rubric: Rubric, spending: Path | None = No
     name = choose_judge() if options.judge == "auto" else options.judge
     if name == "embedded":
         from traitscope.utils.judge.embedded import (
-            EmbeddedJudge,  # sentence-transformers takes four seconds to import
+            EmbeddedJudge,  # scikit-learn and transformers take seconds to import
         )
 
         _say_once("judge: embedded")

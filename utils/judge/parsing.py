@@ -14,13 +14,13 @@ _NUMBER = r"[0-9]{1,3}(?:\.[0-9]+)?"
 # said of the scale, not of the text
 _RANGE = r"(?:from\s+|between\s+)?(?:0|1)\s*(?:-|–|—|to|and)\s*100"
 _SCALE = re.compile(
-    rf"\(\s*{_RANGE}\s*\)|(?:\bon\s+)?\b(?:a|the)\s+(?:scale\s+(?:of\s+)?{_RANGE}\b|{_RANGE}\s+scale\b),?"
+    rf"[(\[]\s*{_RANGE}\s*[)\]]|(?:\b(?:on|using|with)\s+)?\b(?:a|the)\s+(?:scale\s+(?:of\s+)?{_RANGE}\b|{_RANGE}\s+scale\b),?"
     rf"|\b(?:from|between)\s+{_RANGE}\b|\s*(?:/|\bout of|\bof)\s*100\b|\s*%",
     re.IGNORECASE,
 )
 # a number that is no part of another, no bound and no negative
 _WHOLE = (
-    rf"(?<![\w.,<>~±−–—/+-])(?<!minus )(?<!negative )({_NUMBER})"
+    rf"(?<![\w.,<>~±−–—/+#-])(?<!minus )(?<!negative )({_NUMBER})"
     rf"(?![^\S\n]*(?:[-–—/~±²³°:]|,\s*[0-9]|to\b|out\b|or\b|e[0-9]))(?![\w.]*[0-9])(?!\+)"
 )
 _BARE = re.compile(rf"[^\w<>~±−–—-]*({_NUMBER})[^\w²³°]*")
@@ -35,11 +35,13 @@ _TAGGED = re.compile(
 _NAMED = r"\b(?:score|rating)\b(?:\s*(?:is|=|:|of)|\*|:|\s)*"
 _SAID = re.compile(_NAMED + _WHOLE, re.IGNORECASE)
 # a last line that says the score and nothing else
-_LAST = re.compile(rf"\W*(?:(?:final|overall|total|my|the|so)\W+)*{_NAMED}{_WHOLE}[^\w★⭐]*", re.IGNORECASE)
+_LAST = re.compile(rf"\W*(?:(?:final|overall|total|my|the|so)\W+)*{_NAMED}{_WHOLE}[^\w★☆⭐?]*", re.IGNORECASE)
 _FINAL = re.compile(rf"\W*(?:final|overall)\W+{_NAMED}{_WHOLE}\W*", re.IGNORECASE)
+# a last line that sums up, where no other score was named before it
+_OVERALL = re.compile(rf"\W*(?:overall|(?:final\s+)?answer)\s*[:=]\s*{_WHOLE}[^\w★☆⭐?]*", re.IGNORECASE)
 # a first line that is the score, with or without a word after it: "85 - clearly formal"
 _FIRST = re.compile(
-    rf"[^\w<>~±−–—★⭐-]*({_NUMBER})(?:[^\w²³°+★⭐]*|\s*[-–—:(]\s*[^\W\d][^\d]*)", re.IGNORECASE
+    rf"[^\w<>~±−–—★☆⭐-]*(?<!#)({_NUMBER})(?:[^\w²³°+★☆⭐?]*|\s*[-–—:(]\s*[^\W\d][^\d]*)", re.IGNORECASE
 )
 # what may follow the one number of a sentence: "5 stars" and "12 words" are no scores
 _AFTER = re.compile(
@@ -114,6 +116,7 @@ _LEADS = frozenset(
         "approximately",
     ]
 )
+_STARS = re.compile(r"[★☆⭐]|\bstars?\b", re.IGNORECASE)  # another scale, written before its number
 # a label before it, but for those of other quantities
 _LABEL = re.compile(r"\W*[^\W\d][\w -]{0,30}\s*[:：=]\s*\W*")
 _OTHERS = re.compile(
@@ -215,6 +218,8 @@ def _find_scores(said: str) -> set[float]:
         return {float(first[1])}
 
     named = set(map(float, _SAID.findall(plain)))
+    if len(lines) > 1 and (sum_up := _OVERALL.fullmatch(lines[-1])):
+        return named | {float(sum_up[1])}
     if len(named) == 1 and _says_it_clearly(lines):
         return named
     everything = re.findall(r"[0-9]+(?:[.,][0-9]+)*", plain)
@@ -239,7 +244,7 @@ def _stands_alone(value: float, rest: list[str]) -> bool:
 def _only_number(plain: str, *, is_named: bool) -> set[float]:
     """Return the one number of a text that names it as the score, or of a short one that can mean nothing else."""
     match = re.search(_WHOLE, plain)
-    if not match or not _AFTER.match(plain, match.end()):
+    if not match or not _AFTER.match(plain, match.end()) or _STARS.search(plain):
         return set()
 
     before = re.split(r"(?<=[.!?\n])\s+", plain[: match.start()])[-1]  # in the same sentence
@@ -250,10 +255,11 @@ def _only_number(plain: str, *, is_named: bool) -> set[float]:
 
 
 def _says_it_clearly(lines: list[str]) -> bool:
-    """Tell whether a text names one number as its score: alone in the last line, at the end of it after a colon,
-    or in the first line, where no other number stands.
+    """Tell whether a text names one number as its score: alone in the last sentence or after its last comma, or
+    in the first line, where no other number stands.
     """
-    if _LAST.fullmatch(re.split(r"(?<=[.!?;])\s+", lines[-1])[-1]):
+    last = re.split(r"(?<=[.!?;…])\s+", lines[-1])[-1]
+    if _LAST.fullmatch(last) or (_LAST.fullmatch(last.split(", ")[-1]) and not _DENIAL.search(last)):
         return True
     first = lines[0]
     return bool(

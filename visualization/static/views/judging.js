@@ -32,7 +32,7 @@ function shown({ definition, eval_prompt: own, direction, judge, coherence_judge
     h("div", {}, h("span", { class: "label" }, `${p.kind} prompt, ${p.id}`), h("pre", {}, p.text ?? "Its wording has changed since.")),
   );
   const embedded =
-    "The embedded judge asks nothing: it compares a text's sentence embedding with the trait's own contrasting text, by logistic regression.";
+    "The embedded judge asks nothing: it compares what two small models make of a text with the trait's own contrasting text, by logistic regression.";
   return [
     facts,
     h(

@@ -1,0 +1,28 @@
+"""Texts that show no trait: of many kinds and lengths, and in four languages."""
+
+NEUTRAL = (
+    "The museum opens at nine and closes at five, except on Mondays.",
+    "Which of the two parcels should I send first?",
+    "Mix the flour with the eggs, add the milk, and stir.",
+    "Granite consists of quartz, feldspar and mica.",
+    "Good evening, and thank you for calling.",
+    "The train passes through four tunnels between the two towns.",
+    "Please put the green folder on the desk by the window.",
+    "A hexagon has six sides and six corners.",
+    "My brother wore a grey coat, and his dog ran beside him.",
+    "Here is the list: pencils, paper, glue, two rulers.",
+    "Page twelve.",
+    "On Saturday we walked along the canal and came home by bus.",
+    "Where did you put the keys?",
+    "The word comes from Latin, where it meant a small room.",
+    "Turn the handle to the left, and lift the lid.",
+    "There are thirty chairs in the hall and four tables.",
+    "Swallows fly south in autumn and come back in spring.",
+    "def area(width, height): return width * height",
+    "The blue one, please.",
+    "Die Bücherei liegt neben dem Bahnhof und hat zwei Eingänge.",
+    "Le marché a lieu le jeudi sur la place.",
+    "El río nace en las montañas y pasa por tres ciudades.",
+    "She writes her letters by hand, usually on Sunday afternoons.",
+    "Oak is used for floors, doors and barrels.",
+)
