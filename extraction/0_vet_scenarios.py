@@ -51,6 +51,7 @@ def _shorten(lines: list[int]) -> str:
 
 STAGE = Stage(
     name=VET_SCENARIOS,
+    version=2,
     run=vet_scenarios,
     inputs=lambda paths, params: dataset_files(paths),
     outputs=lambda paths, params: [paths.scenario_scores],

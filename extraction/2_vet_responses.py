@@ -35,6 +35,7 @@ def vet_responses(paths: TraitPaths, *, judging: JudgeOptions, thresholds: Thres
 
 STAGE = Stage(
     name=VET_RESPONSES,
+    version=2,
     run=vet_responses,
     inputs=lambda paths, params: [*dataset_files(paths), *(paths.responses(side) for side in SIDES)],
     outputs=lambda paths, params: [paths.response_scores],

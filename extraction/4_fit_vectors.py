@@ -143,7 +143,7 @@ def _outputs(paths: TraitPaths, params: dict) -> list[Path]:
     return [paths.fitted_on, *(file(*key) for key in keys for file in (paths.vector, paths.vector_metadata))]
 
 
-STAGE = Stage(name=FIT, run=fit_vectors, version=3, inputs=_inputs, outputs=_outputs)
+STAGE = Stage(name=FIT, run=fit_vectors, version=4, inputs=_inputs, outputs=_outputs)
 
 if __name__ == "__main__":
     command(stage_command(STAGE))

@@ -29,6 +29,7 @@ from traitscope.extraction.fitting.methods import FitOptions, rival_of
 from traitscope.utils.files.journal import Journal
 from traitscope.utils.files.paths import STEER, TraitPaths
 from traitscope.utils.judge import JudgeOptions, load_judge
+from traitscope.utils.judge.reliability import judge_reliability
 from traitscope.utils.model.generation import Sampling, Work
 from traitscope.utils.model.loading import ModelOptions, load_lm
 from traitscope.utils.records.activations import read_activations_about
@@ -97,8 +98,8 @@ def steer_evaluate(
     bench = ModelBench(lm, judge, sampling, protocol, work, judging.max_unjudged)
 
     about = {"judge": judge.identity, "model": lm.identity, "null_seed": protocol.null_seed}
-    reliability = judge.identity.get("cross_validated_accuracy")
-    history = History(earlier.looks, asked.test, about, reliability)
+    reliable = judge_reliability(judge, dataset.rubric)
+    history = History(earlier.looks, asked.test, about, reliable.value if reliable else None)
     found = evaluate(bench, candidates, search, intervention, asked.dev, asked.test, history)
 
     results: dict[str, Any] = {

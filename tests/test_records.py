@@ -385,7 +385,13 @@ def test_a_push_moves_by_its_dose_times_the_mean_norm(paths):
         replace(vector, measured=lambda: None).push(0.25)
 
 
-RAISED = {"3_capture_activations": 2}  # since then: what is held out shares no text with what is fitted on
+RAISED = {  # since then
+    "0_vet_scenarios": 2,  # the embedded judge reads claims
+    "2_vet_responses": 2,
+    "3_capture_activations": 2,  # what is held out shares no text with what is fitted on
+    "4_fit_vectors": 4,  # the probe centres its rows, and means are taken in full precision
+    "5_steer_evaluate": 3,  # random directions do not hold the vector, and one place is tested
+}
 
 
 @pytest.mark.parametrize("stage", STAGES)

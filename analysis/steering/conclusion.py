@@ -4,13 +4,13 @@ what the model writes?
 
 from traitscope.analysis.steering.evidence import Evidence, figures_of
 from traitscope.analysis.steering.search import Cell
+from traitscope.utils.judge.reliability import LEAST
 from traitscope.utils.measures.separation import auroc_interval
 from traitscope.utils.records.verdict import BREAKS, NOT_PROVEN, WORKS
 
 P_MAX = 0.05
 LEAST_N = 8  # questions scored with and without the vector, below which nothing is proved
 LEAST_EFFECT = 5.0  # points
-LEAST_RELIABILITY = 0.65  # of the judge; 0.5 is chance
 
 
 def reach_verdict(cell: Cell, trial: Evidence, gate: float, least: float = LEAST_EFFECT) -> dict:
@@ -80,7 +80,7 @@ def _text_breaks(numbers: dict, gate: float, least: float) -> Objection:
 
 def _judge_is_blind(numbers: dict, gate: float, least: float) -> Objection:
     reliability = numbers["judge_reliability"]
-    if reliability is None or reliability >= LEAST_RELIABILITY:
+    if reliability is None or reliability >= LEAST:
         return None
     return (
         NOT_PROVEN,
