@@ -78,7 +78,8 @@ def _compare_reading(
 ) -> dict | None:
     prompts = [[prompt for prompt in row if prompt in group] for group in groups]
     first, second = (np.array([row[prompt] for prompt in side]) for side in prompts)
-    return compare(first, second, clusters and [clusters[prompt] for side in prompts for prompt in side])
+    labels = [clusters[prompt] for side in prompts for prompt in side] if clusters else None
+    return compare(first, second, labels)
 
 
 def top_spans(differences: Mapping[str, np.ndarray], window: int, top: int) -> list[tuple[str, int, float]]:

@@ -1,0 +1,150 @@
+"""What stands beside a verdict: a second judge, the same questions in other words, and earlier looks."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_verdict import CELL, N, arm, trial
+
+from benchmarks.simulated import Bench, World
+from traitscope.analysis.steering.evidence import Evidence
+from traitscope.analysis.steering.history import History
+from traitscope.analysis.steering.nulls import draw_nulls
+from traitscope.analysis.steering.paraphrases import FORMS, paraphrase, try_paraphrases
+from traitscope.analysis.steering.search import Cell
+from traitscope.analysis.steering.setting import Setting, surroundings
+from traitscope.analysis.steering.treatments import Intervention
+from traitscope.analysis.steering.witness import ask_second
+from traitscope.utils.errors import UserError
+from traitscope.utils.judge import Score
+from traitscope.utils.records.verdict import EarlierLooks
+
+
+class OtherJudge:
+    """A judge that repeats the first one's score of a text, bent by a law of its own."""
+
+    identity = {"judge": "other", "mode": "test"}  # noqa: RUF012
+
+    def __init__(self, evidence: Evidence, law) -> None:
+        self.known = {
+            (a.arm.name, text): score.value
+            for a in evidence.arms()
+            for text, score in zip(a.responses, a.trait, strict=True)
+        }
+        self.queue = [score.value for a in evidence.arms() for score in a.trait]
+        self.law = law
+
+    def score_responses(self, answers):
+        assert len(answers) == len(self.queue)
+        return [self.law(value) for value in self.queue]
+
+
+def second(evidence: Evidence, law) -> dict:
+    return ask_second(CELL, evidence, OtherJudge(evidence, law), 70, 5.0, 0.05)
+
+
+def test_a_second_judge_that_sees_the_same_agrees_in_every_kind_of_arm():
+    found = second(trial(effect=30.0), lambda value: Score(value))
+    assert found["agrees"]
+    assert found["verdict"] == "works"
+    assert set(found["agreement"]) == {"unsteered", "plus", "minus", "random"}
+    assert all(
+        a["rank_correlation"] == pytest.approx(1) and a["kappa"] == 1 for a in found["agreement"].values()
+    )
+
+
+def test_a_second_judge_that_sees_nothing_disagrees_and_is_no_friend_of_the_first():
+    rng = np.random.default_rng(0)
+    found = second(trial(effect=30.0), lambda value: Score(float(rng.uniform(0, 100))))
+    assert not found["agrees"]
+    assert found["verdict"] == "not proven"
+    assert abs(found["agreement"]["random"]["rank_correlation"]) < 0.15
+    assert abs(found["agreement"]["random"]["kappa"]) < 0.15
+
+
+def test_a_second_judge_that_leaves_too_much_unscored_is_an_error():
+    with pytest.raises(UserError):
+        second(trial(), lambda value: Score(None, "refused"))
+
+
+def test_the_same_test_twice_is_one_look_and_another_is_a_second():
+    asked, cell, other = ["a?", "b?"], {"layer": 3}, {"layer": 5}
+    first = History(test=asked)
+    assert first.count(cell) == 1
+    again = History(first.after(cell), asked)
+    assert again.count(cell) == 1
+    assert again.count(other) == 2
+    third = History(again.after(other), ["b?", "c?"])  # one question is seen again
+    assert third.count(cell) == 3
+    assert History(third.after(cell), ["d?"]).count(cell) == 1
+    reseeded = History(first.after(cell), asked, {"null_seed": 1})
+    assert reseeded.count(cell) == 2
+
+
+def test_results_of_older_versions_are_one_look():
+    earlier = EarlierLooks(trait="a/b", questions={"test": ["a?", "b?"], "dev": ["c?"]})
+    assert earlier.seen == ["a?", "b?"]
+    assert History(earlier.looks, ["b?"]).count({}) == 2
+    assert History(earlier.looks, ["c?"]).count({}) == 1
+
+
+def chosen_cell(bench: Bench) -> Cell:
+    candidates, how = bench.candidates(), Intervention()
+    setting = Setting(
+        bench, candidates, surroundings(bench, candidates, how), how, bench.open(bench.questions[:8])
+    )
+    (method, layer), vector = next(iter(candidates.vectors.items()))
+    place = setting.build(method, {layer: vector})
+    assert len(draw_nulls(setting, [place], 3, 0)) == 3
+    return Cell(place, 0.2)
+
+
+class Paraphrased(Bench):
+    """A bench that knows its questions in other words."""
+
+    def measure(self, arms, questions):
+        for form in FORMS:
+            self.base |= {paraphrase(form, q): self.base[q] for q in self.questions}
+        return super().measure(arms, questions)
+
+
+def test_paraphrases_find_the_same_effect_and_cluster_by_question():
+    bench = Paraphrased(World("", gain=20.0, share=0.2, true_vector=True, noise=6.0), 0)
+    found = try_paraphrases(bench, chosen_cell(bench), bench.questions[:16])
+    assert found["odd_part"]["mean"] == pytest.approx(20, abs=3)
+    assert found["odd_part"]["n"] == 3 * 16
+    assert [form["form"] for form in found["forms"]] == list(FORMS)
+    assert all(form["odd_part"]["n"] == 16 for form in found["forms"])
+    assert len({paraphrase(form, "Why?") for form in FORMS}) == 3
+    assert all("Why?" in paraphrase(form, " Why? ") for form in FORMS)
+
+
+def test_a_question_that_reacts_alone_does_not_count_three_times():
+    """Three wordings of a question are no three witnesses."""
+    bench = Paraphrased(World("", noise=0.1, spread=0.0), 0)
+    one = bench.questions[0]
+    answer = bench._answer
+
+    def reacting(asked, questions):
+        result = answer(asked, questions)
+        if asked.pushes and asked.pushes[0].coefficient > 0:
+            return replace(
+                result,
+                trait=[
+                    Score(min(s.value + 25 * (one in q), 100))
+                    for s, q in zip(result.trait, questions, strict=True)
+                ],
+            )
+        return result
+
+    bench._answer = reacting
+    found = try_paraphrases(bench, chosen_cell(bench), bench.questions[:9])["odd_part"]
+    assert found["low"] < 0 < found["mean"]
+
+
+def test_arms_are_each_changed_once():
+    evidence = trial()
+    assert len(evidence.arms()) == 1 + 2 + 2 * len(evidence.randoms) + 2 * len(evidence.shuffled) + 1
+    raised = evidence.each(lambda a: replace(a, trait=[Score(50.0)] * N))
+    assert all((a.trait_values == 50).all() for a in raised.arms())
+    assert arm([1.0]).trait_values.tolist() == [1.0]
