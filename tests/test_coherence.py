@@ -16,7 +16,6 @@ from traitscope.utils.judge.learned import MODE, LearnedCoherence
 from traitscope.utils.judge.pieces import LONGEST, measure_losses, split_text
 from traitscope.utils.judge.wording import distinct_share, measure_wording, words_of
 from traitscope.utils.model.encode import encode, encode_text
-from traitscope.utils.model.generation import Row, Sampling, generate
 
 QUESTION = "Why is the sea salty?"
 PROSE = "Rivers carry dissolved minerals into the sea, and the water leaves again while the salt stays."
@@ -42,21 +41,25 @@ def text_of(lm, text: str, question: str = QUESTION) -> TokenText:
 
 
 def own_texts(lm) -> list[TokenText]:
-    questions = [f"What is {thing}?" for thing in ("tea", "snow", "rain", "a dog")]
-    prompts = [encode(lm, [{"role": "user", "content": q}]) for q in questions]
-    written = generate(lm, [Row(p) for p in prompts], Sampling(max_new_tokens=16))
-    return [TokenText(p, c.ids, q) for p, c, q in zip(prompts, written, questions, strict=True)]
+    """Stand for a model's unsteered answers: random weights write what no tokenizer can show."""
+    answers = {
+        "tea": "a hot drink",
+        "snow": "frozen rain that falls",
+        "a dog": "a friend",
+        "rain": "water, falling",
+    }
+    return [text_of(lm, f"It is {answer}.", f"What is {thing}?") for thing, answer in answers.items()]
 
 
 @pytest.fixture
 def few(monkeypatch, own_cache):
-    """A corpus of every fourth text, and a cheap embedding in place of MiniLM: for laws, not for figures."""
+    """A corpus of every other text, and a cheap embedding in place of MiniLM: for laws, not for figures."""
 
     def cheap(texts):
         vectors = [np.random.default_rng(len(t)).normal(size=8) + 1 for t in texts]
         return np.array([v / np.linalg.norm(v) for v in vectors])
 
-    rows = read_corpus()[::4]
+    rows = read_corpus()[::2]
     for module in (corpus_module, learned_module):
         monkeypatch.setattr(module, "read_corpus", lambda: rows)
     monkeypatch.setattr(corpus_module, "_known", {})

@@ -115,7 +115,7 @@ class LearnedCoherence:
             UserError: none of the model's own texts has two tokens, a word and a finite likelihood.
         """
         self.lm, self.embed = lm, embed
-        readable = [t for t in own if len(t.ids) > 1 and lm.tokenizer.decode(t.ids).strip()]
+        readable = [t for t in own if len(t.ids) > 1 and split_text(lm, t)]
         written = label_texts(lm, [*readable, *sample_texts(lm, readable)], embed)
         if not written.pieces:
             raise UserError(
