@@ -163,6 +163,7 @@ def test_the_same_texts_calibrate_the_same_judge_and_unreadable_ones_change_noth
 
 
 def test_the_corpus_is_read_once_for_a_model_and_again_for_other_weights_of_its_name(lm, few, monkeypatch):
+    monkeypatch.setattr(corpus_module, "WORTH_KEEPING", 0)
     read = []
     plain = corpus_module.measure_losses
     monkeypatch.setattr(corpus_module, "measure_losses", lambda *a: read.append(len(a[1])) or plain(*a))

@@ -3,6 +3,8 @@ this model writes itself.
 """
 
 import json
+import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +23,7 @@ from traitscope.utils.model.loading import LM
 
 GOOD = "good"
 N_SAMPLED, SAMPLED_TOKENS = 16, 64
+WORTH_KEEPING = 10.0  # seconds of measuring from which its result is kept on disk
 
 
 @dataclass(frozen=True)
@@ -125,13 +128,18 @@ _known: dict[str, list] = {}
 
 
 def _once(key: str, measure: Callable[[], list]) -> list:
-    """Return what was measured under a key, in this process or an earlier one."""
-    if key not in _known:
-        journal = Journal(cache_dir() / "coherence" / f"{key}.jsonl")
-        if key not in journal.answers:
-            found = measure()
-            if "NaN" in (text := json.dumps(found)) or "Infinity" in text:
-                return found  # what is not finite is no result to keep
+    """Return what was measured under a key, in this process or, where it took long, an earlier one."""
+    if key in _known:
+        return _known[key]
+
+    journal = Journal(cache_dir() / "coherence" / f"{key}.jsonl")
+    if key not in journal.answers:
+        start = time.monotonic()
+        found = measure()
+        is_finite = not re.search("NaN|Infinity", json.dumps(found))
+        if is_finite and time.monotonic() - start >= WORTH_KEEPING:
             journal.add(key, found)
-        _known[key] = journal.answers[key]
+        journal.answers[key] = found
+
+    _known[key] = journal.answers[key]
     return _known[key]
