@@ -41,6 +41,7 @@ BENCHMARKS = (
     "decoding",
     "fit",
     "judging",
+    "coherence",
     "pipeline",
     "memory",
     "report",

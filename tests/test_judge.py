@@ -1,4 +1,3 @@
-import math
 import random
 
 import numpy as np
@@ -7,17 +6,10 @@ import torch
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.judge import Answer, Example, JudgeOptions, Rubric, Score, count_states, load_judge
-from traitscope.utils.judge.coherence import (
-    LikelihoodCoherence,
-    TokenText,
-    distinct_bigrams,
-    shuffle_words,
-    token_nll,
-)
+from traitscope.utils.judge.coherence import TokenText, distinct_bigrams, shuffle_words, token_nll
 from traitscope.utils.judge.reader import SHAPE, _model, read_texts
 from traitscope.utils.model import passes
 from traitscope.utils.model.encode import encode, encode_text
-from traitscope.utils.model.generation import Row, Sampling, generate
 from traitscope.utils.records.scores import Thresholds
 
 WARM = [
@@ -159,86 +151,7 @@ def test_an_unknown_judge_or_too_little_text_is_one_line():
         load_judge(JudgeOptions("embedded"), Rubric("x/y", "", RUBRIC.examples[:3]))
 
 
-# Coherence, on the embedded model with a fixed corpus.
-
-QUESTIONS = [
-    "Why is the sea salty?",
-    "How do I clean glasses?",
-    "What is a good breakfast?",
-    "Why do leaves change colour?",
-    "How should I prepare for a trip?",
-]
-HUMAN = [
-    "The sea is salty because rivers carry dissolved minerals into it, and the water leaves again while the salt stays.",
-    "Rinse the glasses under warm water, rub a drop of soap over both sides, and dry them with a soft cloth.",
-    "A good breakfast has some protein, some fruit and enough to drink, so that you are not hungry again by ten.",
-]
-
-
-@pytest.fixture(scope="module")
-def corpus(embedded):
-    prompts = [encode(embedded, [{"role": "user", "content": q}]) for q in QUESTIONS]
-    own = generate(embedded, [Row(p) for p in prompts], Sampling(max_new_tokens=32))
-    texts = [TokenText(p, c.ids) for p, c in zip(prompts, own, strict=True)]
-    return LikelihoodCoherence(embedded, texts), texts
-
-
-def graded(corpus, texts: list[str]) -> list[float]:
-    coherence, own = corpus
-    return [
-        s.value
-        for s in coherence.score(
-            [TokenText(o.prompt_ids, encode_text(coherence.lm, t)) for o, t in zip(own, texts, strict=False)]
-        )
-    ]
-
-
-def test_the_models_own_text_is_coherent(corpus):
-    coherence, own = corpus
-    values = [s.value for s in coherence.score(own)]
-    assert min(values) >= 85
-
-
-def test_word_salad_and_loops_are_not(corpus):
-    coherence, own = corpus
-    words = " ".join([*HUMAN, *(coherence.lm.tokenizer.decode(t.ids) for t in own)]).split()
-    rng = random.Random(0)
-    salad = [" ".join(rng.sample(words, 24)) for _ in own]
-    loops = [
-        "and " * 30,
-        "I am here. " * 12,
-        "the salt of the sea " * 8,
-        "\n\n```" * 15,
-        "yes yes no no " * 10,
-    ]
-    shuffled = [shuffle_words(coherence.lm.tokenizer.decode(t.ids)) for t in own]
-    assert max(graded(corpus, salad) + graded(corpus, loops) + graded(corpus, shuffled)) <= 30
-
-
-@pytest.mark.parametrize("text", ["", " \n ", "\n\n\n"])
-def test_an_empty_or_blank_text_holds_nothing_together(corpus, text):
-    coherence, own = corpus
-    ids = encode_text(coherence.lm, text)
-    assert coherence.score([TokenText(own[0].prompt_ids, ids)])[0].value == 0
-
-
-def test_a_text_of_one_token_and_one_without_a_finite_likelihood_are_states(corpus, monkeypatch):
-    coherence, own = corpus
-    assert coherence.score([TokenText(own[0].prompt_ids, own[0].ids[:1])])[0].state == "scored"
-    monkeypatch.setattr(
-        "traitscope.utils.judge.coherence.token_nll", lambda lm, texts: [math.nan] * len(texts)
-    )
-    assert [s.state for s in coherence.score(own[:2])] == ["error", "error"]
-
-
-def test_calibration_leaves_out_what_cannot_be_shuffled(corpus):
-    coherence, own = corpus
-    odd = [
-        TokenText(own[0].prompt_ids, ids) for ids in ([], own[0].ids[:1], encode_text(coherence.lm, " \n \n"))
-    ]
-    assert LikelihoodCoherence(coherence.lm, [*own, *odd]).identity == coherence.identity
-    with pytest.raises(UserError, match="raise --max-new-tokens"):
-        LikelihoodCoherence(coherence.lm, odd)
+# Likelihood and loops, by which coherence is judged.
 
 
 @pytest.mark.parametrize("starts", [["Hello there", "Hello there, you", "Hello thing"], ["Hello there"]])
@@ -263,3 +176,18 @@ def test_distinct_bigrams_are_the_share_of_word_pairs_that_do_not_repeat():
     assert distinct_bigrams([1, 2, 3, 4]) == 1.0
     assert distinct_bigrams([1, 1, 1, 1, 1]) == 0.25
     assert distinct_bigrams([7]) == 1.0
+
+
+def test_shuffling_keeps_the_words_and_the_letters_of_a_text_without_spaces():
+    assert sorted(shuffle_words("a text of six short words").split()) == [
+        "a",
+        "of",
+        "short",
+        "six",
+        "text",
+        "words",
+    ]
+    assert sorted(shuffle_words("海水为什么是咸的因为河流把盐带进海里")) == sorted(
+        "海水为什么是咸的因为河流把盐带进海里"
+    )
+    assert shuffle_words("海水为什么是咸的因为河流把盐带进海里") != "海水为什么是咸的因为河流把盐带进海里"

@@ -207,7 +207,7 @@ def test_the_embedded_model_goes_from_dataset_to_verdict(home):
     assert "model: embedded on cpu" in first
     require_whole(home, first, "demo", 5 * 30)
     rows = json.loads((home / "experiments/demo/summary.json").read_text())
-    assert all(row["coherence_before"] > 80 for row in rows)
+    assert all(row["coherence_before"] > 70 for row in rows)
     require_frugal(home, lambda *more: run_process(home, *settings, *more))
 
 

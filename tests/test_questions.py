@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import TraitPaths, question_pool
-from traitscope.utils.judge.embedded import embed
+from traitscope.utils.judge.sentences import embed
 from traitscope.utils.model.encode import text_of
 from traitscope.utils.records.dataset import read_trait
 from traitscope.utils.records.dataset_files import form_of, known_traits

@@ -91,6 +91,11 @@ def question_pool(root: Path) -> Path:
     return root / name if is_there(root / name) else Path(__file__).parents[2] / name
 
 
+def coherence_corpus() -> Path:
+    """Return the answers, good and broken, that the judge of coherence learns from; they belong to this checkout."""
+    return Path(__file__).parents[2] / "datasets" / "judging" / "coherence.jsonl"
+
+
 def check_name(kind: str, name: str, parts: range) -> None:
     """Refuse a name that would leave its folder or name no folder; `parts` is how many `/`-separated
     parts it may have.

@@ -16,7 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.journal import key_of
 from traitscope.utils.judge import Answer, Rubric, Score
-from traitscope.utils.judge.coherence import LikelihoodCoherence, TokenText
+from traitscope.utils.judge.coherence import TokenText
+from traitscope.utils.judge.learned import LearnedCoherence
 from traitscope.utils.judge.neutral import NEUTRAL
 from traitscope.utils.judge.reader import READER, SHAPE, read_texts
 from traitscope.utils.judge.reliability import LEAST
@@ -163,9 +164,9 @@ class EmbeddedJudge:
     def usage(self) -> None:
         """Nothing that costs."""
 
-    def coherence(self, lm: LM, own: Sequence[TokenText]) -> LikelihoodCoherence:
-        """Return the likelihood judge of coherence, calibrated on the model's own unsteered texts."""
-        return LikelihoodCoherence(lm, own)
+    def coherence(self, lm: LM, own: Sequence[TokenText]) -> LearnedCoherence:
+        """Return the judge of coherence that reads with the model itself, calibrated on its unsteered texts too."""
+        return LearnedCoherence(lm, own, embed)
 
     def score_examples(self) -> list[Score]:
         """Score the rubric's examples, each out of fold."""
