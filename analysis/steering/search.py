@@ -34,7 +34,7 @@ class Search:
     """Where and how strongly is steered, and how that is found."""
 
     choose_by: ChooseBy = flag(
-        "separation",
+        "depth",
         (
             "How method and layer are chosen among --method and --layers: separation (what separates held-out "
             "responses best), depth (the first method, nearest to 55 % of the layers), or steering (by what they do on "

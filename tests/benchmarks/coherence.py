@@ -20,8 +20,8 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.tables import at_least
 from benchmarks.workload import BenchOptions, bench_main
 from traitscope.utils.judge.coherence import TokenText
-from traitscope.utils.judge.sentences import embed
 from traitscope.utils.judge.learned import LearnedCoherence
+from traitscope.utils.judge.sentences import embed
 from traitscope.utils.model.encode import encode, encode_text
 from traitscope.utils.model.generation import Row, Sampling, generate
 from traitscope.utils.model.loading import LM, ModelOptions, load_lm
