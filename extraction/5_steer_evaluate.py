@@ -6,7 +6,7 @@ For example:
 """
 
 import runpy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,16 +14,15 @@ if not __package__:  # run as a script: this checkout is the package traitscope,
     runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
 
 from traitscope.analysis.steering.bench import ModelBench
+from traitscope.analysis.steering.beside import Beside, closing_words, measure_beside
 from traitscope.analysis.steering.evaluate import evaluate
 from traitscope.analysis.steering.history import History
-from traitscope.analysis.steering.paraphrases import try_paraphrases
-from traitscope.analysis.steering.precision import check_names, compare_precisions
+from traitscope.analysis.steering.precision import check_names
 from traitscope.analysis.steering.questions import choose_questions
 from traitscope.analysis.steering.rescoring import rescore_stored
 from traitscope.analysis.steering.search import Search
 from traitscope.analysis.steering.setting import Protocol
 from traitscope.analysis.steering.treatments import Intervention
-from traitscope.analysis.steering.witness import ask_second
 from traitscope.extraction.fitting.candidates import SteeringVectors, gather, load_vectors, vector_inputs
 from traitscope.extraction.fitting.methods import FitOptions, rival_of
 from traitscope.utils.files.journal import Journal
@@ -37,7 +36,7 @@ from traitscope.utils.records.dataset import read_trait
 from traitscope.utils.records.dataset_files import dataset_files
 from traitscope.utils.records.imported import origins_of
 from traitscope.utils.records.questions import read_pool
-from traitscope.utils.records.verdict import PARTS, WORKS, read_earlier_looks, write_texts, write_verdict
+from traitscope.utils.records.verdict import PARTS, read_earlier_looks, write_texts, write_verdict
 from traitscope.utils.stage.alone import stage_command
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import pick
@@ -55,30 +54,17 @@ def steer_evaluate(
     intervention: Intervention,
     fit: FitOptions,
     vectors: SteeringVectors,
+    beside: Beside,
     subset: Annotated[int, "Use only the first so many dev and test questions; 0 uses all."] = 0,
     fresh_test: Annotated[
         int,
         "Take this many test questions from the neutral pool, which no test of this trait has seen; 0: its own.",
     ] = 0,
-    second_judge: Annotated[
-        str,
-        "Another judge, as for --judge, that scores the test's texts again; the verdict says if both agree.",
-    ] = "",
-    paraphrases: Annotated[
-        bool, "Where a vector works, try it on three paraphrases of every test question as well."
-    ] = True,
-    check_precision: Annotated[
-        tuple[str, ...],
-        (
-            "Repeat the chosen cell's test with the model in these precisions: float32, bfloat16, float16, "
-            "int8, int4."
-        ),
-    ] = (),
 ) -> dict:
     """Find the place and the dose on the dev questions, and report the verdict on the test questions."""
     search.check()
     intervention.check()
-    check_names(check_precision)
+    check_names(beside.check_precision)
     protocol.warn()
 
     dataset, earlier = read_trait(paths), read_earlier_looks(paths)
@@ -90,14 +76,21 @@ def steer_evaluate(
     candidates = gather(loaded, dataset, fit, protocol.null_seed)
 
     judge = load_judge(judging, dataset.rubric, paths.spending)
-    other = replace(judging, judge=second_judge)
-    second = load_judge(other, dataset.rubric, paths.spending) if second_judge else None
+    other = replace(judging, judge=beside.second_judge)
+    second = load_judge(other, dataset.rubric, paths.spending) if beside.second_judge else None
     lm = load_lm(model)
     loaded.require_fit(lm)
     work = Work(Journal(paths.journal(STEER)), f"{STEER} {paths.trait}")
     bench = ModelBench(lm, judge, sampling, protocol, work, judging.max_unjudged)
 
-    about = {"judge": judge.identity, "model": lm.identity, "null_seed": protocol.null_seed}
+    about = {
+        "judge": judge.identity,
+        "model": lm.identity,
+        "null_seed": protocol.null_seed,
+        "positions": protocol.positions,
+        "intervention": asdict(intervention),
+        "vectors": [*asdict(vectors).values(), *(v.sha256 for v in loaded.vectors.values())],
+    }
     reliable = judge_reliability(judge, dataset.rubric)
     history = History(earlier.looks, asked.test, about, reliable.value if reliable else None)
     found = evaluate(bench, candidates, search, intervention, asked.dev, asked.test, history)
@@ -113,41 +106,12 @@ def steer_evaluate(
         "shuffled_labels_fitted_by": {method: rival_of(method) for method in vectors.method},
     }
     results["chosen"] |= {"with_traits": list(vectors.with_traits), "gate_trait": vectors.gate_trait}
-    if second:
-        limits = (protocol.coherence_gate, protocol.min_effect, judging.max_unjudged)
-        results["second_judge"] = ask_second(found.cell, found.trial, second, *limits)
-    if paraphrases and results["verdict"] == WORKS:
-        results["paraphrases"] = try_paraphrases(bench, found.cell, asked.test)
-
+    results |= measure_beside(beside, bench, found, second, model)
     results["texts_sha256"] = write_texts(paths, found.rows, results["made_by"])
     write_verdict(paths, results)
-    if check_precision:
-        precision = compare_precisions(bench, found.cell, model, check_precision, asked.test)
-        write_verdict(paths, results | {"precision": precision})
 
     used = judge.usage.as_line() if judge.usage else {}
-    return {"texts": sum(map(len, found.rows.values())), **_closing_words(results), **used}
-
-
-def _closing_words(results: dict) -> dict:
-    chosen = results["chosen"]
-    place = f"{chosen['method']} layer {chosen['layer']} dose {chosen['dose']:g}"
-    said = {"chosen": place, "verdict": results["verdict"], "why": results["why"]}
-    if results["looks"] > 1:
-        said["looks at these questions"] = results["looks"]
-    if second := results.get("second_judge"):
-        said["second judge"] = (
-            "agrees" if second["agrees"] else f"does not: {second['verdict']}, {second['why']}"
-        )
-    if again := results.get("paraphrases"):
-        said["paraphrased"] = _interval(again["odd_part"])
-    return said
-
-
-def _interval(found: dict | None) -> str:
-    return (
-        f"odd part {found['mean']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]" if found else "unknown"
-    )
+    return {"texts": sum(map(len, found.rows.values())), **closing_words(results), **used}
 
 
 def _origin(source: TraitPaths, methods: tuple[str, ...]) -> dict:

@@ -13,9 +13,10 @@ import torch
 
 from traitscope.analysis.steering import evaluate as protocol
 from traitscope.analysis.steering.arms import Arm, ArmResult
+from traitscope.analysis.steering.doses import Track, Tried, climb, fixed_doses
 from traitscope.analysis.steering.evaluate import evaluate
 from traitscope.analysis.steering.nulls import draw_nulls, rival_cell
-from traitscope.analysis.steering.search import Cell, Search, Track, Tried, climb, fixed_doses
+from traitscope.analysis.steering.search import Cell, Search
 from traitscope.analysis.steering.setting import Candidates, Protocol, Setting, surroundings
 from traitscope.analysis.steering.treatments import (
     Intervention,

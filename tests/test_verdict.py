@@ -6,8 +6,9 @@ import torch
 
 from traitscope.analysis.steering.arms import Arm, ArmResult
 from traitscope.analysis.steering.conclusion import reach_verdict
+from traitscope.analysis.steering.doses import Tried, pick_dose, pick_strongest
 from traitscope.analysis.steering.evidence import Evidence, median_example
-from traitscope.analysis.steering.search import Cell, Tried, effect_of, odd_part, pick_dose, pick_strongest
+from traitscope.analysis.steering.search import Cell, effect_of, odd_part
 from traitscope.analysis.steering.treatments import Site, Treatment
 from traitscope.utils.judge import Score
 from traitscope.utils.measures.chance import compare_with_null

@@ -24,6 +24,7 @@ class OtherJudge:
     """A judge that repeats the first one's score of a text, bent by a law of its own."""
 
     identity = {"judge": "other", "mode": "test"}  # noqa: RUF012
+    usage = None
 
     def __init__(self, evidence: Evidence, law) -> None:
         self.known = {

@@ -9,22 +9,19 @@ import numpy as np
 
 from traitscope.analysis.steering.arms import ArmResult, arm_rows
 from traitscope.analysis.steering.conclusion import reach_verdict
+from traitscope.analysis.steering.doses import (
+    DEV_QUESTIONS,
+    Tried,
+    climb,
+    pick_dose,
+    pick_strongest,
+    weigh_chance,
+)
 from traitscope.analysis.steering.evidence import Evidence, median_example
 from traitscope.analysis.steering.history import FIRST, History
 from traitscope.analysis.steering.nulls import plan_test, try_on_test
 from traitscope.analysis.steering.place import draw_dev_nulls, find_place, reading_of
-from traitscope.analysis.steering.search import (
-    DEV_QUESTIONS,
-    Cell,
-    Search,
-    Tried,
-    climb,
-    effect_of,
-    pick_dose,
-    pick_strongest,
-    signal_of,
-    weigh_chance,
-)
+from traitscope.analysis.steering.search import Cell, Search, effect_of, signal_of
 from traitscope.analysis.steering.setting import Bench, Candidates, Setting, surroundings
 from traitscope.analysis.steering.treatments import Intervention
 from traitscope.utils.measures.intervals import interval_of
@@ -75,7 +72,8 @@ def evaluate(
         reliability=history.reliability,
         reading=Reading.model_validate(read.model_dump()) if read else None,
     )
-    everything = [*place.tried, *tried]
+    climbed_names = {t.cell.name for t in tried}  # a cell that was tried to find the place, too, counts once
+    everything = [*(t for t in place.tried if t.cell.name not in climbed_names), *tried]
     results = {
         "chosen": chosen
         | {

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from traitscope.analysis.steering.doses import DEV_PAIRS, Tried, try_cells
 from traitscope.analysis.steering.nulls import draw_nulls
-from traitscope.analysis.steering.search import DEV_PAIRS, Cell, Measure, Search, Tried, signal_of, try_cells
+from traitscope.analysis.steering.search import Cell, Measure, Search, signal_of
 from traitscope.analysis.steering.setting import Setting
 from traitscope.analysis.steering.treatments import Treatment, compose
 from traitscope.utils.records.vectors import Separation
@@ -29,11 +30,10 @@ class Place:
 def find_place(setting: Setting, search: Search, measure: Measure) -> Place:
     """Choose method and layer among the candidates, and draw the random directions."""
     places = _candidates(setting)
-    chosen = _by_merit(setting, search.choose_by, places)
     if search.choose_by == "steering" and len(places) > 1:
         return _by_steering(setting, search, places, measure)
 
-    protocol = setting.bench.protocol
+    chosen, protocol = _by_merit(setting, search.choose_by, places), setting.bench.protocol
     nulls = draw_nulls(setting, [chosen], protocol.random_pairs, protocol.null_seed)
     return Place(chosen, [family[0] for family in nulls], [])
 
@@ -49,28 +49,25 @@ def _by_steering(setting: Setting, search: Search, places: Sequence[Treatment], 
     protocol = setting.bench.protocol
     families = draw_nulls(setting, places, protocol.random_pairs, protocol.null_seed)
     dose = min(search.start_mult * search.up_mult, 1.0)
-    cells = [Cell(t, dose if t.has_opposite else 1.0) for t in places]
-    tried = try_cells(cells, measure)
-    unsteered = setting.unsteered
 
-    def signal(found: Tried, sign: int) -> float:
-        values = signal_of(found.plus, found.minus, unsteered, sign)
-        return float(values.mean()) if len(values) else -np.inf
+    def cells_of(treatments: Sequence[Treatment]) -> list[Cell]:
+        return [Cell(t, dose if t.has_opposite else 1.0) for t in treatments]
 
-    best = max(
-        range(len(places)), key=lambda i: (tried[i].holds(setting.gate), signal(tried[i], cells[i].sign))
-    )
-    rivals = try_cells(
-        [Cell(t, c.dose) for family in families for t, c in zip(family, cells, strict=True)], measure
-    )
-    nulls = []
-    for k, family in enumerate(families):
-        own = rivals[k * len(places) : (k + 1) * len(places)]
-        # a random direction has no sign: it may choose where its opposite does most
-        sizes = [abs(signal(t, 1)) if t.minus else signal(t, t.cell.sign) for t in own]
-        nulls.append(family[int(np.argmax(sizes))])
+    tried = try_cells(cells_of(places), measure)
+    best = max(range(len(places)), key=lambda i: (tried[i].holds(setting.gate), _signal(setting, tried[i])))
 
+    # a random direction has no sign: it may choose where its opposite does most
+    rivals = try_cells(cells_of([t for family in families for t in family]), measure, graded=False)
+    sizes = [abs(_signal(setting, t)) if t.minus else _signal(setting, t) for t in rivals]
+    chosen = np.reshape(sizes, (len(families), len(places))).argmax(1)
+    nulls = [family[i] for family, i in zip(families, chosen, strict=True)]
     return Place(places[best], nulls, tried)
+
+
+def _signal(setting: Setting, tried: Tried) -> float:
+    """Return a cell's mean signal on dev, 0 where nothing was scored."""
+    values = signal_of(tried.plus, tried.minus, setting.unsteered, tried.cell.sign)
+    return float(values.mean()) if len(values) else 0.0
 
 
 def _candidates(setting: Setting) -> list[Treatment]:

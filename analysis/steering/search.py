@@ -1,10 +1,7 @@
-"""The dose, on the dev questions: the chosen treatment climbs while its text holds, and the dose is taken at
-which it stands furthest above what random directions do there.
-"""
+"""What is searched: the options, the cells, and what a cell does to the score."""
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -13,17 +10,9 @@ from traitscope.analysis.steering.arms import Arm, ArmResult
 from traitscope.analysis.steering.treatments import Treatment
 from traitscope.utils.errors import UserError
 from traitscope.utils.model.hooks import Push
-from traitscope.utils.records.vectors import dose_of
 from traitscope.utils.stage.flags import flag
 
-SAME_DOSE = 0.03  # doses closer than this (natural log) are one cell
-CONVERGED = 0.15  # coherent and broken doses closer than this (natural log) end a track
 DOSES = (0.005, 2.0)  # beyond these a push does nothing, or replaces the residual stream
-CARRIED = 0.5  # share of the last step that --momentum adds to the next
-DEV_PAIRS = 4  # random ± pairs that say on dev how much chance does at a dose
-DEV_QUESTIONS = 8  # of the dev questions, for those pairs
-RISE = (1.0, 2.0)  # power of the dose with which a random direction's effect grows
-LEAST_SPREAD = 0.5  # points: the width of what a score cannot tell apart
 
 
 ChooseBy = Literal["separation", "depth", "steering"]
@@ -104,118 +93,11 @@ class Cell:
     def pushes(self, sign: int = 1) -> tuple[Push, ...]:
         return self.treatment.pushes(sign * self.dose)
 
-    def arm(self, prefix: str, sign: int = 1) -> Arm:
-        return Arm(f"{prefix} {self.name}", self.pushes(sign))
+    def arm(self, prefix: str, sign: int = 1, *, graded: bool = True) -> Arm:
+        return Arm(f"{prefix} {self.name}", self.pushes(sign), grades_coherence=graded)
 
 
 Measure = Callable[[Sequence[Arm]], list[ArmResult]]
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A cell and dev's answers under it, under its opposite where it has one, and what chance does there."""
-
-    cell: Cell
-    plus: ArmResult
-    minus: ArmResult | None
-    spread: float | None = None  # root mean square of a few random directions' signals, in points
-
-    def holds(self, gate: float) -> bool:
-        """Whether the text is coherent, on both sides; it is not where no answer could be graded."""
-        return all(arm.mean_coherence >= gate for arm in (self.plus, self.minus) if arm)
-
-    def breaks(self, gate: float) -> bool:
-        """Whether the text of a side is known to be below the gate."""
-        return any(arm.mean_coherence < gate for arm in (self.plus, self.minus) if arm)
-
-
-@dataclass
-class Track:
-    """One treatment's way through the doses."""
-
-    treatment: Treatment
-    tried: list[Tried] = field(default_factory=list)
-
-    def next_dose(self, search: Search, gate: float) -> float | None:
-        """Return the dose to try next; None when there is nothing more to learn."""
-        if not self.treatment.has_opposite:
-            return None if self.tried else 1.0
-
-        coherent = sorted(t.cell.dose for t in self.tried if t.holds(gate))
-        broken = sorted(t.cell.dose for t in self.tried if t.breaks(gate))
-        if not self.tried:
-            dose = search.start_mult
-        elif not coherent and not broken:
-            return None
-        elif not broken:
-            dose = coherent[-1] * math.exp(_step_up(coherent, search))
-        elif not coherent:
-            dose = broken[0] * search.down_mult
-        else:
-            top, low = coherent[-1], next((d for d in broken if d > coherent[-1]), broken[-1])
-            shorter = low * search.down_mult
-            dose = shorter if top * math.exp(SAME_DOSE) < shorter else math.sqrt(top * low)
-            if math.log(low / top) < CONVERGED:
-                return None
-
-        return dose if DOSES[0] <= dose <= DOSES[1] and not self.knows(dose) else None
-
-    def knows(self, dose: float) -> bool:
-        return any(abs(math.log(dose / tried.cell.dose)) < SAME_DOSE for tried in self.tried)
-
-
-def _step_up(coherent: list[float], search: Search) -> float:
-    step = math.log(search.up_mult)
-    if search.momentum and len(coherent) > 1:
-        step += CARRIED * math.log(coherent[-1] / coherent[-2])
-    return step
-
-
-def climb(treatment: Treatment, search: Search, measure: Measure, gate: float) -> list[Tried]:
-    """Try doses of a treatment on dev, each with its opposite, and return every cell tried."""
-    if search.doses or search.coefficients:
-        return try_cells([Cell(treatment, dose) for dose in fixed_doses(treatment, search)], measure)
-
-    track = Track(treatment)
-    for _ in range(search.search_steps):
-        dose = track.next_dose(search, gate)
-        if dose is None:
-            break
-        track.tried += try_cells([Cell(treatment, dose)], measure)
-
-    return track.tried
-
-
-def try_cells(cells: Sequence[Cell], measure: Measure) -> list[Tried]:
-    """Run cells on dev, each with its opposite where it has one."""
-    ups = [cell.arm("plus") for cell in cells]
-    downs = [cell.arm("minus", -1) for cell in cells if cell.treatment.has_opposite]
-    results = iter(measure([*ups, *downs]))
-
-    plus = [next(results) for _ in ups]
-    minus = [next(results) if cell.treatment.has_opposite else None for cell in cells]
-    return [Tried(*found) for found in zip(cells, plus, minus, strict=True)]
-
-
-def fixed_doses(treatment: Treatment, search: Search) -> list[float]:
-    """Return the doses of a fixed grid; raw coefficients are turned into doses."""
-    if not treatment.has_opposite:
-        return [1.0]
-    if search.doses:
-        return _distinct(search.doses)
-    if len(treatment.sites) > 1:
-        raise UserError("--coefficients are for one layer at a time; with --multi-layer use --doses")
-
-    site = treatment.sites[0]
-    return _distinct([dose_of(c, site.norm, float(site.vector.norm())) for c in search.coefficients if c])
-
-
-def _distinct(doses: Sequence[float]) -> list[float]:
-    kept: list[float] = []
-    for dose in doses:
-        if all(abs(math.log(dose / other)) >= SAME_DOSE for other in kept):
-            kept.append(dose)
-    return kept
 
 
 def effect_of(result: ArmResult, unsteered: ArmResult, sign: int, *, keep: bool = False) -> np.ndarray:
@@ -241,88 +123,3 @@ def signal_of(
     if minus is None:
         return effect_of(plus, unsteered, sign, keep=keep)
     return odd_part(plus, minus, sign, keep=keep)
-
-
-def weigh_chance(
-    tried: Sequence[Tried], nulls: Sequence[Treatment], measure: Measure, gate: float
-) -> list[Tried]:
-    """Add to every dose at which the text holds what a few random directions do there on dev.
-
-    Four directions say little at one dose. Their effects grow steadily with the dose, so the spreads lie on
-    one line in logarithms, which all doses together determine. Where there is no choice of a dose, as of what
-    has no opposite, nothing is asked.
-    """
-    held = [t for t in tried if t.holds(gate)]
-    if len(held) < 2:
-        return list(tried)
-
-    cells = [Cell(null, t.cell.dose) for t in held for null in nulls]
-    pairs = iter(try_cells(cells, measure))
-    sizes = []
-    for _ in held:
-        found = [odd_part(p.plus, p.minus, 1) for p in (next(pairs) for _ in nulls) if p.minus]
-        # what the means vary by beyond the noise of the answers
-        own = [signal.mean() ** 2 - signal.var(ddof=1) / len(signal) for signal in found if len(signal) > 1]
-        sizes.append(math.sqrt(max(float(np.mean(own)) if own else 0.0, LEAST_SPREAD**2)))
-
-    spreads = dict(zip(map(id, held), _smooth([t.cell.dose for t in held], sizes), strict=True))
-    return [replace(t, spread=spreads.get(id(t))) for t in tried]
-
-
-def _smooth(doses: Sequence[float], spreads: Sequence[float]) -> list[float]:
-    """Return the spreads on the line log spread = a + b · log dose that fits them best, 1 ≤ b ≤ 2."""
-    x, y = np.log(doses), np.log(spreads)
-    rise = float(np.clip(np.polyfit(x, y, 1)[0], *RISE)) if np.ptp(x) > SAME_DOSE else 0.0
-    return np.exp(y.mean() + rise * (x - x.mean())).tolist()
-
-
-def pick_dose(tried: Sequence[Tried], unsteered: ArmResult, gate: float, least: float) -> Tried:
-    """Return the dose that is likeliest to pass on test, of those at which the text holds and the effect is worth
-    having: whose signal stands furthest above the random directions' spread there, and above its own error.
-
-    What random directions do grows faster with the dose than what a trait vector does, so the dose that is
-    clearest by itself is not the one that proves most. Dev has few questions, so the signals are taken from the
-    curve through all doses.
-
-    Args:
-        least: Points of effect, and of the signal, below which a dose is taken only where none has more.
-    """
-    if not (held := [t for t in tried if t.holds(gate)]):
-        return max(tried, key=lambda t: np.nan_to_num(t.plus.mean_coherence, nan=-1.0))
-
-    signals = [signal_of(t.plus, t.minus, unsteered, t.cell.sign) for t in held]
-    means, doses = np.array([_mean(x) for x in signals]), np.array([t.cell.dose for t in held])
-    smooth = _curve(doses, means)
-    effects = [_mean(effect_of(t.plus, unsteered, t.cell.sign)) for t in held]
-
-    # an answer's noise does not depend on the dose
-    error = max(
-        float(np.mean([np.std(x) / math.sqrt(max(len(x) - 1, 1)) for x in signals if len(x)])), LEAST_SPREAD
-    )
-
-    def merit(i: int) -> tuple:
-        bar = math.hypot(held[i].spread or 0.0, error)
-        return smooth[i] >= least and effects[i] > 0, smooth[i] / bar, -held[i].cell.dose
-
-    return held[max(range(len(held)), key=merit)]
-
-
-def _curve(doses: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Return the signals on the curve a · dose^b that fits them best, ½ ≤ b ≤ 1: a trait vector's effect grows
-    with the dose, and saturates.
-    """
-    shapes = [doses**b for b in np.linspace(0.5, 1, 6)]
-    fits = [shape * (shape @ means) / (shape @ shape) for shape in shapes]
-    return min(fits, key=lambda fit: float(np.square(fit - means).sum()))
-
-
-def _mean(values: np.ndarray) -> float:
-    """Return the mean, −∞ of nothing."""
-    return float(values.mean()) if len(values) else -1e9
-
-
-def pick_strongest(tried: Sequence[Tried], chosen: Tried, gate: float) -> Tried:
-    """Return the largest dose at which dev saw both sides hold: the most striking, not the most
-    convincing.
-    """
-    return max((t for t in tried if t.holds(gate)), key=lambda t: t.cell.dose, default=chosen)

@@ -28,7 +28,9 @@ def ask_second(
     verdicts = [reach_verdict(cell, evidence, gate, least) for evidence in (first, second)]
     found = {name: verdicts[1][name] for name in ("verdict", "why", "effect", "odd_part", "p", "random")}
     agrees = verdicts[0]["verdict"] == verdicts[1]["verdict"]
-    return {"judge": judge.identity, **found, "agrees": agrees, "agreement": agreement_of(first, second)}
+    used = {"usage": judge.usage.as_json()} if judge.usage else {}
+    said = {"agrees": agrees, "agreement": agreement_of(first, second)}
+    return {"judge": judge.identity, **used, **found, **said}
 
 
 def judge_again(trial: Evidence, judge: Judge, max_unjudged: float = 1.0) -> Evidence:

@@ -30,9 +30,9 @@ STRENGTH = 3.0 / SHAPE[1]  # inverse of the penalty, for standardised coordinate
 # the same for sentence embeddings, times the number of examples: they need few examples and read words, states
 # need many and read claims, so the embeddings' say falls as examples grow
 TOPIC_STRENGTH = 100.0
-# how much the neutral texts weigh, all together, against all examples: most of what a judge reads shows neither
-# side
-NEUTRAL_WEIGHT = 3.0
+# how much the neutral texts weigh, all together, against all examples: where both sides of a trait speak of other
+# things than neutral texts do, more weight would put them all on one side of the middle
+NEUTRAL_WEIGHT = 0.3
 # by tests/test_judged_texts.py, on the texts of tests/data/judged_texts.json that no choice was made on
 MEASURED = {
     "auroc": 0.89,
@@ -46,8 +46,8 @@ MEASURED = {
         "epistemic/confidence": 0.94,
         "alignment/sycophancy": 0.66,
     },
-    "points_from_50_of_neutral_text": 10.2,
-    "points_from_50_of_mixed_text": 21.5,
+    "points_from_50_of_neutral_text": 22.3,
+    "points_from_50_of_mixed_text": 36.3,
 }
 
 
