@@ -6,9 +6,9 @@ For example:
 """
 
 import runpy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
     runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
@@ -24,17 +24,16 @@ from traitscope.analysis.steering.search import Search
 from traitscope.analysis.steering.setting import Protocol
 from traitscope.analysis.steering.treatments import Intervention
 from traitscope.extraction.fitting.candidates import SteeringVectors, gather, load_vectors, vector_inputs
-from traitscope.extraction.fitting.methods import FitOptions, rival_of
+from traitscope.extraction.fitting.methods import FitOptions
+from traitscope.extraction.report.steered import describe_origin, describe_setting
 from traitscope.utils.files.journal import Journal
 from traitscope.utils.files.paths import STEER, TraitPaths
 from traitscope.utils.judge import JudgeOptions, load_judge
 from traitscope.utils.judge.reliability import judge_reliability
 from traitscope.utils.model.generation import Sampling, Work
 from traitscope.utils.model.loading import ModelOptions, load_lm
-from traitscope.utils.records.activations import read_activations_about
 from traitscope.utils.records.dataset import read_trait
 from traitscope.utils.records.dataset_files import dataset_files
-from traitscope.utils.records.imported import origins_of
 from traitscope.utils.records.questions import read_pool
 from traitscope.utils.records.verdict import PARTS, read_earlier_looks, write_texts, write_verdict
 from traitscope.utils.stage.alone import stage_command
@@ -83,28 +82,12 @@ def steer_evaluate(
     work = Work(Journal(paths.journal(STEER)), f"{STEER} {paths.trait}")
     bench = ModelBench(lm, judge, sampling, protocol, work, judging.max_unjudged)
 
-    about = {
-        "judge": judge.identity,
-        "model": lm.identity,
-        "null_seed": protocol.null_seed,
-        "positions": protocol.positions,
-        "intervention": asdict(intervention),
-        "vectors": [*asdict(vectors).values(), *(v.sha256 for v in loaded.vectors.values())],
-    }
     reliable = judge_reliability(judge, dataset.rubric)
-    history = History(earlier.looks, asked.test, about, reliable.value if reliable else None)
+    setting = describe_setting(bench, intervention, loaded, vectors)
+    history = History(earlier.looks, asked.test, setting, reliable.value if reliable else None)
     found = evaluate(bench, candidates, search, intervention, asked.dev, asked.test, history)
 
-    results: dict[str, Any] = {
-        "made_by": {"stage": STEER, "model": lm.identity, "vectors": _origin(source, vectors.method)},
-        "trait": paths.trait,
-        "judge": judge.identity,
-        "coherence_judge": bench.coherence.identity,
-        **({"usage": judge.usage.as_json()} if judge.usage else {}),
-        **found.results,
-        **asked.as_json(),
-        "shuffled_labels_fitted_by": {method: rival_of(method) for method in vectors.method},
-    }
+    results = describe_origin(paths, bench, source, vectors) | found.results | asked.as_json()
     results["chosen"] |= {"with_traits": list(vectors.with_traits), "gate_trait": vectors.gate_trait}
     results |= measure_beside(beside, bench, found, second, model)
     results["texts_sha256"] = write_texts(paths, found.rows, results["made_by"])
@@ -112,13 +95,6 @@ def steer_evaluate(
 
     used = judge.usage.as_line() if judge.usage else {}
     return {"texts": sum(map(len, found.rows.values())), **closing_words(results), **used}
-
-
-def _origin(source: TraitPaths, methods: tuple[str, ...]) -> dict:
-    """Return what results say of the vectors that were steered with."""
-    imported = origins_of(source, methods)
-    made_by = read_activations_about(source).made_by
-    return {"experiment": source.experiment, **made_by, **({"imported": imported} if imported else {})}
 
 
 def rescore_texts(paths: TraitPaths, params: dict) -> dict:
