@@ -121,13 +121,13 @@ def _ticks(doses: list[float]) -> list[float]:
 def draw_nulls(found: Verdict) -> Any:
     """Draw the odd parts of the random directions, and where the vector and the shuffled labels fall."""
     figure, axes = plt.subplots(figsize=(9, 2.8), layout="constrained")
-    odd_parts, z = (found.random.odd_parts, found.random.z) if found.random else ([], float("nan"))
+    odd_parts, z = (found.random.odd_parts, found.random.z) if found.random else ([], None)
     axes.hist([abs(x) for x in odd_parts], bins=12, color=COLOURS["null"], label="random directions")
 
     for name, part in (("vector", found.odd_part), ("shuffled", found.shuffled_labels_odd_part)):
         if part:
             _mark(axes, name, part)
-    title = f"{found.trait}: z = {z:.1f}"
+    title = found.trait if z is None else f"{found.trait}: z = {z:.1f}"
     axes.set(xlabel="size of the odd part on test (points)", ylabel="directions", title=title, xlim=(0, None))
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure

@@ -64,7 +64,7 @@ def steer_evaluate(
     search.check()
     intervention.check()
     check_names(beside.check_precision)
-    protocol.warn()
+    protocol.check(has_opposite=intervention.operation == "add")
 
     dataset, earlier = read_trait(paths), read_earlier_looks(paths)
     asked = choose_questions(dataset, read_pool(paths.root), subset, fresh_test, earlier.seen)
@@ -76,21 +76,26 @@ def steer_evaluate(
 
     judge = load_judge(judging, dataset.rubric, paths.spending)
     other = replace(judging, judge=beside.second_judge)
-    second = load_judge(other, dataset.rubric, paths.spending) if beside.second_judge else None
+    second = (
+        (load_judge(other, dataset.rubric, paths.spending), dataset.rubric) if beside.second_judge else None
+    )
     lm = load_lm(model)
     loaded.require_fit(lm)
     work = Work(Journal(paths.journal(STEER)), f"{STEER} {paths.trait}")
     bench = ModelBench(lm, judge, sampling, protocol, work, judging.max_unjudged)
 
     reliable = judge_reliability(judge, dataset.rubric)
-    setting = describe_setting(bench, intervention, loaded, vectors)
-    history = History(earlier.looks, asked.test, setting, reliable.value if reliable else None)
+    setting = describe_setting(bench, intervention, vectors)
+    digests = {key: vector.sha256 for key, vector in loaded.vectors.items()}
+    known = reliable.value if reliable else None
+    history = History(earlier.looks, asked.test, setting, digests, known)
     found = evaluate(bench, candidates, search, intervention, asked.dev, asked.test, history)
 
     results = describe_origin(paths, bench, source, vectors) | found.results | asked.as_json()
     results["chosen"] |= {"with_traits": list(vectors.with_traits), "gate_trait": vectors.gate_trait}
-    results |= measure_beside(beside, bench, found, second, model)
     results["texts_sha256"] = write_texts(paths, found.rows, results["made_by"])
+    write_verdict(paths, results)  # a failure beside the verdict costs neither it nor the memory of this look
+    results |= measure_beside(beside, bench, found, second, model)
     write_verdict(paths, results)
 
     used = judge.usage.as_line() if judge.usage else {}

@@ -14,7 +14,7 @@ if not __package__:  # run as a script: this checkout is the package traitscope,
     runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
 
 from traitscope.extraction.report.summary import best_auroc, summarise
-from traitscope.extraction.report.words import interval, percent
+from traitscope.extraction.report.words import fall_of, interval, percent
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import FIT, VET_RESPONSES, ExperimentPaths, TraitPaths
 from traitscope.utils.judge.reliability import LEAST
@@ -130,7 +130,7 @@ def _steering_cells(trait: str, found: Verdict) -> list[str]:
         interval(found.odd_part),
         f"{null.z:.1f}" if null and null.z is not None else "–",
         "–" if found.rests_on is None else f"{found.rests_on:.3f}",
-        f"{found.coherence['unsteered']:.0f} → {found.coherence['plus']:.0f}",
+        fall_of(found.coherence.get("unsteered"), found.coherence.get("plus")),
         f"{strongest.dose:.2g}: {interval(strongest.effect)}" if strongest else "the same",
     ]
 

@@ -9,7 +9,8 @@ from traitscope.analysis.steering.evaluate import Found
 from traitscope.analysis.steering.paraphrases import try_paraphrases
 from traitscope.analysis.steering.precision import compare_precisions
 from traitscope.analysis.steering.witness import ask_second
-from traitscope.utils.judge import Judge
+from traitscope.utils.judge import Judge, Rubric
+from traitscope.utils.judge.reliability import judge_reliability
 from traitscope.utils.model.loading import ModelOptions
 from traitscope.utils.records.verdict import WORKS
 from traitscope.utils.stage.flags import flag
@@ -39,17 +40,20 @@ class Beside:
 
 
 def measure_beside(
-    beside: Beside, bench: ModelBench, found: Found, second: Judge | None, model: ModelOptions
+    beside: Beside, bench: ModelBench, found: Found, second: tuple[Judge, Rubric] | None, model: ModelOptions
 ) -> dict:
     """Return what stands beside a verdict in the results.
 
     Args:
-        second: The judge that `beside.second_judge` names.
+        second: The judge that `beside.second_judge` names, and what it knows of the trait.
     """
     test, protocol, measured = found.results["questions"]["test"], bench.protocol, {}
     if second:
-        limits = (protocol.coherence_gate, protocol.min_effect, bench.max_unjudged)
-        measured["second_judge"] = ask_second(found.cell, found.trial, second, *limits)
+        limits, (judge, rubric) = (protocol.coherence_gate, protocol.min_effect), second
+        reliable = judge_reliability(judge, rubric)
+        known = reliable.value if reliable else None
+        asked = ask_second(found.cell, found.trial, judge, known, limits, bench.max_unjudged)
+        measured["second_judge"] = asked
     if beside.paraphrases and found.results["verdict"] == WORKS:
         measured["paraphrases"] = try_paraphrases(bench, found.cell, test)
     if beside.check_precision:
@@ -64,7 +68,7 @@ def closing_words(results: dict) -> dict:
     said = {"chosen": place, "verdict": results["verdict"], "why": results["why"]}
 
     if results["looks"] > 1:
-        said["looks at these questions"] = results["looks"]
+        said["looks"] = results["looks"]
     if second := results.get("second_judge"):
         other = f"does not: {second['verdict']}, {second['why']}"
         said["second judge"] = "agrees" if second["agrees"] else other

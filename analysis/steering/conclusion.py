@@ -19,7 +19,7 @@ def reach_verdict(cell: Cell, trial: Evidence, gate: float, least: float = LEAST
 
     Args:
         gate: Mean coherence below which the text counts as broken.
-        least: Points of effect that are worth having.
+        least: Points of odd part that are worth having.
 
     Returns:
         The verdict, why, and every figure (`figures_of`).
@@ -49,12 +49,17 @@ def conclude(numbers: dict, gate: float, least: float = LEAST_EFFECT) -> tuple[s
         f"odd part {odd['mean']:+.1f}, {_beats(null)}",
         f"coherence {numbers['coherence']['plus']:.0f}",
     ]
-    one_sided = numbers["random_one_sided"]
-    reached = f"{one_sided['reach_it']} of {one_sided['n']} one-sided random pushes reach the effect"
-    again = f"look {numbers['looks']} at these questions" if numbers["looks"] > 1 else ""
-    return WORKS, ", ".join(said) + "".join(
-        f"; {x}" for x in (reached if one_sided["reach_it"] else "", again) if x
-    )
+    one_sided, looks = numbers["random_one_sided"], numbers["looks"]
+    notes = [
+        f"{one_sided['reach_it']} of {one_sided['n']} one-sided random pushes reach the effect"
+        if one_sided and one_sided["reach_it"]
+        else "",
+        f"look {looks} at this trait" if looks > 1 else "",
+        ""
+        if _can_tell(numbers["reading"])
+        else "too little was held out to say whether its sides mean anything",
+    ]
+    return WORKS, "; ".join([", ".join(said), *filter(None, notes)])
 
 
 Objection = tuple[str, str] | None  # a verdict and its reason
@@ -89,10 +94,13 @@ def _judge_is_blind(numbers: dict, gate: float, least: float) -> Objection:
 
 
 def _too_few(numbers: dict, gate: float, least: float) -> Objection:
-    if numbers["effect"] is None or numbers["odd_part"] is None or numbers["random"] is None:
+    if numbers["effect"] is None or numbers["odd_part"] is None:
         return NOT_PROVEN, "too few answers could be judged"
-    if numbers["n_questions"] < LEAST_N:
-        return NOT_PROVEN, f"{numbers['n_questions']} test questions are too few; {LEAST_N} are the least"
+    scored = min(numbers[name]["n"] for name in ("effect", "odd_part"))
+    if scored < LEAST_N:
+        return NOT_PROVEN, f"{scored} scored test questions are too few; {LEAST_N} are the least"
+    if numbers["random"] is None:
+        return NOT_PROVEN, "there are no random directions to compare with; take some with --random-pairs"
     return None
 
 
@@ -101,9 +109,13 @@ def _nothing_moves(numbers: dict, gate: float, least: float) -> Objection:
     if odd["low"] <= 0:
         interval = f"{odd['low']:+.1f} to {odd['high']:+.1f}"
         return NOT_PROVEN, f"the odd part, {odd['mean']:+.1f}, is not above 0 for sure: interval {interval}"
-    for name, found in (("effect", effect), ("odd part", odd)):
-        if found["mean"] < least:
-            return NOT_PROVEN, f"the {name}, {found['mean']:+.1f} points, is less than {least:g}"
+    if odd["mean"] < least:
+        return NOT_PROVEN, f"the odd part, {odd['mean']:+.1f} points, is less than {least:g}"
+    if effect["mean"] <= 0:
+        return (
+            NOT_PROVEN,
+            f"adding the vector does not move the score the wanted way: effect {effect['mean']:+.1f}",
+        )
     return None
 
 
@@ -117,11 +129,11 @@ def _opposite_breaks(numbers: dict, gate: float, least: float) -> Objection:
 
 def _nulls_do_as_much(numbers: dict, gate: float, least: float) -> Objection:
     odd, null, shuffled = (numbers[k] for k in ("odd_part", "random", "shuffled_labels_odd_part"))
-    if null["p_least"] > P_MAX:
-        few = f"{null['n']} random directions are too few to prove anything"
+    again = f" at look {numbers['looks']}" if numbers["looks"] > 1 else ""
+    if numbers["p_least"] > P_MAX:
+        few = f"{null['n']} random directions are too few to prove anything{again}"
         return NOT_PROVEN, f"{few}; take more with --random-pairs"
     if numbers["p"] > P_MAX:
-        again = f", at look {numbers['looks']} at these questions" if numbers["looks"] > 1 else ""
         figures = f"{null['reach_it']} of {null['n']} reach it, p = {numbers['p']:.3f}{again}"
         return NOT_PROVEN, f"random directions do as much: {figures}"
     if shuffled is not None and abs(shuffled["mean"]) >= odd["mean"]:
@@ -136,11 +148,22 @@ def _labels_mean_nothing(numbers: dict, gate: float, least: float) -> Objection:
     Where the trait carries much of the activations' variance, a mixture of responses with their sides drawn by
     lot holds much of it too, and steers. Its labels show that nothing was learnt from them.
     """
+    if not _can_tell(numbers["reading"]):
+        return None
     read = numbers["reading"]
-    if read is None or auroc_interval(1.0, read["n_pos"], read["n_neg"])[0] <= 0.5:
-        return None  # too few held-out responses to say anything
-    low, high = auroc_interval(read["auroc"], read["n_pos"], read["n_neg"])
+    low, high = auroc_interval(read["auroc"], *_sizes(read))
     if low > 0.5:
         return None
     interval = f"{read['auroc']:.2f} [{low:.2f}, {high:.2f}]"
-    return NOT_PROVEN, f"the vector may have nothing to do with its sides: held-out AUROC {interval}"
+    best = f", best of {read['best_of']}" if read["best_of"] > 1 else ""
+    return NOT_PROVEN, f"the vector may have nothing to do with its sides: held-out AUROC {interval}{best}"
+
+
+def _can_tell(read: dict | None) -> bool:
+    """Whether enough responses were held out for a vector that tells them all apart to be told from luck."""
+    return read is not None and auroc_interval(1.0, *_sizes(read))[0] > 0.5
+
+
+def _sizes(read: dict) -> tuple[int, int, float]:
+    """Return the held-out responses per side, and the level that allows for the best of so many (Šidák 1967)."""
+    return read["n_pos"], read["n_neg"], 0.95 ** (1 / read["best_of"])

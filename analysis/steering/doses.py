@@ -18,7 +18,7 @@ SAME_DOSE = 0.03  # doses closer than this (natural log) are one cell
 CONVERGED = 0.15  # coherent and broken doses closer than this (natural log) end a track
 CARRIED = 0.5  # share of the last step that --momentum adds to the next
 DEV_PAIRS = 4  # random ± pairs that say on dev how much chance does at a dose
-DEV_QUESTIONS = 8  # of the dev questions, for those pairs
+DEV_QUESTIONS = 6  # of the dev questions, for those pairs
 RISE = (1.0, 2.0)  # power of the dose with which a random direction's effect grows
 LEAST_SPREAD = 0.5  # points: the width of what a score cannot tell apart
 
@@ -178,7 +178,8 @@ def pick_dose(tried: Sequence[Tried], unsteered: ArmResult, gate: float, least: 
     Args:
         least: Points of effect, and of the signal, below which a dose is taken only where none has more.
     """
-    if not (held := [t for t in tried if t.holds(gate)]):
+    scored = [t for t in tried if len(signal_of(t.plus, t.minus, unsteered, t.cell.sign)) > 1]
+    if not (held := [t for t in scored if t.holds(gate)]):
         return max(tried, key=lambda t: np.nan_to_num(t.plus.mean_coherence, nan=-1.0))
 
     signals = [signal_of(t.plus, t.minus, unsteered, t.cell.sign) for t in held]
@@ -187,9 +188,7 @@ def pick_dose(tried: Sequence[Tried], unsteered: ArmResult, gate: float, least: 
     effects = [_mean(effect_of(t.plus, unsteered, t.cell.sign)) for t in held]
 
     # an answer's noise does not depend on the dose
-    error = max(
-        float(np.mean([np.std(x) / math.sqrt(max(len(x) - 1, 1)) for x in signals if len(x)])), LEAST_SPREAD
-    )
+    error = max(float(np.mean([np.std(x) / math.sqrt(len(x) - 1) for x in signals])), LEAST_SPREAD)
 
     def merit(i: int) -> tuple:
         bar = math.hypot(held[i].spread or 0.0, error)

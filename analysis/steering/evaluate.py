@@ -26,7 +26,6 @@ from traitscope.analysis.steering.setting import Bench, Candidates, Setting, sur
 from traitscope.analysis.steering.treatments import Intervention
 from traitscope.utils.measures.intervals import interval_of
 from traitscope.utils.records.vectors import dose_of
-from traitscope.utils.records.verdict import Reading
 
 
 class Found(NamedTuple):
@@ -65,12 +64,11 @@ def evaluate(
     trial, test_arms = try_on_test(setting, plan_test(setting, best.cell, strongest.cell, place.nulls), test)
 
     chosen = describe(best.cell)
-    read = reading_of(setting, place.treatment)
     trial = replace(
         trial,
         looks=history.count(chosen),
         reliability=history.reliability,
-        reading=Reading.model_validate(read.model_dump()) if read else None,
+        reading=reading_of(setting, place.treatment, search.choose_by),
     )
     climbed_names = {t.cell.name for t in tried}  # a cell that was tried to find the place, too, counts once
     everything = [*(t for t in place.tried if t.cell.name not in climbed_names), *tried]

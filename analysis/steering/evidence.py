@@ -9,6 +9,7 @@ from math import isfinite
 import numpy as np
 
 from traitscope.analysis.steering.arms import ArmResult
+from traitscope.analysis.steering.history import allow_for_looks
 from traitscope.analysis.steering.search import Cell, effect_of, signal_of
 from traitscope.utils.measures.chance import compare_with_null
 from traitscope.utils.measures.intervals import interval_of
@@ -29,7 +30,7 @@ class Evidence:
     system_prompt: ArmResult
     strongest: Pair | None = None  # the largest coherent dose, where it is not the chosen one
     extra: dict = field(default_factory=dict)  # figures measured beside
-    looks: int = 1  # at these test questions, this one included
+    looks: int = 1  # tests of the trait, this one included
     reliability: float | None = None  # of the judge, 0.5 is chance; None where nothing measured it
     reading: Reading | None = None  # how well the vector separates held-out responses, where measured
 
@@ -61,8 +62,7 @@ def figures_of(cell: Cell, trial: Evidence) -> dict:
 
     Effects are changes of the trait score in points (0–100), paired by question, with 95 % intervals over
     questions. The signal is the odd part, (effect(+v) − effect(−v)) / 2, or the effect itself where nothing is
-    added and so nothing can be subtracted. `p` is the rank among the random directions, times the looks at
-    these questions (Bonferroni).
+    added and so nothing can be subtracted. `p` is the rank among the random directions, allowing for the looks.
     """
     plus, minus = trial.vector
     effect = effect_of(plus, trial.unsteered, cell.sign)
@@ -77,7 +77,8 @@ def figures_of(cell: Cell, trial: Evidence) -> dict:
         "slopes": slopes(signal, cell.dose),
         "random": null,
         "looks": trial.looks,
-        "p": _round(min(1.0, null["p"] * trial.looks)) if null else None,
+        "p": _round(allow_for_looks(null["p"], trial.looks)) if null else None,
+        "p_least": _round(allow_for_looks(null["p_least"], trial.looks)) if null else None,
         "judge_reliability": trial.reliability,
         "reading": trial.reading.model_dump(exclude_none=True) if trial.reading else None,
         "random_one_sided": _one_sided(effect, trial, cell.sign),
@@ -86,9 +87,9 @@ def figures_of(cell: Cell, trial: Evidence) -> dict:
         "unsteered_score": _mean(trial.unsteered.trait_values),
         "states": {name: r.states for name, r in _named_arms(trial).items()},
         "coherence": {
-            "unsteered": _coherence(trial.unsteered),
-            "plus": _coherence(plus),
-            "minus": _coherence(minus),
+            "unsteered": known_coherence(trial.unsteered),
+            "plus": known_coherence(plus),
+            "minus": known_coherence(minus),
         },
         "strongest": _strongest(trial, cell.sign),
         **trial.extra,
@@ -179,7 +180,7 @@ def _strongest(trial: Evidence, sign: int) -> dict | None:
         "effect": interval_of(effect_of(plus, trial.unsteered, sign)),
         "odd_part": interval_of(signal_of(plus, minus, trial.unsteered, sign)),
     }
-    return figures | {"coherence": {"plus": _coherence(plus), "minus": _coherence(minus)}}
+    return figures | {"coherence": {"plus": known_coherence(plus), "minus": known_coherence(minus)}}
 
 
 def _named_arms(trial: Evidence) -> dict[str, ArmResult]:
@@ -191,7 +192,8 @@ def _named_arms(trial: Evidence) -> dict[str, ArmResult]:
     }
 
 
-def _coherence(result: ArmResult | None) -> float | None:
+def known_coherence(result: ArmResult | None) -> float | None:
+    """Return an arm's mean coherence; None where none of its texts was graded."""
     return _round(result.mean_coherence) if result and isfinite(result.mean_coherence) else None
 
 

@@ -1,6 +1,4 @@
-"""What was known before the test: how often its questions were looked at, and how far the judge can be
-trusted.
-"""
+"""What was known before the test: what else was tested of the trait, and how far the judge can be trusted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,24 +11,43 @@ from traitscope.utils.records.verdict import Look
 class History:
     """What came before this test.
 
-    A vector that fails on the test questions can be tried again in another place, until one passes. So every
-    cell that has been tested on one of these questions counts as a look, and p is multiplied by their number.
+    A trait that is not proved can be tried again, at another layer or dose, with another judge or other random
+    directions, until it is. So every test counts as a look, whatever it asked. The same vector in the same place
+    against the same directions is no new look, neither on the same questions nor on fresh ones.
     """
 
     looks: Sequence[Look] = ()  # every earlier test of the trait
     test: Sequence[str] = ()  # this test's questions
-    setting: Mapping = field(default_factory=dict)  # what else makes a look another one: the judge, the seed
+    setting: Mapping = field(default_factory=dict)  # what else makes a look another one
+    vectors: Mapping[tuple[str, int], str] = field(default_factory=dict)  # (method, layer) → digest
     reliability: float | None = None  # of the judge
 
     def after(self, cell: dict) -> list[Look]:
-        """Return all looks once this cell has been tested; the same test twice is one look."""
-        now = Look(key=key_of([dict(self.setting), list(self.test), cell]), questions=list(self.test))
-        return [*(look for look in self.looks if look.key != now.key), now]
+        """Return all looks once this cell has been tested, this one last."""
+        key = self._key(cell)
+        before = [question for look in self.looks if look.key == key for question in look.questions]
+        now = Look(key=key, questions=list(dict.fromkeys([*before, *self.test])))
+        return [*(look for look in self.looks if look.key != key), now]
 
     def count(self, cell: dict) -> int:
-        """Return how many looks at one of these questions there are, this cell's included."""
-        *before, _ = self.after(cell)
-        return 1 + sum(bool(set(look.questions) & set(self.test)) for look in before)
+        """Return how many looks there are, this cell's included."""
+        return len(self.after(cell))
+
+    def _key(self, cell: dict) -> str:
+        layer = cell.get("layer", 0)
+        layers = layer if isinstance(layer, list) else [layer]
+        vectors = [self.vectors.get((cell.get("method", ""), layer)) for layer in layers]
+        place = {name: cell.get(name) for name in ("method", "layer", "dose", "operation")}
+        return key_of([dict(self.setting), place, vectors])
 
 
 FIRST = History()
+
+
+def allow_for_looks(p: float, looks: int) -> float:
+    """Return p at the k-th look, p · 2^(k − 1).
+
+    However often one looks, the chance that one of the looks is at most α by luck stays below α (1 + ½ + ¼ + …)
+    = 2 α. Were p multiplied by k, it would grow without an end.
+    """
+    return min(1.0, p * 2 ** (looks - 1))

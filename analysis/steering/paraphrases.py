@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from traitscope.analysis.steering.arms import Arm
-from traitscope.analysis.steering.search import Cell, effect_of, signal_of
+from traitscope.analysis.steering.search import Cell, signal_of
 from traitscope.analysis.steering.setting import Bench
 from traitscope.utils.measures.intervals import interval_of
 
@@ -23,26 +23,25 @@ def paraphrase(form: str, question: str) -> str:
 
 
 def try_paraphrases(bench: Bench, cell: Cell, test: Sequence[str]) -> dict:
-    """Repeat unsteered, + and − on three paraphrases of every test question.
+    """Repeat the chosen cell, both ways, on three paraphrases of every test question.
 
     Returns:
-        Effect and odd part over all, with intervals clustered by question, and the odd part of each form.
+        The odd part over all, or the effect of what has no opposite, with its interval clustered by question, and
+        that of each form.
     """
-    signs = (("plus", 1), ("minus", -1)) if cell.treatment.has_opposite else (("plus", 1),)
-    effects, signals, by_form = [], [], []
-    clusters = list(range(len(test))) * len(FORMS)
+    signs = {"plus": 1, "minus": -1} if cell.treatment.has_opposite else {"unsteered": 0, "plus": 1}
+    signals, by_form = [], []
 
     for i, form in enumerate(FORMS):
-        arms = [Arm(f"paraphrase {i}"), *(Arm(f"paraphrase {i} {s}", cell.pushes(sign)) for s, sign in signs)]
-        unsteered, plus, *rest = bench.measure(arms, [paraphrase(form, q) for q in test])
-        effect = effect_of(plus, unsteered, cell.sign, keep=True)
-        signal = signal_of(plus, rest[0] if rest else None, unsteered, cell.sign, keep=True)
-        effects.append(effect)
+        arms = [
+            Arm(f"paraphrase {i} {name}", cell.pushes(sign) if sign else (), grades_coherence=False)
+            for name, sign in signs.items()
+        ]
+        found = dict(zip(signs, bench.measure(arms, [paraphrase(form, q) for q in test]), strict=True))
+        plus, minus = found["plus"], found.get("minus")
+        signal = signal_of(plus, minus, found.get("unsteered", plus), cell.sign, keep=True)
         signals.append(signal)
         by_form.append({"form": form, "odd_part": interval_of(signal)})
 
-    return {
-        "effect": interval_of(np.concatenate(effects), clusters),
-        "odd_part": interval_of(np.concatenate(signals), clusters),
-        "forms": by_form,
-    }
+    clusters = list(range(len(test))) * len(FORMS)
+    return {"odd_part": interval_of(np.concatenate(signals), clusters), "forms": by_form}

@@ -13,6 +13,7 @@ from traitscope.analysis.steering.search import Cell, Measure, Search, signal_of
 from traitscope.analysis.steering.setting import Setting
 from traitscope.analysis.steering.treatments import Treatment, compose
 from traitscope.utils.records.vectors import Separation
+from traitscope.utils.records.verdict import Reading
 
 DEV_SEED = 7_919  # added to --null-seed
 DEPTH = 0.55  # of the layers, where `--choose-by depth` steers
@@ -102,7 +103,7 @@ def _by_merit(setting: Setting, choose_by: str, places: Sequence[Treatment]) -> 
 
     def merit(item: tuple[int, Treatment]) -> tuple:
         index, place = item
-        read = reading_of(setting, place) if choose_by == "separation" else None
+        read = _separation_of(setting, place) if choose_by == "separation" else None
         ranks = (read.auroc, read.cohens_d) if read else (-1.0, 0.0)
         first = choose_by == "depth" and place.method == places[0].method
         return *ranks, first, -abs(sum(place.layers) / len(place.layers) - usual), -index
@@ -110,10 +111,22 @@ def _by_merit(setting: Setting, choose_by: str, places: Sequence[Treatment]) -> 
     return max(enumerate(places), key=merit)[1]
 
 
-def reading_of(setting: Setting, place: Treatment) -> Separation | None:
-    """Return how well a treatment's vector separates held-out responses, the weakest of several layers'; None
-    where it was not measured.
+def reading_of(setting: Setting, place: Treatment, choose_by: str) -> Reading | None:
+    """Return how well the chosen treatment's vector separates held-out responses; None where it was not
+    measured.
     """
-    found = [setting.candidates.separation.get((place.method, layer)) for layer in place.layers]
-    measured = [separation for separation in found if separation]
-    return min(measured, key=lambda s: s.auroc) if len(measured) == len(found) else None
+    found = _separation_of(setting, place)
+    if found is None:
+        return None
+    best_of = len(setting.candidates.vectors) if choose_by == "separation" else 1
+    return Reading(auroc=found.auroc, n_pos=found.n_pos, n_neg=found.n_neg, best_of=best_of)
+
+
+def _separation_of(setting: Setting, place: Treatment) -> Separation | None:
+    """Return the separation of a treatment's vector; of several layers', that of the one with the largest share.
+    What is composed of several layers' vectors was not measured.
+    """
+    if setting.intervention.multi_layer in ("orthogonal", "incremental"):
+        return None
+    main = max(place.sites, key=lambda site: site.share)
+    return setting.candidates.separation.get((place.method, main.layer))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from traitscope.analysis.steering.arms import Arm
 from traitscope.analysis.steering.bench import ModelBench
+from traitscope.analysis.steering.evidence import known_coherence
 from traitscope.analysis.steering.search import Cell, effect_of, signal_of
 from traitscope.utils.errors import UserError
 from traitscope.utils.measures.intervals import interval_of
@@ -62,7 +63,7 @@ def compare_precisions(
         figures[name] = {
             "effect": interval_of(effect_of(steered[0], unsteered, cell.sign)),
             "odd_part": interval_of(signal),
-            "coherence": {arm.arm.name: round(arm.mean_coherence, 4) for arm in (unsteered, *steered)},
+            "coherence": {arm.arm.name: known_coherence(arm) for arm in (unsteered, *steered)},
         }
 
     unload_lm("precision")

@@ -60,28 +60,30 @@ def choose_questions(
     Raises:
         UserError: the pool has too few that are not seen.
     """
+    if fresh < 0:
+        raise UserError("--fresh-test is a number of questions, 0 or more")
     own, used = dataset.split_used(list(dict.fromkeys(dataset.questions)))
-    dev, test = split_questions(own)
     mine = {normalised(q) for q in dataset.questions} | dataset.used_in_extraction
-    spare = [q for q in pool if normalised(q) not in mine]
-
-    if fresh:
-        known = {normalised(q) for q in seen}
-        unseen = [q for q in spare if normalised(q) not in known]
-        if len(unseen) < fresh:
-            raise UserError(
-                f"--fresh-test {fresh}: the pool has {len(unseen)} questions left that no test has seen"
-            )
-        test, spare = unseen[:fresh], [q for q in spare if q not in unseen[:fresh]]
-    elif subset:
-        test = test[:subset]
+    dev, test = (part[: subset or None] for part in split_questions(own))
+    # the pool is split as well, so that no question of it is ever both
+    spare_dev, spare_test = split_questions([q for q in pool if normalised(q) not in mine])
 
     wanted = min(subset or FILLED_TO, FILLED_TO)
-    dev = dev[: subset or None]
-    added_dev = spare[: max(wanted - len(dev), 0)]
-    added_test = spare[len(added_dev) :][: 0 if fresh else max(wanted - len(test), 0)]
-    from_pool = {"dev": len(added_dev), "test": fresh or len(added_test)}
+    added_dev, added_test = spare_dev[: max(wanted - len(dev), 0)], spare_test[: max(wanted - len(test), 0)]
+    if fresh:
+        test, added_test = [], _unseen(spare_test, fresh, seen)
+    from_pool = {"dev": len(added_dev), "test": len(added_test)}
     return Questions(dev + added_dev, test + added_test, from_pool if any(from_pool.values()) else {}, used)
+
+
+def _unseen(questions: Sequence[str], wanted: int, seen: Iterable[str]) -> list[str]:
+    known = {normalised(q) for q in seen}
+    left = [q for q in questions if normalised(q) not in known]
+    if len(left) < wanted:
+        raise UserError(
+            f"--fresh-test {wanted}: the pool has {len(left)} questions left that no test has seen"
+        )
+    return left[:wanted]
 
 
 def split_questions(questions: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -3,6 +3,7 @@ model is loaded.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from traitscope.analysis.steering.arms import Arm, ArmResult
 from traitscope.analysis.steering.conclusion import LEAST_EFFECT, reach_verdict
@@ -16,6 +17,7 @@ from traitscope.utils.files.paths import STEER, TraitPaths
 from traitscope.utils.files.reading import digest
 from traitscope.utils.judge import Answer, Judge, JudgeOptions, explain_gaps, load_judge
 from traitscope.utils.judge.language import AskedCoherence, LanguageJudge
+from traitscope.utils.judge.reliability import judge_reliability
 from traitscope.utils.records.dataset import read_trait
 from traitscope.utils.records.verdict import (
     PARTS,
@@ -38,9 +40,12 @@ def rescore_stored(
     """
     if not paths.has_completed(STEER):
         raise UserError(f"{paths.trait} has no completed {STEER} to judge again; run it first")
-    judge = load_judge(judging, read_trait(paths).rubric, paths.spending)
+    rubric = read_trait(paths).rubric
+    judge = load_judge(judging, rubric, paths.spending)
+    reliable = judge_reliability(judge, rubric)
     texts = {part: read_texts(paths, part) for part in PARTS}
-    results = rescore(require_verdict(paths), texts, judge, gate, judging.max_unjudged, least)
+    limits = Limits(gate, least, judging.max_unjudged, reliable.value if reliable else None)
+    results = rescore(require_verdict(paths), texts, judge, limits)
 
     digests = {part: digest(paths.steering_responses(part)) for part in texts}
     write_json(paths.rescored(judging.judge), {"trait": paths.trait, "texts_sha256": digests} | results)
@@ -49,18 +54,21 @@ def rescore_stored(
     return {"texts": sum(map(len, texts.values())), **said, **used}
 
 
-def rescore(
-    results: Verdict,
-    texts: dict[str, list[WrittenText]],
-    judge: Judge,
-    gate: float,
-    max_unjudged: float,
-    least: float = LEAST_EFFECT,
-) -> dict:
+@dataclass(frozen=True)
+class Limits:
+    """What a verdict has to pass."""
+
+    gate: float = 70.0  # coherence
+    least: float = LEAST_EFFECT  # points
+    max_unjudged: float = 1.0  # share of texts
+    reliability: float | None = None  # of the judge
+
+
+def rescore(results: Verdict, texts: dict[str, list[WrittenText]], judge: Judge, limits: Limits) -> dict:
     """Return the verdict of another judge on the same cell and texts, and what changed on dev.
 
     Coherence is judged again by a judge that reads; the embedded one needs the model, so then the stored
-    coherence stays.
+    coherence stays. p allows for the looks of stage 5, and not for a choice among judges.
 
     Args:
         results: What stage 5 stored.
@@ -68,18 +76,19 @@ def rescore(
     """
     arms = {part: _arms(rows) for part, rows in texts.items()}
     for found in arms.values():
-        _judge(list(found.values()), judge, max_unjudged)
+        _judge(list(found.values()), judge, limits.max_unjudged)
 
     chosen = results.chosen
     cell = Cell(Treatment(chosen.method, (), chosen.operation, results.wanted), chosen.dose)
-    verdict = reach_verdict(cell, _evidence(arms["test"], results), gate, least)
+    evidence = replace(_evidence(arms["test"], results), reliability=limits.reliability)
+    verdict = reach_verdict(cell, evidence, limits.gate, limits.least)
     dev = [
         point.model_dump(exclude_unset=True) | _dev_scores(point, arms["dev"], results.wanted)
         for point in results.dev
     ]
     about = {
         "judge": judge.identity,
-        "gate": gate,
+        "gate": limits.gate,
         "chosen": chosen.model_dump(exclude_unset=True),
         "verdict_before": results.verdict,
     }

@@ -38,7 +38,7 @@ class Search:
             "always there."
         ),
     )
-    search_steps: int = flag(4, "Rounds of the adaptive search.")
+    search_steps: int = flag(3, "Doses that the adaptive search tries.")
     start_mult: float = flag(
         0.1, "First dose: this multiple of the layer's mean residual norm in the steered model."
     )

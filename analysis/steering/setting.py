@@ -11,11 +11,12 @@ from torch import Tensor
 
 from traitscope.analysis.steering.arms import Arm, ArmResult
 from traitscope.analysis.steering.treatments import Intervention, Surroundings, Treatment, build
+from traitscope.utils.errors import UserError
 from traitscope.utils.model.hooks import Positions
 from traitscope.utils.records.vectors import Separation
 from traitscope.utils.stage.flags import flag
 
-LEAST_PAIRS = 9  # random ± pairs: with fewer the smallest p is above 0.05
+LEAST_PAIRS, LEAST_ONE_SIDED = 9, 19  # random directions: with fewer the smallest p is above 0.05
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,12 @@ class Protocol:
     """How steering is evaluated."""
 
     random_pairs: int = flag(
-        24,
+        28,
         (
-            "± pairs of random directions that the vector is ranked among; its p cannot fall below 1 / (2 + 2 · pairs)."
+            "± pairs of random directions that the vector is ranked among; its p cannot fall below 1 / (2 + 2 · pairs), where something is added."
         ),
     )
-    min_effect: float = flag(5.0, "Points of effect, and of odd part, below which a vector does not work.")
+    min_effect: float = flag(5.0, "Points of odd part below which a vector does not work.")
     coherence_gate: float = flag(70.0, "Mean coherence below which a text counts as broken.")
     positions: Positions = flag("all", "all, or response (from the last prompt token on).")
     null_seed: int = flag(0, "Seed of the random directions and of the shuffled labels.")
@@ -36,11 +37,22 @@ class Protocol:
     heading = "Verdict"
     is_setting = True  # a key of config.json
 
-    def warn(self) -> None:
-        """Say where no verdict can be reached."""
-        if self.random_pairs < LEAST_PAIRS:
+    def check(self, *, has_opposite: bool = True) -> None:
+        """Refuse what means nothing, and say where no verdict can be reached.
+
+        Args:
+            has_opposite: Something is added, so that a random direction counts by the size of its odd part.
+
+        Raises:
+            UserError: a number of random pairs below 0, or a least effect that is.
+        """
+        if self.random_pairs < 0 or self.min_effect < 0:
+            raise UserError("--random-pairs and --min-effect are 0 or more")
+
+        least = LEAST_PAIRS if has_opposite else LEAST_ONE_SIDED
+        if self.random_pairs < least:
             pairs = f"{self.random_pairs} random pairs"
-            print(f"note: with {pairs} no verdict can be more than 'not proven'; {LEAST_PAIRS} is the least")
+            print(f"note: with {pairs} no verdict can be more than 'not proven'; {least} is the least")
 
 
 @dataclass(frozen=True)

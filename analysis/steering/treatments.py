@@ -39,7 +39,7 @@ class Intervention:
     multi_layer: MultiLayer = flag(
         "no",
         (
-            "no, or steer all --layers at once, the dose shared out: weighted by each layer's own effect, "
+            "no, or steer all --layers at once, the dose shared out: weighted by how well each layer separates held-out responses, "
             "orthogonal (what is new against the layer before) or incremental (the difference to the layer "
             "before)."
         ),

@@ -16,25 +16,34 @@ from traitscope.utils.records.scores import Thresholds
 
 
 def ask_second(
-    cell: Cell, trial: Evidence, judge: Judge, gate: float, least: float, max_unjudged: float = 1.0
+    cell: Cell,
+    trial: Evidence,
+    judge: Judge,
+    reliability: float | None,
+    limits: tuple[float, float],
+    max_unjudged: float = 1.0,
 ) -> dict:
     """Return the verdict of another judge on the same texts, whether it is the first one's, and how far the two
     agree in each kind of arm. Coherence stays the first judge's.
 
+    Args:
+        reliability: Of the second judge.
+        limits: The coherence gate, and the least effect.
+
     Raises:
         UserError: more than `max_unjudged` of the texts could not be judged.
     """
-    first, second = trial, judge_again(trial, judge, max_unjudged)
-    verdicts = [reach_verdict(cell, evidence, gate, least) for evidence in (first, second)]
+    second = replace(judge_again(trial, judge, max_unjudged), reliability=reliability)
+    verdicts = [reach_verdict(cell, evidence, *limits) for evidence in (trial, second)]
     found = {name: verdicts[1][name] for name in ("verdict", "why", "effect", "odd_part", "p", "random")}
     agrees = verdicts[0]["verdict"] == verdicts[1]["verdict"]
     used = {"usage": judge.usage.as_json()} if judge.usage else {}
-    said = {"agrees": agrees, "agreement": agreement_of(first, second)}
+    said = {"agrees": agrees, "agreement": agreement_of(trial, second)}
     return {"judge": judge.identity, **used, **found, **said}
 
 
 def judge_again(trial: Evidence, judge: Judge, max_unjudged: float = 1.0) -> Evidence:
-    """Return the same evidence with another judge's trait scores."""
+    """Return the same evidence with another judge's trait scores; its reliability is not known here."""
     arms = trial.arms()
     answers = [Answer(q, text) for arm in arms for q, text in zip(arm.questions, arm.responses, strict=True)]
     scores = judge.score_responses(answers)
@@ -43,7 +52,7 @@ def judge_again(trial: Evidence, judge: Judge, max_unjudged: float = 1.0) -> Evi
 
     rest = iter(scores)
     new = {id(arm): replace(arm, trait=[next(rest) for _ in arm.questions]) for arm in arms}
-    return replace(trial.each(lambda arm: new[id(arm)]), reliability=None)
+    return trial.each(lambda arm: new[id(arm)])
 
 
 def agreement_of(first: Evidence, second: Evidence) -> dict[str, dict]:

@@ -176,7 +176,10 @@ def gather(loaded: Loaded, dataset: TraitDataset, fit: FitOptions, seed: int) ->
         sign=-1 if dataset.direction == "negative" else 1,
         system_prompt=dataset.ask_for,
         gates={key: vector.tensor for key, vector in loaded.gates.items()} if loaded.gates else None,
-        separation={key: v.about.val for key, v in loaded.vectors.items() if v.about.val},
+        # a sum of several traits' vectors was not measured
+        separation={
+            key: v.about.val for key, v in loaded.vectors.items() if v.about.val and not loaded.added
+        },
     )
 
 

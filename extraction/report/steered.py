@@ -5,7 +5,7 @@ from typing import Any
 
 from traitscope.analysis.steering.bench import ModelBench
 from traitscope.analysis.steering.treatments import Intervention
-from traitscope.extraction.fitting.candidates import Loaded, SteeringVectors
+from traitscope.extraction.fitting.candidates import SteeringVectors
 from traitscope.extraction.fitting.methods import rival_of
 from traitscope.utils.files.paths import STEER, TraitPaths
 from traitscope.utils.records.activations import read_activations_about
@@ -13,18 +13,18 @@ from traitscope.utils.records.imported import origins_of
 
 
 def describe_setting(
-    bench: ModelBench, intervention: Intervention, loaded: Loaded, vectors: SteeringVectors
+    bench: ModelBench, intervention: Intervention, vectors: SteeringVectors
 ) -> dict[str, Any]:
-    """Return what makes a test of the same cell another look at the test questions."""
-    protocol = bench.protocol
+    """Return what makes a test of the same vectors in the same cell another look at a trait."""
+    protocol, sampling = bench.protocol, bench.sampling
     return {
         "judge": bench.judge.identity,
         "model": bench.lm.identity,
-        "null_seed": protocol.null_seed,
+        "nulls": [protocol.null_seed, protocol.random_pairs],
         "positions": protocol.positions,
         "intervention": asdict(intervention),
-        "options": asdict(vectors),
-        "vectors": [vector.sha256 for vector in loaded.vectors.values()],
+        "with": [list(vectors.with_traits), vectors.gate_trait],
+        "text": [sampling.max_new_tokens, sampling.temperature],
     }
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pandas as pd
 
-from traitscope.extraction.report.words import percent
+from traitscope.extraction.report.words import fall_of, percent
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json, write_text
 from traitscope.utils.files.locks import hold
@@ -177,9 +177,7 @@ def _cells(row: dict) -> dict[str, str]:
         "z": f"{row['z']:.1f}" if row["z"] is not None else "–",
         "p": f"{row['p']:.3f}" if row["p"] is not None else "–",
         "q": f"{row['q']:.3f}" if row["q"] is not None else "–",
-        "coherence": f"{row['coherence_before']:.0f} → {row['coherence_after']:.0f}"
-        if row["coherence_after"] is not None
-        else "–",
+        "coherence": fall_of(row["coherence_before"], row["coherence_after"]),
     }
     cells["verdict"] = row["verdict"] or "–"
 

@@ -45,7 +45,10 @@ class World:
     gain: float = 0.0  # points along the trait's own direction, at dose 0.2
     true_vector: bool = False  # the vector is that direction, else one more random mixture
     pairs: int = Protocol().random_pairs
-    choose_by: str = "separation"
+    choose_by: str = "depth"
+    held_out: str = (
+        "by lot"  # whose sides the held-out responses have: drawn by lot, the trait's, or nothing is
+    )
 
     @property
     def keys(self) -> list[tuple[str, int]]:
@@ -107,23 +110,28 @@ class Bench:
             acts = self.activations[layer]
             return acts[sides].mean(0) - acts[~sides].mean(0)
 
+        vectors = {key: vector(*key) for key in world.keys}
+        # of one more random direction it is not known, so that nothing but its effect can give it away
+        is_known = world.share > 0 and world.held_out != "nothing"
         return Candidates(
-            {key: vector(*key) for key in world.keys},
+            vectors,
             self.activations.__getitem__,
             np.arange(N_EXAMPLES) < N_EXAMPLES // 2,
             shuffled,
             1,
             lambda wanted: f"show it {wanted}",
-            # of one more random direction it is not known, so that nothing but its effect can give it away
-            separation={key: self._reading() for key in world.keys} if world.share else {},
+            separation={key: self._reading(v) for key, v in vectors.items()} if is_known else {},
         )
 
-    def _reading(self) -> Separation:
-        """Return how twelve held-out responses of a side are told apart: by luck, where the sides mean nothing."""
-        apart = 2.5 if self.world.true_vector else 0.0
-        return Separation.model_validate(
-            separation(self.rng.normal(apart, 1, 12), self.rng.normal(0, 1, 12), 0.0)
-        )
+    def _reading(self, vector: Tensor) -> Separation:
+        """Return how a vector tells twelve held-out responses of a side apart."""
+        world = self.world
+        shown = np.repeat([1.0, -1.0], 12)
+        size = math.sqrt(D * world.share / (1 - world.share))
+        responses = self.rng.normal(size=(24, D)) + size * shown[:, None] * self.trait
+        sides = shown if world.held_out == "the trait's" or world.true_vector else self.rng.permutation(shown)
+        projected = responses @ vector.double().numpy()
+        return Separation.model_validate(separation(projected[sides > 0], projected[sides < 0], 0.0))
 
     def open(self, questions) -> ArmResult:
         return self.measure([Arm("unsteered")], questions)[0]
@@ -222,8 +230,14 @@ def exact() -> Iterator[World]:
 
 def mixtures() -> Iterator[World]:
     """Worlds in which the vector is a random mixture of activations that carry a real trait."""
+    plain = World("", gain=28.0, spread=3.5, noise=19.8)
     for share in (0.05, 0.1, 0.2, 0.3, 0.5):
-        yield World(f"mixture, trait carries {share:.0%}", share=share, gain=28.0, spread=3.5, noise=19.8)
+        yield replace(plain, name=f"mixture, trait carries {share:.0%}", share=share)
+    # a mixture that holds the trait by luck steers, and tells the trait's own sides apart: it is no chance
+    yield replace(plain, name="the same at 20%, nothing held out", share=0.2, held_out="nothing")
+    yield replace(
+        plain, name="the same at 20%, held-out sides are the trait's", share=0.2, held_out="the trait's"
+    )
 
 
 def traits() -> Iterator[World]:

@@ -37,7 +37,7 @@ RUN = 20  # traits of one run
 class VerdictOptions:
     """How often each world is drawn."""
 
-    repetitions: int = flag(1000, "Draws of each world.")
+    repetitions: int = flag(2000, "Draws of each world of chance; a third of them of the others.")
     only: str = flag("", "Only worlds whose kind and name hold this; the page stays as it is.")
 
 
@@ -47,9 +47,9 @@ def verdicts(options: VerdictOptions) -> None:
     worlds = [(kind, world) for kind in (nulls, exact, mixtures, traits) for world in kind()]
     asked = [(kind, w) for kind, w in worlds if options.only in f"{kind.__name__} {w.name}"]
     # where every random direction chooses as well, a draw takes ten times as long
-    often = {exact: max(options.repetitions // 5, 1)}
+    often = {nulls: options.repetitions, exact: max(options.repetitions // 10, 1)}
     drawn = {
-        w.name: draw(w, often.get(kind, options.repetitions))
+        w.name: draw(w, often.get(kind, max(options.repetitions // 3, 1)))
         for kind, w in tqdm(asked, disable=None, leave=False)
     }
 
@@ -90,7 +90,7 @@ def share_of(hits: int, of: int) -> tuple[float, float, float]:
 
 TITLES = {
     "nulls": "The vector is one more random direction",
-    "exact": "The same with `--choose-by steering` (a fifth as many draws)",
+    "exact": "The same with `--choose-by steering` (a tenth as many draws)",
     "mixtures": "The vector is a random mixture of activations that hold a real trait of +28, its sides drawn by lot",
     "traits": "The vector is the true direction",
 }

@@ -106,6 +106,7 @@ class Reading(Shaped):
     auroc: float
     n_pos: int
     n_neg: int
+    best_of: int = 1  # candidates, where it was chosen for this figure
 
 
 class Look(Shaped):
@@ -137,7 +138,6 @@ class FormOfQuestion(Shaped):
 class Paraphrases(Shaped):
     """The chosen cell on paraphrases of the test questions, intervals clustered by question."""
 
-    effect: Interval | None
     odd_part: Interval | None
     forms: list[FormOfQuestion]
 
@@ -166,8 +166,10 @@ class Verdict(Shaped):
     effect: Interval | None
     effect_minus: Interval | None = None
     odd_part: Interval | None
-    p: float | None = None  # what the verdict rests on: the rank among random directions, times the looks
-    looks: int = 1  # how often these test questions were looked at
+    p: float | None = (
+        None  # what the verdict rests on: the rank among random directions, allowing for the looks
+    )
+    looks: int = 1  # how many tests of the trait there were
     looked_at: list[Look] = []  # every test of this trait, this one last
     questions_from_pool: dict[str, int] = {}  # how many of each part are no questions of the trait's own
     questions_left_out: list[str] = []  # the trait's own that extraction used
@@ -278,8 +280,8 @@ def read_earlier_looks(paths: TraitPaths) -> EarlierLooks:
         require_own(paths.steering_results, trait=(found.trait, paths.trait))
         return found
     except UserError as error:
-        print(f"note: {paths.trait}: earlier looks at the test questions cannot be counted: {error}")
-        return nothing
+        print(f"note: {paths.trait}: earlier looks cannot be read, and count as one: {error}")
+        return EarlierLooks(trait=paths.trait, looked_at=[Look(key="unreadable", questions=[])])
 
 
 def require_verdict(paths: TraitPaths) -> Verdict:
