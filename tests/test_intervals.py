@@ -115,13 +115,24 @@ def test_questions_that_extraction_used_are_left_out_and_named():
 
 def test_a_fresh_test_asks_what_no_test_has_seen():
     questions = [f"What about {i}?" for i in range(60)]
-    first = choose_questions(dataset_of(questions), POOL, fresh=20)
-    second = choose_questions(dataset_of(questions), POOL, fresh=20, seen=[*questions, *first.test])
+    first = choose_questions(dataset_of(questions), POOL, fresh=15)
+    second = choose_questions(dataset_of(questions), POOL, fresh=15, seen=[*questions, *first.test])
     assert first.dev == second.dev == split_questions(questions)[0]
-    assert len(set(first.test) | set(second.test)) == 40
-    assert first.from_pool == {"dev": 0, "test": 20}
-    with pytest.raises(UserError, match="20 questions left"):
-        choose_questions(dataset_of(questions), POOL, fresh=21, seen=[*first.test, *second.test])
+    assert len(set(first.test) | set(second.test)) == 30
+    assert first.from_pool == {"dev": 0, "test": 15}
+    with pytest.raises(UserError, match="left that no test has seen"):
+        choose_questions(dataset_of(questions), POOL, fresh=15, seen=[*first.test, *second.test])
+    with pytest.raises(UserError, match="0 or more"):
+        choose_questions(dataset_of(questions), POOL, fresh=-3)
+
+
+def test_a_question_of_the_pool_is_never_both_dev_and_test_whatever_is_asked():
+    few, none = dataset_of(["What about it?"]), dataset_of([])
+    runs = [
+        choose_questions(d, POOL, subset, fresh) for d in (few, none) for subset in (0, 6) for fresh in (0, 9)
+    ]
+    dev, test = {q for r in runs for q in r.dev}, {q for r in runs for q in r.test}
+    assert not dev & test
 
 
 def test_benjamini_hochberg_worked_by_hand():

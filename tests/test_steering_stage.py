@@ -302,22 +302,37 @@ def test_rescoring_judges_the_stored_texts_and_leaves_the_results(
     assert loaded == []  # no model was needed
 
 
-def test_looks_are_counted_until_a_fresh_test_asks_what_none_has_seen(steer_with):
+def test_looks_are_counted_and_a_fresh_test_asks_what_none_has_seen(steer_with, worlds):
+    TraitPaths("e", OPTIMISM, worlds("tiny")).steering_results.unlink(missing_ok=True)
     seed = ("--search-steps", "1", "--null-seed")
     once = steer_with("tiny", *seed, "21", "--force")
-    asked, before = once["questions"]["test"], once["looks"]
+    asked = once["questions"]["test"]
+    assert once["looks"] == 1
     same = steer_with("tiny", *seed, "21", "--force")
-    assert (same["looks"], same["p"]) == (before, once["p"])
+    assert (same["looks"], same["p"]) == (1, once["p"])
     other = steer_with("tiny", *seed, "22")
-    assert other["looks"] == before + 1
+    assert other["looks"] == 2
     fresh = steer_with("tiny", *seed, "22", "--fresh-test", "9")
-    assert fresh["looks"] == 1
+    assert fresh["looks"] == 2  # the same vector in the same place: no third look
     assert len(fresh["questions"]["test"]) == fresh["questions_from_pool"]["test"] == 9
     assert not set(fresh["questions"]["test"]) & set(asked)
     again = steer_with("tiny", *seed, "22", "--fresh-test", "9", "--force")
     assert not set(again["questions"]["test"]) & set(fresh["questions"]["test"])
-    back = steer_with("tiny", *seed, "23")
-    assert back["looks"] == before + 2  # what was seen before the fresh test is not forgotten
+    assert steer_with("tiny", *seed, "23", "--fresh-test", "9")["looks"] == 3
+
+
+def test_a_failure_beside_the_verdict_loses_neither_it_nor_the_look(steer_with, worlds, monkeypatch):
+    paths = TraitPaths("e", OPTIMISM, worlds("tiny"))
+    before = len(read_json(paths.steering_results)["looked_at"]) if paths.steering_results.exists() else 0
+
+    def fail(*_):
+        raise UserError("the second judge is gone")
+
+    stage = run_pipeline.load_stage(STAGE)
+    monkeypatch.setattr(f"{stage.run.__module__}.measure_beside", fail)
+    with pytest.raises(UserError):
+        steer_with("tiny", "--search-steps", "1", "--null-seed", "41")
+    assert len(read_json(paths.steering_results)["looked_at"]) == before + 1
 
 
 def test_a_second_judge_has_a_verdict_of_its_own_on_the_same_texts(steer_with, capfd):

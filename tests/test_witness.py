@@ -40,8 +40,8 @@ class OtherJudge:
         return [self.law(value) for value in self.queue]
 
 
-def second(evidence: Evidence, law) -> dict:
-    return ask_second(CELL, evidence, OtherJudge(evidence, law), 70, 5.0, 0.05)
+def second(evidence: Evidence, law, reliability: float | None = 0.9) -> dict:
+    return ask_second(CELL, evidence, OtherJudge(evidence, law), reliability, (70, 5.0), 0.05)
 
 
 def test_a_second_judge_that_sees_the_same_agrees_in_every_kind_of_arm():
@@ -63,30 +63,47 @@ def test_a_second_judge_that_sees_nothing_disagrees_and_is_no_friend_of_the_firs
     assert abs(found["agreement"]["random"]["kappa"]) < 0.15
 
 
+def test_a_second_judge_near_chance_proves_nothing_either():
+    found = second(trial(effect=30.0), lambda value: Score(value), reliability=0.5)
+    assert found["verdict"] == "not proven"
+    assert "near chance" in found["why"]
+
+
 def test_a_second_judge_that_leaves_too_much_unscored_is_an_error():
     with pytest.raises(UserError):
         second(trial(), lambda value: Score(None, "refused"))
 
 
-def test_the_same_test_twice_is_one_look_and_another_is_a_second():
-    asked, cell, other = ["a?", "b?"], {"layer": 3}, {"layer": 5}
+def test_the_same_test_twice_is_one_look_and_another_is_a_second_on_whatever_questions():
+    asked, cell = ["a?", "b?"], {"method": "probe", "layer": 3, "dose": 0.2}
+    other = cell | {"layer": 5}
     first = History(test=asked)
     assert first.count(cell) == 1
     again = History(first.after(cell), asked)
     assert again.count(cell) == 1
+    assert again.count(cell | {"coefficient": 3.0000001}) == 1
     assert again.count(other) == 2
-    third = History(again.after(other), ["b?", "c?"])  # one question is seen again
-    assert third.count(cell) == 3
-    assert History(third.after(cell), ["d?"]).count(cell) == 1
-    reseeded = History(first.after(cell), asked, {"null_seed": 1})
-    assert reseeded.count(cell) == 2
+    assert (
+        History(again.after(other), asked).count(cell) == 2
+    )  # back at the first: what was seen is not forgotten
+    assert History(first.after(cell), asked, {"null_seed": 1}).count(cell) == 2
+    assert History(first.after(cell), asked, vectors={("probe", 3): "refitted"}).count(cell) == 2
+    assert History(first.after(cell), asked, vectors={("probe", 9): "of another place"}).count(cell) == 1
+
+
+def test_fresh_questions_confirm_the_same_cell_and_hide_no_other():
+    cell = {"method": "probe", "layer": 3, "dose": 0.2}
+    before = History(test=["a?"]).after(cell)
+    fresh = History(before, ["b?"])
+    assert fresh.count(cell) == 1
+    assert fresh.after(cell)[-1].questions == ["a?", "b?"]
+    assert fresh.count(cell | {"layer": 5}) == 2
 
 
 def test_results_of_older_versions_are_one_look():
     earlier = EarlierLooks(trait="a/b", questions={"test": ["a?", "b?"], "dev": ["c?"]})
     assert earlier.seen == ["a?", "b?"]
     assert History(earlier.looks, ["b?"]).count({}) == 2
-    assert History(earlier.looks, ["c?"]).count({}) == 1
 
 
 def chosen_cell(bench: Bench) -> Cell:
