@@ -201,6 +201,15 @@ def test_a_dose_that_breaks_either_side_is_taken_only_where_all_do():
     )
 
 
+def test_a_dose_that_only_just_holds_gives_way_to_one_that_surely_does():
+    mixed = [Score(100.0 if i % 4 else 0.0) for i in range(N)]  # mean 75, standard error 10
+    shaky = replace(tried(0.2, 20, 2), minus=replace(tried(0.2, 20, 2).minus, coherence=mixed))
+    assert shaky.holds(70)
+    assert not shaky.surely_holds(70)
+    assert pick_dose([tried(0.1, 9, 2), shaky], BASE, 70, 5).cell.dose == 0.1
+    assert pick_dose([tried(0.1, 2, 2, noise=0.5), shaky], BASE, 70, 12).cell.dose == 0.2
+
+
 def test_answers_of_which_none_could_be_graded_are_neither_coherent_nor_broken():
     unknown = replace(
         tried(0.2, 20, 3), plus=replace(tried(0.2, 20, 3).plus, coherence=[Score(None, "error")] * N)

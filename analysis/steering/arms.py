@@ -52,6 +52,13 @@ class ArmResult:
         return float(np.mean(values)) if values else math.nan
 
     @property
+    def sure_coherence(self) -> float:
+        """Mean coherence less its standard error over the texts: what other questions are likely to keep to."""
+        values = [s.value for s in self.coherence if s.value is not None]
+        error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+        return self.mean_coherence - error
+
+    @property
     def states(self) -> dict:
         """How many texts are in which state, for the trait and for coherence."""
         return {"trait": count_states(self.trait), "coherence": count_states(self.coherence)}

@@ -36,6 +36,10 @@ class Tried:
         """Whether the text is coherent, on both sides; it is not where no answer could be graded."""
         return all(arm.mean_coherence >= gate for arm in (self.plus, self.minus) if arm)
 
+    def surely_holds(self, gate: float) -> bool:
+        """Whether the text is likely to hold on other questions as well."""
+        return all(arm.sure_coherence >= gate for arm in (self.plus, self.minus) if arm)
+
     def breaks(self, gate: float) -> bool:
         """Whether the text of a side is known to be below the gate."""
         return any(arm.mean_coherence < gate for arm in (self.plus, self.minus) if arm)
@@ -175,8 +179,11 @@ def pick_dose(tried: Sequence[Tried], unsteered: ArmResult, gate: float, least: 
     clearest by itself is not the one that proves most. Dev has few questions, so the signals are taken from the
     curve through all doses.
 
+    A dose at which one side only just holds on dev may break on test. So one at which both hold by more than
+    their standard error comes first.
+
     Args:
-        least: Points of effect, and of the signal, below which a dose is taken only where none has more.
+        least: Points of the signal, below which a dose is taken only where none has more.
     """
     scored = [t for t in tried if len(signal_of(t.plus, t.minus, unsteered, t.cell.sign)) > 1]
     if not (held := [t for t in scored if t.holds(gate)]):
@@ -191,8 +198,8 @@ def pick_dose(tried: Sequence[Tried], unsteered: ArmResult, gate: float, least: 
     error = max(float(np.mean([np.std(x) / math.sqrt(len(x) - 1) for x in signals])), LEAST_SPREAD)
 
     def merit(i: int) -> tuple:
-        bar = math.hypot(held[i].spread or 0.0, error)
-        return smooth[i] >= least and effects[i] > 0, smooth[i] / bar, -held[i].cell.dose
+        bar, is_worth = math.hypot(held[i].spread or 0.0, error), smooth[i] >= least and effects[i] > 0
+        return is_worth and held[i].surely_holds(gate), is_worth, smooth[i] / bar, -held[i].cell.dose
 
     return held[max(range(len(held)), key=merit)]
 
