@@ -315,7 +315,7 @@ def test_the_embedded_judge_cannot_learn_a_repeated_text_by_heart(tmp_path):
     by_line = replace(rubric, examples=tuple(replace(e, family=e.line) for e in rubric.examples))
 
     accuracy = [EmbeddedJudge(r).identity["cross_validated_accuracy"] for r in (by_line, rubric)]
-    assert accuracy[0] > 0.9  # the planted leak is one
+    assert accuracy[0] > 0.8  # the planted leak is one
     assert accuracy[1] < 0.7
 
 

@@ -154,7 +154,7 @@ def require_whole(home: Path, said: str, experiment: str, vectors: int) -> None:
         assert row["verdict"] in ("works", "not proven", "breaks the text")
         assert row["vectors"] == vectors
         assert row["effect"]["low"] <= row["effect"]["mean"] <= row["effect"]["high"]
-        assert row["p"] >= 1 / 3  # two random pairs cannot say more
+        assert row["p"] >= 1 / 6  # two random pairs cannot say more
         assert set(row["example"]) == {"question", "unsteered", "plus", "minus"}
         assert row["trait"] in said
     with open(base / "summary.csv") as file:
@@ -163,9 +163,8 @@ def require_whole(home: Path, said: str, experiment: str, vectors: int) -> None:
     assert "+vector" in said
     assert not list(base.rglob("*.progress.jsonl"))
     tests = json.loads((base / "steering" / OPTIMISM / "responses" / "test.json").read_text())["rows"]
-    assert len({row["arm"] for row in tests}) == 2 + 2 * (
-        2 + 2
-    )  # unsteered, system prompt, ± of vector, shuffled and 2 random
+    arms = {row["arm"] for row in tests if not row["arm"].startswith("strongest")}
+    assert len(arms) == 2 + 2 * (2 + 2)  # unsteered, system prompt, ± of vector, shuffled and 2 random
     assert all(row["response_ids"] for row in tests)
 
 

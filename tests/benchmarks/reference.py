@@ -47,6 +47,7 @@ def fit_layer(case: Case, layer: int, methods: Iterable[str], tight: bool = True
 def _examples(case: Case, layer: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Return x [n, d_model] in float64, y in {0, 1}, and the mean norm by which the probe divides."""
     x = torch.cat([case.pos[:, layer], case.neg[:, layer]]).double()
+    x = x - x.mean(0)  # as the probe does, before its scale is taken
     return x.numpy(), np.repeat([1, 0], [len(case.pos), len(case.neg)]), float(x.norm(dim=-1).mean())
 
 
