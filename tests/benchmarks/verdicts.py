@@ -129,7 +129,8 @@ def _runs_with_q(found: list[tuple[bool, float]], runs: int = 500) -> float:
 
 def insert(page: str, text: str, repetitions: int) -> str:
     """Return the page with the tables between its markers replaced."""
-    made = f"Made on {datetime.now(UTC):%d %B %Y}, {repetitions} draws of each, {Protocol().random_pairs} random pairs."
+    made = f"Made on {datetime.now(UTC):%d %B %Y}, {repetitions} draws of each world of chance, a third "
+    made += f"as many of the others; {Protocol().random_pairs} random pairs."
     new = f"<!-- verdicts -->\n{made}\n\n{text}\n<!-- /verdicts -->"
     page, n = re.subn(r"<!-- verdicts -->.*?<!-- /verdicts -->", lambda _: new, page, flags=re.DOTALL)
     assert n == 1, "the page has no place for the tables"
