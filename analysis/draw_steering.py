@@ -102,7 +102,12 @@ def draw_curves(found: Verdict) -> Any:
     upper.set(ylabel="effect on dev (points)", title=f"{found.trait}: {found.verdict}")
     upper.legend(fontsize=7, ncols=2, frameon=False)
 
-    lower.set(ylabel="coherence", xlabel="dose (share of the residual norm)", ylim=(0, 102), xscale="log")
+    lower.set(
+        ylabel="coherence, weaker side",
+        xlabel="dose (share of the residual norm)",
+        ylim=(0, 102),
+        xscale="log",
+    )
     lower.xaxis.set_major_formatter(ScalarFormatter())
     lower.xaxis.set_minor_formatter(NullFormatter())
     lower.xaxis.set_major_locator(FixedLocator(_ticks([p.dose for p in found.dev])))

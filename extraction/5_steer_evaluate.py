@@ -84,11 +84,9 @@ def steer_evaluate(
     work = Work(Journal(paths.journal(STEER)), f"{STEER} {paths.trait}")
     bench = ModelBench(lm, judge, sampling, protocol, work, judging.max_unjudged)
 
-    reliable = judge_reliability(judge, dataset.rubric)
     setting = describe_setting(bench, intervention, vectors)
     digests = {key: vector.sha256 for key, vector in loaded.vectors.items()}
-    known = reliable.value if reliable else None
-    history = History(earlier.looks, asked.test, setting, digests, known)
+    history = History(earlier.looks, asked.test, setting, digests, judge_reliability(judge, dataset.rubric))
     found = evaluate(bench, candidates, search, intervention, asked.dev, asked.test, history)
 
     results = describe_origin(paths, bench, source, vectors) | found.results | asked.as_json()

@@ -6,8 +6,9 @@ import torch
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.judge import Answer, Example, JudgeOptions, Rubric, Score, count_states, load_judge
-from traitscope.utils.judge.coherence import TokenText, distinct_bigrams, shuffle_words, token_nll
+from traitscope.utils.judge.coherence import TokenText, shuffle_words, token_nll
 from traitscope.utils.judge.reader import SHAPE, _model, read_texts
+from traitscope.utils.judge.wording import distinct_share, units_of
 from traitscope.utils.model import passes
 from traitscope.utils.model.encode import encode, encode_text
 from traitscope.utils.records.scores import Thresholds
@@ -172,10 +173,20 @@ def test_likelihood_equals_an_independent_computation(lm, shared, starts, monkey
         assert nll == pytest.approx(float(lm.model(ids, labels=labels).loss), abs=1e-3)
 
 
-def test_distinct_bigrams_are_the_share_of_word_pairs_that_do_not_repeat():
-    assert distinct_bigrams([1, 2, 3, 4]) == 1.0
-    assert distinct_bigrams([1, 1, 1, 1, 1]) == 0.25
-    assert distinct_bigrams([7]) == 1.0
+def test_distinct_pairs_are_the_share_of_word_pairs_that_do_not_repeat():
+    assert distinct_share(["a", "b", "c", "d"], 2) == 1.0
+    assert distinct_share(["a"] * 5, 2) == 0.25
+    assert distinct_share(["a"], 2) == 1.0
+
+
+def test_a_text_without_spaces_is_taken_character_by_character():
+    assert units_of("one two") == ["one", "two"]
+    assert units_of("这是一个没有空格的句子它比十五个字还要长") == list(
+        "这是一个没有空格的句子它比十五个字还要长"
+    )
+    assert sorted(shuffle_words("这是一个没有空格的句子它比十五个字还要长")) == sorted(
+        "这是一个没有空格的句子它比十五个字还要长"
+    )
 
 
 def test_shuffling_keeps_the_words_and_the_letters_of_a_text_without_spaces():

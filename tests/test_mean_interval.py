@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from traitscope.utils.measures.intervals import mean_interval, t_statistic
+from traitscope.utils.measures.intervals import mean_interval
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -131,18 +131,3 @@ def test_too_little_has_no_interval_and_nothing_has_no_mean():
         mean_interval(np.array([]))
     with pytest.raises(ValueError, match="1 cluster labels for 2 values"):
         mean_interval(np.array([1.0, 2.0]), ["a"])
-
-
-def test_t_is_the_mean_over_its_error():
-    values = np.array([1.0, 5.0, 9.0, 13.0])
-    assert t_statistic(values) == pytest.approx(7 / (values.std(ddof=1) / 2))
-    pairs = np.repeat(values, 2)
-    assert t_statistic(pairs, np.repeat(range(4), 2)) == pytest.approx(t_statistic(values))
-
-
-def test_a_shift_that_all_share_is_not_infinitely_clear():
-    assert t_statistic(np.full(16, 1.0)) == pytest.approx(8.0)
-    assert t_statistic(np.full(16, 20.0)) > t_statistic(np.full(16, 1.0))
-    assert t_statistic(np.zeros(16)) == 0.0
-    assert t_statistic(np.array([5.0])) == 0.0
-    assert t_statistic(np.array([5.0, 5.0]), ["a", "a"]) == 0.0

@@ -5,7 +5,6 @@ nowhere is not.
 import math
 from dataclasses import replace
 from itertools import pairwise
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,9 +12,10 @@ import torch
 
 from traitscope.analysis.steering import evaluate as protocol
 from traitscope.analysis.steering.arms import Arm, ArmResult
-from traitscope.analysis.steering.doses import Track, Tried, climb, fixed_doses
+from traitscope.analysis.steering.doses import Track, Tried, climb, fixed_doses, weigh_chance
 from traitscope.analysis.steering.evaluate import evaluate
 from traitscope.analysis.steering.nulls import draw_nulls, rival_cell
+from traitscope.analysis.steering.place import find_place, reading_of
 from traitscope.analysis.steering.search import Cell, Search
 from traitscope.analysis.steering.setting import Candidates, Protocol, Setting, surroundings
 from traitscope.analysis.steering.treatments import (
@@ -422,6 +422,7 @@ def test_the_place_is_chosen_by_separation_or_depth_and_no_effect_has_a_part_in_
 
 def test_where_effects_choose_the_place_every_random_direction_chooses_as_well():
     bench = UnevenBench(3, sway=900)
+    bench.sensitivity = {3: 0.0, 5: 0.0, 7: 1.0}
     vectors = planted_vectors(bench)
     result = evaluate(
         bench,
@@ -431,10 +432,10 @@ def test_where_effects_choose_the_place_every_random_direction_chooses_as_well()
         QUESTIONS[:12],
         QUESTIONS[12:],
     )
-    assert result[0]["chosen"]["layer"] == 3  # the only one that feels a push
+    assert result[0]["chosen"]["layer"] == 7  # the only one that feels a push
     random = [arm for arm in bench.arms if arm.name.startswith("random")]
     layers = [p.layer for arm in random for p in arm.pushes]
-    assert layers.count(3) > 0.6 * len(layers)  # where a direction does nothing at all, noise chooses
+    assert layers.count(7) > 0.6 * len(layers)  # where a direction does nothing at all, noise chooses
     assert result[0]["verdict"] == "works"
 
 
@@ -477,7 +478,7 @@ def test_benjamini_hochberg_is_the_textbooks():
 class UnevenBench(SimulatedBench):
     """A model whose layers react differently to the same push."""
 
-    sensitivity: ClassVar[dict] = {3: 1.0, 5: 0.0, 7: 0.0}
+    sensitivity: dict = {3: 1.0, 5: 0.0, 7: 0.0}  # noqa: RUF012
 
     def _answer(self, arm, questions):
         felt = tuple(replace(p, coefficient=p.coefficient * self.sensitivity[p.layer]) for p in arm.pushes)
@@ -600,6 +601,59 @@ def test_random_directions_hold_nothing_of_the_vector_and_follow_the_rest_of_the
     share = ((drawn / sizes) ** 2).mean(0)
     wanted = spread[1:] ** 2 / (spread[1:] ** 2).sum()
     assert torch.allclose(share[1:], wanted, atol=0.02)
+
+
+@pytest.mark.parametrize(("grows", "spread"), [(1.0, 10.0), (2.0, 10.0), (1.0, 0.0)])
+def test_what_chance_does_at_a_dose_is_told_from_the_noise_of_the_answers(grows, spread):
+    """Forty random directions whose effects grow with the dose by a known power, under answers that vary by 15."""
+    rng = np.random.default_rng(0)
+    size = {i: spread * rng.normal() for i in range(40)}
+
+    def measure(arms):
+        found = []
+        for arm in arms:
+            coefficient, direction = arm.pushes[0].coefficient, size[int(arm.pushes[0].vector[0])]
+            effect = direction * np.sign(coefficient) * (abs(coefficient) / 0.2) ** grows
+            scores = [Score(float(np.clip(50 + effect + 15 * rng.normal(), 0, 100))) for _ in range(6)]
+            found.append(replace(results_of([95.0])[0], arm=arm, questions=["q"] * 6, trait=scores))
+        return found
+
+    def null(i: int) -> Treatment:
+        vector = torch.zeros(D)
+        vector[0] = float(i)
+        return Treatment("random", (Site(3, vector, float(vector.norm()) or 1.0),))
+
+    tried = [Tried(Cell(treatment(), dose), *results_of([95.0, 95.0])) for dose in (0.1, 0.2)]
+    low, high = (t.spread for t in weigh_chance(tried, [null(i) for i in range(1, 40)], measure, 70))
+    assert high == pytest.approx(spread, abs=3)
+    assert 1.9 <= high / low <= 4.1  # by the first to the second power of the dose
+    assert [t.spread for t in weigh_chance(tried[:1], [null(1)], measure, 70)] == [None]
+
+
+def test_what_was_not_measured_is_not_read_and_the_best_of_many_is_known_as_such():
+    bench = SimulatedBench(0)
+    found = {("mean_diff", layer): separation(1.0) for layer in LAYERS}
+    candidates = replace(candidates_of(bench, planted_vectors(bench)), separation=found)
+    for how, is_read in (("no", True), ("weighted", True), ("orthogonal", False), ("incremental", False)):
+        setting = setting_of(bench, candidates, Intervention(multi_layer=how))
+        place = find_place(setting, Search(), bench.measure).treatment
+        assert (reading_of(setting, place, "depth") is not None) == is_read, how
+    setting = setting_of(bench, candidates)
+    place = find_place(setting, Search(), bench.measure).treatment
+    assert reading_of(setting, place, "depth").best_of == 1
+    assert reading_of(setting, place, "separation").best_of == len(LAYERS)
+
+
+def test_senseless_settings_of_a_verdict_are_refused_and_hopeless_ones_said(capsys):
+    for bad in (Protocol(random_pairs=-1), Protocol(min_effect=-5.0)):
+        with pytest.raises(UserError, match="0 or more"):
+            bad.check()
+    Protocol(random_pairs=9).check()
+    Protocol(random_pairs=19).check(has_opposite=False)
+    assert capsys.readouterr().out == ""
+    Protocol(random_pairs=8).check()
+    Protocol(random_pairs=18).check(has_opposite=False)
+    assert capsys.readouterr().out.count("not proven") == 2
 
 
 def test_two_methods_mixtures_are_as_much_alike_as_their_vectors():

@@ -19,6 +19,7 @@ from traitscope.inference.watch.watched import WatchOptions, read_watched
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.files.reading import read_json
+from traitscope.utils.judge.reliability import Reliability
 from traitscope.utils.model.encode import encode_text
 from traitscope.utils.records.activations import read_activations_about
 from traitscope.utils.stage.alone import stage_command
@@ -284,6 +285,11 @@ def test_rescoring_judges_the_stored_texts_and_leaves_the_results(
     assert {key: same[key] for key in JUDGED} == {key: before[key] for key in JUDGED}
     steer_with(world, "--rescore", "--coherence-gate", "101")
     assert read_json(paths.rescored("embedded"))["verdict"] == "breaks the text"
+    with pytest.MonkeyPatch.context() as patch:
+        blind = Reliability(0.5, "asked", 40, 0.35, 0.65)
+        patch.setattr("traitscope.analysis.steering.rescoring.judge_reliability", lambda *_: blind)
+        steer_with(world, "--rescore", "--coherence-gate", "0")
+    assert "near chance" in read_json(paths.rescored("embedded"))["why"]
     with JudgeServer() as server:
         monkeypatch.setenv("TRAITSCOPE_CACHE", str(tmp_path))
         monkeypatch.setenv("OPENAI_API_KEY", server.key)
@@ -343,7 +349,7 @@ def test_a_second_judge_has_a_verdict_of_its_own_on_the_same_texts(steer_with, c
         name: results[name] for name in ("effect", "odd_part", "p")
     }
     assert "second judge agrees" in capfd.readouterr().out
-    assert set(second["agreement"]) == {"unsteered", "plus", "minus", "random"}
+    assert {"unsteered", "vector plus", "vector minus", "random"} <= set(second["agreement"])
 
 
 def test_the_place_can_be_chosen_by_depth_by_separation_or_by_what_it_does(steer_with):
@@ -482,6 +488,8 @@ def test_weights_of_other_traits_reach_the_vectors_and_their_nulls(handed, world
         mixed["candidates"].shuffled("mean_diff", 1), combine(plain.shuffled("mean_diff", 1), [(-0.5, other)])
     )
     assert mixed["results"]["chosen"]["with_traits"] == [f"{FORMALITY}:-0.5"]
+    assert set(plain.separation) == set(plain.vectors)
+    assert not mixed["candidates"].separation  # nobody measured the sum
     cosine = torch.nn.functional.cosine_similarity(plain.shuffled("mean_diff", 1), main, dim=0)
     assert abs(float(cosine)) < 0.95  # the labels really were shuffled
 

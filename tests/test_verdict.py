@@ -12,6 +12,7 @@ from traitscope.analysis.steering.history import allow_for_looks
 from traitscope.analysis.steering.search import Cell, effect_of, odd_part
 from traitscope.analysis.steering.treatments import Site, Treatment
 from traitscope.utils.judge import Score
+from traitscope.utils.judge.reliability import Reliability
 from traitscope.utils.measures.chance import compare_with_null
 from traitscope.utils.records.verdict import Reading
 
@@ -300,9 +301,13 @@ def test_however_often_one_looks_chance_works_less_than_twice_as_often_as_at_the
     assert allow_for_looks(0.4, 9) == 1
 
 
+def told(value: float | None) -> Reliability | None:
+    return None if value is None else Reliability(value, "asked", 200, value - 0.05, value + 0.05)
+
+
 @pytest.mark.parametrize(("reliability", "verdict"), [(0.64, "not proven"), (0.65, "works"), (None, "works")])
 def test_a_judge_near_chance_proves_nothing(reliability, verdict):
-    result = reach_verdict(CELL, replace(trial(effect=30.0), reliability=reliability), 70)
+    result = reach_verdict(CELL, replace(trial(effect=30.0), reliability=told(reliability)), 70)
     assert result["verdict"] == verdict
     assert verdict == "works" or "near chance" in result["why"]
 
@@ -312,6 +317,8 @@ def test_a_judge_near_chance_proves_nothing(reliability, verdict):
     [
         (Reading(auroc=0.55, n_pos=12, n_neg=12), "not proven"),
         (Reading(auroc=0.95, n_pos=12, n_neg=12), "works"),
+        (Reading(auroc=0.8, n_pos=12, n_neg=12), "works"),
+        (Reading(auroc=0.8, n_pos=12, n_neg=12, best_of=120), "not proven"),
         (Reading(auroc=0.5, n_pos=2, n_neg=2), "works"),  # too few to say anything
         (None, "works"),
     ],

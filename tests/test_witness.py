@@ -1,13 +1,17 @@
 """What stands beside a verdict: a second judge, the same questions in other words, and earlier looks."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_verdict import CELL, N, arm, trial
+from test_verdict import CELL, N, arm, told, trial
 
 from benchmarks.simulated import Bench, World
-from traitscope.analysis.steering.evidence import Evidence
+from traitscope.analysis.draw_steering import draw_nulls as draw_nulls_figure
+from traitscope.analysis.steering.beside import Beside, measure_beside
+from traitscope.analysis.steering.evaluate import Found
+from traitscope.analysis.steering.evidence import Evidence, known_coherence
 from traitscope.analysis.steering.history import History
 from traitscope.analysis.steering.nulls import draw_nulls
 from traitscope.analysis.steering.paraphrases import FORMS, paraphrase, try_paraphrases
@@ -15,9 +19,12 @@ from traitscope.analysis.steering.search import Cell
 from traitscope.analysis.steering.setting import Setting, surroundings
 from traitscope.analysis.steering.treatments import Intervention
 from traitscope.analysis.steering.witness import ask_second
+from traitscope.extraction.report.words import fall_of
 from traitscope.utils.errors import UserError
+from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.judge import Score
-from traitscope.utils.records.verdict import EarlierLooks
+from traitscope.utils.model.loading import ModelOptions
+from traitscope.utils.records.verdict import EarlierLooks, read_earlier_looks
 
 
 class OtherJudge:
@@ -40,18 +47,37 @@ class OtherJudge:
         return [self.law(value) for value in self.queue]
 
 
+def named(evidence: Evidence) -> Evidence:
+    """The same evidence with the names that stage 5 gives its arms."""
+    n = len(evidence.randoms)
+    names = ["unsteered", "vector plus", "vector minus"]
+    names += [f"random {i} {sign}" for i in range(n) for sign in ("plus", "minus")]
+    names += ["shuffled labels 0 plus", "shuffled labels 0 minus", "system prompt"]
+    of = dict(zip(map(id, evidence.arms()), names, strict=True))
+    return evidence.each(lambda a: replace(a, arm=replace(a.arm, name=of[id(a)])))
+
+
 def second(evidence: Evidence, law, reliability: float | None = 0.9) -> dict:
-    return ask_second(CELL, evidence, OtherJudge(evidence, law), reliability, (70, 5.0), 0.05)
+    evidence = named(evidence)
+    return ask_second(CELL, evidence, OtherJudge(evidence, law), told(reliability), (70, 5.0), 0.05)
 
 
 def test_a_second_judge_that_sees_the_same_agrees_in_every_kind_of_arm():
     found = second(trial(effect=30.0), lambda value: Score(value))
     assert found["agrees"]
     assert found["verdict"] == "works"
-    assert set(found["agreement"]) == {"unsteered", "plus", "minus", "random"}
+    assert set(found["agreement"]) == {
+        "unsteered",
+        "vector plus",
+        "vector minus",
+        "random",
+        "shuffled labels",
+        "system prompt",
+    }
     assert all(
-        a["rank_correlation"] == pytest.approx(1) and a["kappa"] == 1 for a in found["agreement"].values()
+        a["rank_correlation"]["value"] == a["kappa"]["value"] == 1 for a in found["agreement"].values()
     )
+    assert found["agreement"]["random"]["n"] == 40 * N
 
 
 def test_a_second_judge_that_sees_nothing_disagrees_and_is_no_friend_of_the_first():
@@ -59,8 +85,9 @@ def test_a_second_judge_that_sees_nothing_disagrees_and_is_no_friend_of_the_firs
     found = second(trial(effect=30.0), lambda value: Score(float(rng.uniform(0, 100))))
     assert not found["agrees"]
     assert found["verdict"] == "not proven"
-    assert abs(found["agreement"]["random"]["rank_correlation"]) < 0.15
-    assert abs(found["agreement"]["random"]["kappa"]) < 0.15
+    for figure in ("rank_correlation", "kappa"):
+        assert abs(found["agreement"]["random"][figure]["value"]) < 0.15
+        assert found["agreement"]["random"][figure]["low"] < 0 < found["agreement"]["random"][figure]["high"]
 
 
 def test_a_second_judge_near_chance_proves_nothing_either():
@@ -158,6 +185,42 @@ def test_a_question_that_reacts_alone_does_not_count_three_times():
     bench._answer = reacting
     found = try_paraphrases(bench, chosen_cell(bench), bench.questions[:9])["odd_part"]
     assert found["low"] < 0 < found["mean"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "wanted", "tried"),
+    [("works", True, True), ("works", False, False), ("not proven", True, False)],
+)
+def test_only_a_vector_that_works_is_tried_on_paraphrases(verdict, wanted, tried):
+    bench = Paraphrased(World("", gain=20.0, share=0.2, true_vector=True), 0)
+    bench.max_unjudged = 1.0
+    results = {"verdict": verdict, "questions": {"test": bench.questions[:8]}}
+    found = Found(results, {}, chosen_cell(bench), trial())
+    measured = measure_beside(Beside(paraphrases=wanted), bench, found, None, ModelOptions())
+    assert ("paraphrases" in measured) == tried
+
+
+def test_damaged_results_count_as_one_look(tmp_path, capsys):
+    paths = TraitPaths("e", "a/b", tmp_path)
+    assert read_earlier_looks(paths).looks == []
+    paths.steering_results.parent.mkdir(parents=True)
+    paths.steering_results.write_text('{"trait": "a/b", "looked')
+    earlier = read_earlier_looks(paths)
+    assert "count as one" in capsys.readouterr().out
+    assert History(earlier.looks, ["a?"]).count({}) == 2
+
+
+def test_what_is_not_known_is_a_dash_and_no_number():
+    ungraded = arm([50.0] * N)
+    ungraded.coherence = [Score(None, "error")] * N
+    assert known_coherence(ungraded) is None
+    assert known_coherence(arm([50.0] * N, coherence=88.0)) == 88.0
+    assert fall_of(None, 88.0) == "– → 88"
+    still = SimpleNamespace(odd_parts=[0.0] * 24, z=None)
+    figure = draw_nulls_figure(
+        SimpleNamespace(trait="a/b", random=still, odd_part=None, shuffled_labels_odd_part=None)
+    )
+    assert figure.axes[0].get_title() == "a/b"
 
 
 def test_arms_are_each_changed_once():

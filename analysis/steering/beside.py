@@ -50,10 +50,10 @@ def measure_beside(
     test, protocol, measured = found.results["questions"]["test"], bench.protocol, {}
     if second:
         limits, (judge, rubric) = (protocol.coherence_gate, protocol.min_effect), second
-        reliable = judge_reliability(judge, rubric)
-        known = reliable.value if reliable else None
-        asked = ask_second(found.cell, found.trial, judge, known, limits, bench.max_unjudged)
-        measured["second_judge"] = asked
+        known = judge_reliability(judge, rubric)
+        measured["second_judge"] = ask_second(
+            found.cell, found.trial, judge, known, limits, bench.max_unjudged
+        )
     if beside.paraphrases and found.results["verdict"] == WORKS:
         measured["paraphrases"] = try_paraphrases(bench, found.cell, test)
     if beside.check_precision:

@@ -84,13 +84,11 @@ def _text_breaks(numbers: dict, gate: float, least: float) -> Objection:
 
 
 def _judge_is_blind(numbers: dict, gate: float, least: float) -> Objection:
-    reliability = numbers["judge_reliability"]
-    if reliability is None or reliability >= LEAST:
+    found = numbers["judge_reliability"]
+    if found is None or found["value"] >= LEAST:
         return None
-    return (
-        NOT_PROVEN,
-        f"the judge is near chance: it tells the trait's own contrasting texts apart in {reliability:.0%} of cases",
-    )
+    told = f"it tells {found['value']:.0%} of the trait's own {found['n']} contrasting texts apart"
+    return NOT_PROVEN, f"the judge is near chance: {told}"
 
 
 def _too_few(numbers: dict, gate: float, least: float) -> Objection:

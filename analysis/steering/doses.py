@@ -19,6 +19,8 @@ CONVERGED = 0.15  # coherent and broken doses closer than this (natural log) end
 CARRIED = 0.5  # share of the last step that --momentum adds to the next
 DEV_PAIRS = 4  # random ± pairs that say on dev how much chance does at a dose
 DEV_QUESTIONS = 6  # of the dev questions, for those pairs
+# points: the spread of random directions on the embedded model, 4 at dose 0.1 to 12 at 0.2; worth two directions
+USUAL_SPREAD, USUAL_DOSE, WORTH_OF_USUAL = 5.0, 0.2, 2
 RISE = (1.0, 2.0)  # power of the dose with which a random direction's effect grows
 LEAST_SPREAD = 0.5  # points: the width of what a score cannot tell apart
 
@@ -143,9 +145,9 @@ def weigh_chance(
 ) -> list[Tried]:
     """Add to every dose at which the text holds what a few random directions do there on dev.
 
-    Four directions say little at one dose. Their effects grow steadily with the dose, so the spreads lie on
-    one line in logarithms, which all doses together determine. Where there is no choice of a dose, as of what
-    has no opposite, nothing is asked.
+    Four directions say little at one dose. Their effects grow steadily with the dose, so all doses together
+    determine the spread of each. Where there is no choice of a dose, as of what has no opposite, nothing is
+    asked.
     """
     held = [t for t in tried if t.holds(gate)]
     if len(held) < 2:
@@ -153,22 +155,35 @@ def weigh_chance(
 
     cells = [Cell(null, t.cell.dose) for t in held for null in nulls]
     pairs = iter(try_cells(cells, measure, graded=False))
-    sizes = []
-    for _ in held:
-        found = [odd_part(p.plus, p.minus, 1) for p in (next(pairs) for _ in nulls) if p.minus]
-        # what the means vary by beyond the noise of the answers
-        own = [signal.mean() ** 2 - signal.var(ddof=1) / len(signal) for signal in found if len(signal) > 1]
-        sizes.append(math.sqrt(max(float(np.mean(own)) if own else 0.0, LEAST_SPREAD**2)))
-
-    spreads = dict(zip(map(id, held), _smooth([t.cell.dose for t in held], sizes), strict=True))
+    signals = [[odd_part(p.plus, p.minus, 1) for p in (next(pairs) for _ in nulls) if p.minus] for _ in held]
+    spreads = dict(zip(map(id, held), _fit_spreads([t.cell.dose for t in held], signals), strict=True))
     return [replace(t, spread=spreads.get(id(t))) for t in tried]
 
 
-def _smooth(doses: Sequence[float], spreads: Sequence[float]) -> list[float]:
-    """Return the spreads on the line log spread = a + b · log dose that fits them best, 1 ≤ b ≤ 2."""
-    x, y = np.log(doses), np.log(spreads)
-    rise = float(np.clip(np.polyfit(x, y, 1)[0], *RISE)) if np.ptp(x) > SAME_DOSE else 0.0
-    return np.exp(y.mean() + rise * (x - x.mean())).tolist()
+def _fit_spreads(doses: Sequence[float], signals: Sequence[Sequence[np.ndarray]]) -> list[float]:
+    """Return each dose's spread on the curve a · dose^b, 1 ≤ b ≤ 2, that fits best what the means of random
+    directions' signals vary by, beyond the noise of the answers.
+
+    Variances are fitted and not their logarithms: without the noise's share one may be below 0, and yet say how
+    small it is. Each has the weight of its own precision, which is as its square. What four directions say is
+    drawn towards what random directions usually do, which counts as two more.
+    """
+    scored = [[s for s in found if len(s) > 1] for found in signals]
+    total = np.array([np.mean([s.mean() ** 2 for s in found]) if found else np.inf for found in scored])
+    noise = np.array([np.mean([s.var(ddof=1) / len(s) for s in found]) if found else 0.0 for found in scored])
+    weights = 1 / np.maximum(total, LEAST_SPREAD**2) ** 2
+    own = np.where(np.isfinite(total), total - noise, 0.0)
+
+    fits = []
+    for power in np.linspace(*RISE, 6):
+        shape = np.array(doses) ** (2 * power)
+        fit = shape * ((weights * shape) @ own) / max(float((weights * shape) @ shape), 1e-30)
+        fits.append((float(weights @ (own - fit) ** 2), fit))
+
+    best, n = min(fits, key=lambda found: found[0])[1], max(map(len, scored), default=0)
+    usual = (USUAL_SPREAD * (np.array(doses) / USUAL_DOSE) ** np.mean(RISE)) ** 2
+    shrunk = (n * np.maximum(best, 0) + WORTH_OF_USUAL * usual) / (n + WORTH_OF_USUAL)
+    return np.sqrt(np.maximum(shrunk, LEAST_SPREAD**2)).tolist()
 
 
 def pick_dose(tried: Sequence[Tried], unsteered: ArmResult, gate: float, least: float) -> Tried:

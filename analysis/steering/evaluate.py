@@ -127,7 +127,7 @@ def _curve_point(tried: Tried, unsteered: ArmResult) -> dict:
 
 def score_point(plus: ArmResult, minus: ArmResult | None, unsteered: ArmResult, sign: int) -> dict:
     """Return what the judge says of one cell: trait score, effect with its interval, odd part where the
-    opposite was run, coherence.
+    opposite was run, and the coherence of the weaker side, by which a dose holds.
     """
     effect = effect_of(plus, unsteered, sign)
     signal = signal_of(plus, minus, unsteered, sign) if minus else None
@@ -141,7 +141,7 @@ def score_point(plus: ArmResult, minus: ArmResult | None, unsteered: ArmResult, 
     }
     figures |= {
         "odd_part": signal.mean() if signal is not None and len(signal) else None,
-        "coherence": plus.mean_coherence,
+        "coherence": np.min([arm.mean_coherence for arm in (plus, minus) if arm]),
     }
 
     return {"n": len(effect)} | {

@@ -11,6 +11,7 @@ import numpy as np
 from traitscope.analysis.steering.arms import ArmResult
 from traitscope.analysis.steering.history import allow_for_looks
 from traitscope.analysis.steering.search import Cell, effect_of, signal_of
+from traitscope.utils.judge.reliability import Reliability
 from traitscope.utils.measures.chance import compare_with_null
 from traitscope.utils.measures.intervals import interval_of
 from traitscope.utils.records.verdict import Reading
@@ -31,7 +32,7 @@ class Evidence:
     strongest: Pair | None = None  # the largest coherent dose, where it is not the chosen one
     extra: dict = field(default_factory=dict)  # figures measured beside
     looks: int = 1  # tests of the trait, this one included
-    reliability: float | None = None  # of the judge, 0.5 is chance; None where nothing measured it
+    reliability: Reliability | None = None  # of the judge; None where nothing measured it
     reading: Reading | None = None  # how well the vector separates held-out responses, where measured
 
     def arms(self) -> list[ArmResult]:
@@ -79,7 +80,7 @@ def figures_of(cell: Cell, trial: Evidence) -> dict:
         "looks": trial.looks,
         "p": _round(allow_for_looks(null["p"], trial.looks)) if null else None,
         "p_least": _round(allow_for_looks(null["p_least"], trial.looks)) if null else None,
-        "judge_reliability": trial.reliability,
+        "judge_reliability": trial.reliability.as_json() if trial.reliability else None,
         "reading": trial.reading.model_dump(exclude_none=True) if trial.reading else None,
         "random_one_sided": _one_sided(effect, trial, cell.sign),
         "shuffled_labels_odd_part": _strongest_of(trial.shuffled, trial.unsteered, cell.sign),

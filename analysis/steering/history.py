@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from traitscope.utils.files.journal import key_of
+from traitscope.utils.judge.reliability import Reliability
 from traitscope.utils.records.verdict import Look
 
 
@@ -20,7 +21,7 @@ class History:
     test: Sequence[str] = ()  # this test's questions
     setting: Mapping = field(default_factory=dict)  # what else makes a look another one
     vectors: Mapping[tuple[str, int], str] = field(default_factory=dict)  # (method, layer) → digest
-    reliability: float | None = None  # of the judge
+    reliability: Reliability | None = None  # of the judge
 
     def after(self, cell: dict) -> list[Look]:
         """Return all looks once this cell has been tested, this one last."""

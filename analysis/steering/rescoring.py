@@ -17,7 +17,7 @@ from traitscope.utils.files.paths import STEER, TraitPaths
 from traitscope.utils.files.reading import digest
 from traitscope.utils.judge import Answer, Judge, JudgeOptions, explain_gaps, load_judge
 from traitscope.utils.judge.language import AskedCoherence, LanguageJudge
-from traitscope.utils.judge.reliability import judge_reliability
+from traitscope.utils.judge.reliability import Reliability, judge_reliability
 from traitscope.utils.records.dataset import read_trait
 from traitscope.utils.records.verdict import (
     PARTS,
@@ -42,9 +42,8 @@ def rescore_stored(
         raise UserError(f"{paths.trait} has no completed {STEER} to judge again; run it first")
     rubric = read_trait(paths).rubric
     judge = load_judge(judging, rubric, paths.spending)
-    reliable = judge_reliability(judge, rubric)
     texts = {part: read_texts(paths, part) for part in PARTS}
-    limits = Limits(gate, least, judging.max_unjudged, reliable.value if reliable else None)
+    limits = Limits(gate, least, judging.max_unjudged, judge_reliability(judge, rubric))
     results = rescore(require_verdict(paths), texts, judge, limits)
 
     digests = {part: digest(paths.steering_responses(part)) for part in texts}
@@ -61,7 +60,7 @@ class Limits:
     gate: float = 70.0  # coherence
     least: float = LEAST_EFFECT  # points
     max_unjudged: float = 1.0  # share of texts
-    reliability: float | None = None  # of the judge
+    reliability: Reliability | None = None  # of the judge
 
 
 def rescore(results: Verdict, texts: dict[str, list[WrittenText]], judge: Judge, limits: Limits) -> dict:

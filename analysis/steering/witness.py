@@ -1,17 +1,19 @@
 """A second judge: it scores the test's texts again, and may agree with the first or not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from traitscope.analysis.judging.agreement import band_confusion, kappa, rank_correlation
+from traitscope.analysis.judging.agreement import compare_scores
+from traitscope.analysis.judging.texts import pooled
 from traitscope.analysis.steering.arms import ArmResult
 from traitscope.analysis.steering.conclusion import reach_verdict
 from traitscope.analysis.steering.evidence import Evidence
 from traitscope.analysis.steering.search import Cell
 from traitscope.utils.errors import UserError
 from traitscope.utils.judge import Answer, Judge, explain_gaps
+from traitscope.utils.judge.reliability import Reliability
 from traitscope.utils.records.scores import Thresholds
 
 
@@ -19,7 +21,7 @@ def ask_second(
     cell: Cell,
     trial: Evidence,
     judge: Judge,
-    reliability: float | None,
+    reliability: Reliability | None,
     limits: tuple[float, float],
     max_unjudged: float = 1.0,
 ) -> dict:
@@ -56,33 +58,15 @@ def judge_again(trial: Evidence, judge: Judge, max_unjudged: float = 1.0) -> Evi
 
 
 def agreement_of(first: Evidence, second: Evidence) -> dict[str, dict]:
-    """Return rank correlation and kappa of two judges' scores per kind of arm."""
-    kinds = zip(_kinds(first).items(), _kinds(second).values(), strict=True)
-    return {name: _agree(own, other) for (name, own), other in kinds}
+    """Return rank correlation and kappa of two judges' scores per kind of arm, with intervals over questions."""
+    pairs = list(zip(first.arms(), second.arms(), strict=True))
+    kinds = dict.fromkeys(pooled(arm.arm.name) for arm, _ in pairs)
+    return {kind: _agree([pair for pair in pairs if pooled(pair[0].arm.name) == kind]) for kind in kinds}
 
 
-def _kinds(trial: Evidence) -> Mapping[str, Sequence[ArmResult]]:
-    plus, minus = trial.vector
-    kinds = {
-        "unsteered": [trial.unsteered],
-        "plus": [plus],
-        "minus": [minus] if minus else [],
-        "random": [arm for pair in trial.randoms for arm in pair if arm],
-    }
-    return {name: arms for name, arms in kinds.items() if arms}
-
-
-def _agree(first: Sequence[ArmResult], second: Sequence[ArmResult]) -> dict:
-    a, b = (np.concatenate([arm.trait_values for arm in arms]) for arms in (first, second))
-    both = ~np.isnan(a) & ~np.isnan(b)
-    a, b = a[both], b[both]
-    if len(a) < 3:
-        return {"n": len(a), "rank_correlation": None, "kappa": None}
-
+def _agree(pairs: Sequence[tuple[ArmResult, ArmResult]]) -> dict:
+    a, b = (np.concatenate([pair[i].trait_values for pair in pairs]) for i in (0, 1))
+    questions = np.concatenate([np.arange(len(arm.questions)) for arm, _ in pairs])
     bands = Thresholds()
-    rank = rank_correlation(a, b)
-    return {
-        "n": len(a),
-        "rank_correlation": None if np.isnan(rank) else round(rank, 4),
-        "kappa": round(kappa(band_confusion(a, b, bands.neg_threshold, bands.pos_threshold)), 4),
-    }
+    found = compare_scores(a, b, questions, bands.neg_threshold, bands.pos_threshold)
+    return {name: found[name] for name in ("n", "rank_correlation", "kappa")}

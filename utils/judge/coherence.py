@@ -1,14 +1,15 @@
-"""How likely a text is to the unsteered model, token by token, and how much it repeats itself."""
+"""How likely a text is to the unsteered model, token by token."""
 
 import random
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from traitscope.utils.judge.wording import has_spaces
 from traitscope.utils.model.anatomy import read_logits
 from traitscope.utils.model.batching import halve_on_oom
 from traitscope.utils.model.loading import LM
@@ -27,19 +28,10 @@ class TokenText:
 
 def shuffle_words(text: str) -> str:
     """Return the text's words in a fixed random order; its letters, where it is written without spaces."""
-    words, between = text.split(), " "
-    if len(text) > 15 * len(words):
-        words, between = list("".join(words)), ""
-    random.Random(0).shuffle(words)
-    return between.join(words)
-
-
-def distinct_bigrams(ids: Sequence[Hashable]) -> float:
-    """Return the share of distinct bigrams of tokens or words, 1 for a text without repetition (or too
-    short to have one).
-    """
-    bigrams = list(pairwise(ids))
-    return len(set(bigrams)) / len(bigrams) if bigrams else 1.0
+    between = " " if has_spaces(text) else ""
+    units = text.split() if between else list("".join(text.split()))
+    random.Random(0).shuffle(units)
+    return between.join(units)
 
 
 def token_nll(lm: LM, texts: Sequence[TokenText], batch_tokens: int = 1024) -> list[float]:
@@ -49,18 +41,26 @@ def token_nll(lm: LM, texts: Sequence[TokenText], batch_tokens: int = 1024) -> l
     return [float(losses.mean()) for losses in token_losses(lm, texts, batch_tokens)]
 
 
-def token_losses(lm: LM, texts: Sequence[TokenText], batch_tokens: int = 1024) -> list[Tensor]:
+def token_losses(
+    lm: LM, texts: Sequence[TokenText], batch_tokens: int = 1024, label: str = ""
+) -> list[Tensor]:
     """Return the negative log-likelihood of every token of each text (nats, [n_tokens]) under the unsteered
     model, given its prompt.
+
+    Args:
+        label: What a bar of progress says; without one there is none.
     """
     found: dict[int, Tensor] = {}
     plan = plan_passes(
         lm, [[*t.prompt_ids, *t.ids] for t in texts], [len(t.prompt_ids) - 1 for t in texts], batch_tokens
     )
 
-    for batch, beginning in plan:
-        answers = halve_on_oom(partial(_batch_losses, lm, beginning), [texts[i] for i in batch])
-        found.update(zip(batch, answers, strict=True))
+    hidden = None if label else True  # None: only where somebody can see it
+    with tqdm(total=len(texts), desc=label, unit="text", disable=hidden, leave=False) as bar:
+        for batch, beginning in plan:
+            answers = halve_on_oom(partial(_batch_losses, lm, beginning), [texts[i] for i in batch])
+            found.update(zip(batch, answers, strict=True))
+            bar.update(len(batch))
 
     return [found[i] for i in range(len(texts))]
 

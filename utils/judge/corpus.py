@@ -113,7 +113,7 @@ def _read_once(lm: LM, pieces: Sequence[Piece]) -> list[Losses]:
 
     def measure() -> list:
         print(f"coherence: {lm.identity['name']} reads {len(pieces)} texts to learn from, once")
-        found = measure_losses(lm, pieces)
+        found = measure_losses(lm, pieces, "read for coherence")
         return [(losses.plain.round(4).tolist(), losses.shuffled.round(4).tolist()) for losses in found]
 
     return [Losses(np.array(plain), np.array(shuffled)) for plain, shuffled in _once(key, measure)]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from traitscope.utils.judge import Answer, Rubric, Score
-from traitscope.utils.judge.coherence import TokenText, distinct_bigrams
+from traitscope.utils.judge.coherence import TokenText
 from traitscope.utils.judge.ledger import Ledger
 from traitscope.utils.judge.prompts import (
     Question,
@@ -15,6 +15,7 @@ from traitscope.utils.judge.prompts import (
     prompt_id,
     prompt_ids,
 )
+from traitscope.utils.judge.wording import distinct_share, units_of
 from traitscope.utils.model.loading import LM
 
 LOOPING = 0.45  # share of distinct word pairs below which a text repeats itself
@@ -99,19 +100,13 @@ class AskedCoherence:
         return [Score(0.0, "scored", s.mode, detail="empty") if s.is_empty else s for s in scores]
 
 
-def units(text: str) -> list[str]:
-    """Return the words of a text, or its characters where it is written without spaces."""
-    words = text.lower().split()
-    return words if len(words) * 15 >= len(text) else list(text)
-
-
 def empty_text(mode: str) -> Score:
     """Return the score of a text that has no characters to judge."""
     return Score(None, "unparsable", mode, detail="empty")
 
 
 def _cap_loop(score: Score, text: str) -> Score:
-    if score.value is None or score.value <= LOOP_CAP or distinct_bigrams(units(text)) >= LOOPING:
+    if score.value is None or score.value <= LOOP_CAP or distinct_share(units_of(text.lower()), 2) >= LOOPING:
         return score
     return Score(
         LOOP_CAP, "scored", score.mode, score.prompt, f"it repeats itself; the judge said {score.value:.0f}"

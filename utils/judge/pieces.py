@@ -52,14 +52,14 @@ def split_text(lm: LM, text: TokenText) -> list[Piece]:
     return [piece for piece in pieces if piece.text.strip()]
 
 
-def measure_losses(lm: LM, pieces: Sequence[Piece]) -> list[Losses]:
+def measure_losses(lm: LM, pieces: Sequence[Piece], label: str = "") -> list[Losses]:
     """Return the losses of every piece, by two passes of the unsteered model that read no prompt."""
     limit = position_limit(lm.model)
     room = limit - 1 if limit else None
     plain = [TokenText(p.start, p.ids[:room]) for p in pieces]
     shuffled = [TokenText(p.start, encode_text(lm, shuffle_words(p.text))[:room]) for p in pieces]
 
-    found = zip(token_losses(lm, plain), token_losses(lm, shuffled), strict=True)
+    found = zip(*(token_losses(lm, texts, label=label) for texts in (plain, shuffled)), strict=True)
     return [Losses(p.double().numpy(), s.double().numpy()) for p, s in found]
 
 

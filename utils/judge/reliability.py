@@ -25,13 +25,9 @@ class Reliability:
     low: float  # 95 % interval
     high: float
 
-    @property
-    def is_near_chance(self) -> bool:
-        return self.value < LEAST
-
     def as_json(self) -> dict:
         figures = {name: round(getattr(self, name), 4) for name in ("value", "low", "high")}
-        return figures | {"kind": self.kind, "n": self.n, "least": LEAST}
+        return figures | {"kind": self.kind, "n": self.n}
 
 
 def judge_reliability(judge: Judge, rubric: Rubric) -> Reliability | None:

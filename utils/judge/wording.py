@@ -9,10 +9,20 @@ WORD = re.compile(r"[^\W_]+")
 LONGEST = 15  # letters of a word on average, above which a text is written without spaces
 
 
+def has_spaces(text: str) -> bool:
+    """Whether a text is written with spaces between its words."""
+    return len(text) <= LONGEST * len(text.split())
+
+
+def units_of(text: str) -> list[str]:
+    """Return the words of a text as they stand, or its characters where it is written without spaces."""
+    return text.split() if has_spaces(text) else list(text)
+
+
 def words_of(text: str) -> list[str]:
     """Return the words of a text in small letters, or its letters where it is written without spaces."""
     words = WORD.findall(text.lower())
-    return words if sum(map(len, words)) <= LONGEST * len(words) else list("".join(words))
+    return words if has_spaces(text) else list("".join(words))
 
 
 def grams_of(words: Sequence[str], order: int) -> list[tuple[str, ...]]:

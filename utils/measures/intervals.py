@@ -7,8 +7,6 @@ import numpy as np
 from scipy.stats import false_discovery_control
 from scipy.stats import t as student_t
 
-HALF_A_POINT = 0.5  # judges write whole points, so a spread below half of one is not told from rounding
-
 
 def mean_interval(
     values: np.ndarray, clusters: Sequence | None = None, level: float = 0.95
@@ -97,22 +95,6 @@ def _skewed(t: np.ndarray, residuals: np.ndarray) -> np.ndarray:
     if abs(skew) < 1e-6:  # the limit, where the formula would divide by it
         return t
     return 3 / skew * (np.cbrt(1 + skew * (t - skew / 6)) - 1)
-
-
-def t_statistic(values: np.ndarray, clusters: Sequence | None = None) -> float:
-    """Return mean / standard error of scores in points; 0 with fewer than two clusters.
-
-    The error is not below that of values which spread by half a point. Otherwise a shift of one point that
-    every question shares, which rounding alone can make, would seem infinitely clear.
-
-    Args:
-        clusters: As of `mean_interval`.
-    """
-    if len(values) < 2:
-        return 0.0
-    mean, residuals, _ = _cluster_residuals(values, clusters)
-    error = max(float(np.linalg.norm(residuals)) / len(values), HALF_A_POINT / np.sqrt(len(values)))
-    return mean / error if len(residuals) > 1 else 0.0
 
 
 def permutation_p(values: np.ndarray, draws: int = 10_000, seed: int = 0) -> float:

@@ -100,6 +100,16 @@ class Strongest(Shaped):
     odd_part: Interval | None
 
 
+class Told(Shaped):
+    """How well the judge tells the trait's own contrasting texts apart: 0.5 is chance."""
+
+    value: float
+    low: float  # 95 % interval
+    high: float
+    n: int
+    kind: str
+
+
 class Reading(Shaped):
     """How well the vector separates held-out responses."""
 
@@ -173,7 +183,7 @@ class Verdict(Shaped):
     looked_at: list[Look] = []  # every test of this trait, this one last
     questions_from_pool: dict[str, int] = {}  # how many of each part are no questions of the trait's own
     questions_left_out: list[str] = []  # the trait's own that extraction used
-    judge_reliability: float | None = None
+    judge_reliability: Told | None = None
     reading: Reading | None = None
     second_judge: SecondJudge | None = None
     paraphrases: Paraphrases | None = None

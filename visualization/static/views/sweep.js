@@ -61,7 +61,7 @@ function figures(cell) {
     ["cell", `${cell.method}, layer ${layerName(cell.layer)}, dose ${doseName(cell.dose)}`],
     ["effect", `${signed(cell.effect)} ${range(cell.effect_low, cell.effect_high, signed)}`],
     ["odd part", cell.odd_part === null ? null : signed(cell.odd_part)],
-    ["coherence", number(cell.coherence, 0)],
+    ["coherence of the weaker side", number(cell.coherence, 0)],
     ["coefficient", Array.isArray(cell.coefficient) ? cell.coefficient.map((c) => number(c)).join(", ") : number(cell.coefficient)],
     ["dev questions", cell.n],
   ]);
@@ -69,7 +69,7 @@ function figures(cell) {
 
 const FIGURES = {
   effect: { title: "Effect", unit: "effect (points)", short: "points", note: "Change of the trait score." },
-  coherence: { title: "Coherence", unit: "coherence (0–100)", short: "0–100", note: "How well the texts hold together." },
+  coherence: { title: "Coherence", unit: "coherence (0–100)", short: "0–100", note: "How well the texts hold together, of the side that holds less." },
 };
 
 function heatmap(results, cells, key, method, picked) {

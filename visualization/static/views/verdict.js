@@ -22,7 +22,7 @@ export function verdictPanel(results) {
     ["z against random directions", random && random.z != null && number(random.z, 1)],
     ["p, rank among random directions", number(results.p ?? random?.selected?.p ?? random?.p, 3)],
     ["looks at this trait", results.looks > 1 && results.looks],
-    ["judge tells the sides apart", results.judge_reliability != null && `${number(100 * results.judge_reliability, 0)} %`],
+    ["judge tells the sides apart", told(results.judge_reliability)],
     ["held-out AUROC", results.reading && number(results.reading.auroc, 2)],
     ["second judge", results.second_judge && `${results.second_judge.verdict} (${results.second_judge.judge.mode})`],
     ["questions of the neutral pool", results.questions_from_pool?.test],
@@ -40,6 +40,8 @@ export function verdictPanel(results) {
     h("div", { class: "stack" }, line, facts, h("div", { class: "pair" }, comparison(results), nullPlot(results))),
   );
 }
+
+const told = (found) => found && `${number(100 * found.value, 0)} % [${number(100 * found.low, 0)}, ${number(100 * found.high, 0)}]`;
 
 const ARMS = [
   ["effect", "+ vector"],
