@@ -116,7 +116,7 @@ def _inputs(paths: TraitPaths, params: dict) -> list[Path]:
 STAGE = Stage(
     name=STEER,
     run=steer_evaluate,
-    version=3,
+    version=4,
     inputs=_inputs,
     outputs=lambda paths, params: [
         paths.steering_results,
