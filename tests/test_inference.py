@@ -505,6 +505,18 @@ def test_the_table_holds_the_means_on_every_scale(world, root):
         call(project_activations, "--experiment", "e", "--prompt-set", "set", "--centered", "--cosine")
 
 
+@pytest.mark.parametrize(
+    "told", [0.93, None, {"value": 0.9, "low": 0.8, "high": 1.0, "n": 40, "kind": "accuracy"}]
+)
+def test_results_of_a_version_that_told_the_judges_reliability_without_an_interval_are_read(root, told):
+    paths = TraitPaths("e", TRAIT, root)
+    plant_verdict(paths, "works", 1, [1.0])
+    write_json(paths.steering_results, read_json(paths.steering_results) | {"judge_reliability": told})
+
+    found = read_verdict(paths).judge_reliability
+    assert (found and found.n) == (told["n"] if isinstance(told, dict) else None)
+
+
 def test_best_is_where_steering_works_and_else_what_separates_best(root, llama):
     paths = plant(
         root,

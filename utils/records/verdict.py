@@ -2,7 +2,7 @@
 
 from typing import Any, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json
@@ -198,6 +198,11 @@ class Verdict(Shaped):
     questions: dict[str, list[str]]
     dev: list[TriedCell]
     texts_sha256: dict[str, str] = {}  # of the texts, by part
+
+    @field_validator("judge_reliability", mode="before")
+    @classmethod
+    def _has_an_interval(cls, found: Any) -> Any:
+        return None if isinstance(found, (int, float)) else found  # of a version that told no interval
 
     @model_validator(mode="after")
     def _says_what_made_it(self) -> Self:
