@@ -42,9 +42,9 @@ class Tried:
         """Whether the text is likely to hold on other questions as well."""
         return all(arm.sure_coherence >= gate for arm in (self.plus, self.minus) if arm)
 
-    def breaks(self, gate: float) -> bool:
-        """Whether the text of a side is known to be below the gate."""
-        return any(arm.mean_coherence < gate for arm in (self.plus, self.minus) if arm)
+    def may_break(self, gate: float) -> bool:
+        """Whether the text of a side may well be below the gate on other questions."""
+        return any(arm.sure_coherence < gate for arm in (self.plus, self.minus) if arm)
 
 
 @dataclass
@@ -59,8 +59,8 @@ class Track:
         if not self.treatment.has_opposite:
             return None if self.tried else 1.0
 
-        coherent = sorted(t.cell.dose for t in self.tried if t.holds(gate))
-        broken = sorted(t.cell.dose for t in self.tried if t.breaks(gate))
+        coherent = sorted(t.cell.dose for t in self.tried if t.surely_holds(gate))
+        broken = sorted(t.cell.dose for t in self.tried if t.may_break(gate))
         if not self.tried:
             dose = search.start_mult
         elif not coherent and not broken:
@@ -194,8 +194,8 @@ def pick_dose(tried: Sequence[Tried], unsteered: ArmResult, gate: float, least: 
     clearest by itself is not the one that proves most. Dev has few questions, so the signals are taken from the
     curve through all doses.
 
-    A dose at which one side only just holds on dev may break on test. So one at which both hold by more than
-    their standard error comes first.
+    A dose at which one side only just holds on dev may break on test. So one at which both are likely to hold on
+    other questions comes first.
 
     Args:
         least: Points of the signal, below which a dose is taken only where none has more.
