@@ -86,18 +86,6 @@ def test_a_seed_fixes_a_sampled_text_and_another_seed_changes_it(llama):
     assert one == same != other
 
 
-def test_gumbel_noise_samples_from_the_softmax():
-    scores = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    draws = torch.tensor(
-        [
-            int(generation.GumbelNoise([seed], 2.0, 0)(torch.zeros(1, 0), scores).argmax())
-            for seed in range(4000)
-        ]
-    )
-    shares = torch.bincount(draws, minlength=4) / len(draws)
-    assert torch.allclose(shares, torch.softmax(scores[0] / 2, 0), atol=0.03)
-
-
 def test_responses_are_sliced_at_the_padded_width(lm):
     rows = rows_of(lm, steered=False)
     short = min(range(len(rows)), key=lambda i: len(rows[i].prompt_ids))

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache, LogitsProcessorList
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.journal import Journal, key_of
@@ -21,6 +21,7 @@ from traitscope.utils.model.hooks import Push, steer
 from traitscope.utils.model.loading import LM
 from traitscope.utils.model.memory import rows_that_fit
 from traitscope.utils.model.prefix import prefill_shared
+from traitscope.utils.model.sampling import NOISE, GumbelNoise
 from traitscope.utils.model.tokens import split_thought
 from traitscope.utils.stage.flags import flag
 
@@ -61,12 +62,21 @@ class Completion:
     thought: list[int] = field(default_factory=list)
 
 
+def identify_temperature(temperature: float) -> float | str:
+    """Return what a manifest remembers of a temperature: above 0 the way in which noise is drawn as well, so that
+    texts of another are not taken for these.
+    """
+    return f"{temperature}, {NOISE}" if temperature else temperature
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How texts are drawn."""
 
     max_new_tokens: int = flag(32, "Length limit of a response, in tokens.")
-    temperature: float = flag(0.0, "0 is greedy; above it, a row's seed fixes its text.")
+    temperature: float = flag(
+        0.0, "0 is greedy; above it, a row's seed fixes its text.", identify=identify_temperature
+    )
     batch_size: int = flag(
         0,
         (
@@ -144,9 +154,8 @@ def _rows_a_batch(lm: LM, rows: Sequence[Row], sampling: Sampling, journal: Jour
 
 
 def _journalled(lm: LM, batch: list[Row], sampling: Sampling, positions: str, work: Work) -> list[Completion]:
-    key = key_of(
-        lm.identity, sampling.max_new_tokens, sampling.temperature, positions, [row.key for row in batch]
-    )
+    drawn = identify_temperature(sampling.temperature)
+    key = key_of(lm.identity, sampling.max_new_tokens, drawn, positions, [row.key for row in batch])
     if work.journal and key in work.journal.answers:
         return [Completion(ids, is_finished) for ids, is_finished in work.journal.answers[key]]
 
@@ -211,26 +220,3 @@ def cut_at_end(ids: list[int], ends: set[int]) -> Completion:
         if token in ends:
             return Completion(ids[:i], True)
     return Completion(ids, False)
-
-
-class GumbelNoise(LogitsProcessor):
-    """Turns greedy choice into exact sampling at a temperature: argmax(logits / T + Gumbel noise) is a
-    draw from the softmax.
-
-    The noise comes from a generator per row and step, so a row's draw does not depend on the batch it is in
-    (Gumbel-max trick: Maddison, Tarlow, Minka 2014).
-    """
-
-    def __init__(self, seeds: list[int], temperature: float, prompt_width: int) -> None:
-        self.seeds, self.temperature, self.prompt_width = seeds, temperature, prompt_width
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        step = input_ids.shape[1] - self.prompt_width
-        noise = torch.stack(
-            [_gumbel(int(key_of(seed, step), 16) % 2**63, scores.shape[1]) for seed in self.seeds]
-        )
-        return scores.float() / self.temperature + noise.to(scores.device)
-
-
-def _gumbel(seed: int, size: int) -> Tensor:
-    return -torch.empty(size).exponential_(generator=torch.Generator().manual_seed(seed)).log()
