@@ -74,6 +74,16 @@ def layers(model: Any) -> nn.ModuleList:
     )
 
 
+def body_of(model: Any) -> Any:
+    """Return the module that runs the blocks and the norm behind them, and puts out their last hidden state."""
+    named = [body for body in (model.base_model, model.get_decoder()) if body is not model]
+    if named:
+        return named[0]
+
+    first = layers(model)[0]  # Llama 4 names itself
+    return next(part for part in model.children() if any(module is first for module in part.modules()))
+
+
 def hidden_of(output: Any) -> Tensor:
     """Return the hidden state [batch, pos, d_model] of a module's output, which is a tuple or a list in some
     versions and modules.
