@@ -6,6 +6,7 @@ For example:
 """
 
 import runpy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -39,14 +40,36 @@ from traitscope.utils.records.activations import (
 from traitscope.utils.records.imported import clear_fitted, read_imported
 from traitscope.utils.records.ranking import best_held_out
 from traitscope.utils.records.scores import Thresholds, require_usable, usable_responses
+from traitscope.utils.records.trained import METHODS as TRAINED
 from traitscope.utils.records.vectors import Key, VectorAbout, write_about, write_vector
 from traitscope.utils.stage.alone import stage_command
 from traitscope.utils.stage.command import command
+from traitscope.utils.stage.flags import flag
 from traitscope.utils.stage.layers import parse_layers
 from traitscope.utils.stage.stage import Stage
 
 ALL = tuple(fit_functions(FitOptions()))
-METHODS_HELP = f"{', '.join(ALL)}: they replace all that this stage fitted for the trait before."
+METHODS_HELP = (
+    f"{', '.join(ALL)}: they replace all that this stage fitted for the trait before. In run_pipeline also "
+    f"{', '.join(TRAINED)}, which train_vectors makes."
+)
+
+
+def own_methods(methods: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those of the methods that are fitted here; training leaves the others."""
+    return tuple(method for method in methods if method not in TRAINED)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which methods."""
+
+    methods: tuple[str, ...] = flag(ALL, METHODS_HELP, identify=own_methods)
+
+    heading = "Fitting"
+    is_setting = True  # a key of config.json
+
+
 Fitted = dict[Key, tuple[Tensor, dict]]  # (method, layer) → vector [d_model], and what is measured of it
 
 
@@ -55,14 +78,16 @@ def fit_vectors(
     *,
     fit: FitOptions,
     thresholds: Thresholds,
-    methods: Annotated[tuple[str, ...], METHODS_HELP] = ALL,
+    asked: Asked,
     fit_layers: Annotated[str, "Layers to fit: all, 16, 5-20, 0-75:5, 30%-60%."] = "all",
     no_vet: Annotated[bool, "Use every response, whatever its score."] = False,
     min_usable: Annotated[int, "Usable responses per side below which the trait stops."] = 10,
 ) -> dict:
     """Fit vectors that point from neg to pos, and measure how they separate held-out responses."""
     functions = fit_functions(fit)
-    require_known(methods, functions)
+    require_known(asked.methods, [*functions, *TRAINED])
+    if not own_methods(asked.methods):
+        raise UserError(f"--methods {','.join(asked.methods)} names none that is fitted here; add {ALL[0]}")
     captured = read_captured(paths)
     layers = parse_layers(fit_layers, captured.activations.shape[1])
 
@@ -75,7 +100,7 @@ def fit_vectors(
 
     fitted: Fitted = {}
     projected: list = []
-    chosen = {method: functions[method] for method in methods}
+    chosen = {method: functions[method] for method in own_methods(asked.methods)}
     for chunk in captured.chunks(layers):
         acts = fitted_sides(captured, fitted_on, chunk)
         found = _fit_chunk(paths.trait, chunk, chosen, acts)
@@ -116,7 +141,7 @@ def _write(paths: TraitPaths, captured: Captured, fitted_on: FittedOn, fitted: F
     imported = read_imported(paths, ALL)
     # only now that all are fitted; until their list is written at the end, none is believed
     remove(paths.fitted_on)
-    clear_fitted(paths, ALL)
+    clear_fitted(paths, [about.key for about, _, _ in imported])
 
     origin = {name: getattr(captured.about, name) for name in ("made_by", "component", "position")}
     origin["activations_sha256"] = captured.about.sha256
@@ -139,7 +164,7 @@ def _inputs(paths: TraitPaths, params: dict) -> list[Path]:
 
 def _outputs(paths: TraitPaths, params: dict) -> list[Path]:
     layers = parse_layers(params["fit_layers"], read_activations_about(paths).shape[1])
-    keys = [(method, layer) for method in params["methods"] for layer in layers]
+    keys = [(method, layer) for method in own_methods(params["methods"]) for layer in layers]
     return [paths.fitted_on, *(file(*key) for key in keys for file in (paths.vector, paths.vector_metadata))]
 
 

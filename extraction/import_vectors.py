@@ -26,6 +26,7 @@ from traitscope.utils.files.paths import FIT, TraitPaths
 from traitscope.utils.measures.separation import describe_vector
 from traitscope.utils.records.activations import fitted_sides, read_captured, read_fitted_on
 from traitscope.utils.records.imported import write_imported
+from traitscope.utils.records.trained import METHODS as TRAINED
 from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag
 from traitscope.utils.stage.layers import parse_layers
@@ -139,8 +140,8 @@ def check_method(name: str) -> None:
             f"--method {name!r}: letters, digits, '-' and '_', beginning with a letter, and no '_layer' "
             "with a number after it"
         )
-    if name in fit_functions(FitOptions()):
-        raise UserError(f"--method {name}: that is a method of 4_fit_vectors; choose another name")
+    if name in fit_functions(FitOptions()) or name in TRAINED:
+        raise UserError(f"--method {name}: that is a method of traitscope's own; choose another name")
 
 
 def choose(found: dict[int, Tensor], layers: str, n_layers: int, file: Path) -> dict[int, Tensor]:

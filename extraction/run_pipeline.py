@@ -16,17 +16,19 @@ if not __package__:  # run as a script: this checkout is the package traitscope,
     runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
 
 from traitscope.extraction.report.summary import render_example, render_table, summarise_all
+from traitscope.extraction.training.stage import training_flags, training_stage
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.paths import STAGES, ExperimentPaths, TraitPaths
+from traitscope.utils.files.paths import FIT, STAGES, ExperimentPaths, TraitPaths
 from traitscope.utils.judge import JudgeOptions, prepare_judge
 from traitscope.utils.records.scores import Thresholds
+from traitscope.utils.records.trained import METHOD_OF
 from traitscope.utils.stage.command import Command, command
 from traitscope.utils.stage.experiment import RunOptions, keep_settings, resolve_settings
 from traitscope.utils.stage.flags import Flag, flag, pick
 from traitscope.utils.stage.stage import FORCED, How, Stage, run_stage, why_run
 
 VETTING = {0, 2}
-STEERING = 5
+FITTING, STEERING = 4, 5
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def load_stage(name: str) -> Stage:
 def setting_flags() -> dict[str, Flag]:
     """Return every stage's flags; one that several share is cosmetic only if it is so in all of them."""
     flags: dict[str, Flag] = {}
-    for stage in map(load_stage, STAGES):
-        for name, own in stage.flags.items():
+    for own_flags in (training_flags(), *(load_stage(name).flags for name in STAGES)):
+        for name, own in own_flags.items():
             flags[name] = replace(own, is_cosmetic=own.is_cosmetic and flags.get(name, own).is_cosmetic)
     return flags
 
@@ -111,6 +113,9 @@ def plan_stages(options: PipelineOptions, given: dict[str, Any]) -> list[Planned
     if options.no_steering:
         chosen -= {STEERING}
     steps = [PlannedStage(stages[i], options.experiment, settings) for i in sorted(chosen - {STEERING})]
+    if FITTING in chosen:
+        asked = [name for name, method in METHOD_OF.items() if method in settings.get("methods", ())]
+        steps += [PlannedStage(training_stage(name), options.experiment, settings) for name in asked]
     if STEERING in chosen:
         steps.append(_plan_steering(stages[STEERING], options, given, settings))
     return steps
@@ -150,7 +155,9 @@ def print_plan(steps: list[PlannedStage], targets: list[TraitPaths], how: How) -
         for step in steps:
             plan, runs = _foresee(step, paths.within(step.experiment), rerun, how)
             print(f"[{step.stage.name}] {paths.trait}: {plan}")
-            rerun |= {step.stage.name} if runs else set()
+            # training writes among stage 4's vectors
+            written = {step.stage.name, FIT} if step.stage.name.startswith("train_") else {step.stage.name}
+            rerun |= written if runs else set()
 
 
 def _foresee(step: PlannedStage, paths: TraitPaths, rerun: set[str], how: How) -> tuple[str, bool]:

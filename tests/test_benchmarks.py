@@ -11,7 +11,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import capture, capture_chats, decoding, fit, judging, memory, pipeline, steering_sweep
+from benchmarks import (
+    capture,
+    capture_chats,
+    decoding,
+    fit,
+    judging,
+    memory,
+    pipeline,
+    steering_sweep,
+    training,
+)
 from benchmarks.kernels import SHIPPED, kernel_choices, use_kernels
 from benchmarks.peers import client, persona_way
 from benchmarks.planted import Case, plant, write_experiment
@@ -38,7 +48,7 @@ def test_every_benchmark_parses_and_says_what_it_is(file):
 def test_every_subject_can_be_measured():
     modules = {
         m.__name__.removeprefix("benchmarks."): m
-        for m in (capture, capture_chats, decoding, fit, judging, memory, pipeline, steering_sweep)
+        for m in (capture, capture_chats, decoding, fit, judging, memory, pipeline, steering_sweep, training)
     }
     assert set(modules) == set(SUBJECTS)
     assert all(callable(m.measure) for m in modules.values())

@@ -47,6 +47,7 @@ BENCHMARKS = (
     "report",
     "families",
     "verdicts",
+    "training",
 )
 
 

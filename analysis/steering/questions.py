@@ -76,6 +76,12 @@ def choose_questions(
     return Questions(dev + added_dev, test + added_test, from_pool if any(from_pool.values()) else {}, used)
 
 
+def spare_for_training(dataset: TraitDataset, pool: Sequence[str]) -> list[str]:
+    """Return the questions of the pool that no evaluation of the trait asks: neither to choose nor to test."""
+    mine = {normalised(q) for q in dataset.questions} | dataset.used_in_extraction
+    return split_questions([q for q in pool if normalised(q) not in mine])[0][FILLED_TO:]
+
+
 def _unseen(questions: Sequence[str], wanted: int, seen: Iterable[str]) -> list[str]:
     known = {normalised(q) for q in seen}
     left = [q for q in questions if normalised(q) not in known]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from traitscope.analysis.steering.place import USUAL_LAYERS
 from traitscope.analysis.steering.setting import Candidates
 from traitscope.extraction.fitting.methods import (
     FitOptions,
@@ -41,7 +42,7 @@ class SteeringVectors:
     """Which vectors are steered with."""
 
     vectors_from: str = flag("", "Experiment whose vectors are used; by default this one.")
-    layers: str = flag("30%-70%:4", "Layers to steer: all, 16, 5-20, 0-75:5, 30%-60%.")
+    layers: str = flag(USUAL_LAYERS, "Layers to steer: all, 16, 5-20, 0-75:5, 30%-60%.")
     method: tuple[str, ...] = flag(("mean_diff", "probe"), "Methods whose vectors are tried.")
     with_traits: tuple[str, ...] = flag(
         (),

@@ -34,8 +34,18 @@ from traitscope.utils.stage.command import command
 from traitscope.utils.stage.flags import flag
 
 HERE = Path(__file__).resolve().parent
-SUBJECTS = ("capture", "capture_chats", "steering_sweep", "decoding", "fit", "judging", "pipeline", "memory")
-ON_GPU = ("capture", "capture_chats", "steering_sweep", "decoding", "memory")
+SUBJECTS = (
+    "capture",
+    "capture_chats",
+    "steering_sweep",
+    "decoding",
+    "fit",
+    "judging",
+    "pipeline",
+    "memory",
+    "training",
+)
+ON_GPU = ("capture", "capture_chats", "steering_sweep", "decoding", "memory", "training")
 GPU_SHAPES = ("gemma-2-2b", "llama-3.1-8b")
 RESULTS, PAGE = HERE / "results.json", HERE.parents[1] / "docs" / "performance.md"
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy")
@@ -53,7 +63,7 @@ class ReportOptions:
 
     only: tuple[str, ...] = flag(
         SUBJECTS,
-        "Subjects to run: capture, capture_chats, steering_sweep, decoding, fit, judging, pipeline, memory; "
+        "Subjects to run: capture, capture_chats, steering_sweep, decoding, fit, judging, pipeline, memory, training; "
         "none writes the tables anew.",
     )
     quick: bool = flag(False, "Small sizes, to see that everything works; nothing is written.")

@@ -22,6 +22,7 @@ WRITERS = {  # places in an experiment, and the stage that writes there
     "extraction/{trait}/responses/": GENERATE,
     "extraction/{trait}/vetting/response_scores.json": VET_RESPONSES,
     "extraction/{trait}/activations/": CAPTURE,
+    "extraction/{trait}/training/": "train_vectors",
     "extraction/{trait}/vectors/": FIT,
     "steering/{trait}/": STEER,
 }
@@ -273,6 +274,10 @@ class TraitPaths:
 
     def vector_metadata(self, method: str, layer: int) -> Path:
         return self.vectors / f"{method}_layer{layer}_metadata.json"
+
+    def training(self, method: str) -> Path:
+        """Return the file that says how a trained method came about."""
+        return self.dir / "training" / f"{method}.json"
 
     def export(self, method: str) -> Path:
         """Return the folder whose files other tools read."""

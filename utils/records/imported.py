@@ -1,4 +1,6 @@
-"""Vectors that were made elsewhere, beside those that stage 4 fitted: written, measured anew, kept when it clears up."""
+"""Vectors that were made elsewhere or trained, beside those that stage 4 fitted: written, measured anew, kept when it
+clears up.
+"""
 
 import re
 from collections.abc import Collection, Iterable
@@ -7,8 +9,10 @@ from typing import TYPE_CHECKING
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import remove
 from traitscope.utils.files.paths import TraitPaths
-from traitscope.utils.files.reading import read_json
+from traitscope.utils.files.reading import digest, read_json
+from traitscope.utils.records.trained import METHODS as TRAINED
 from traitscope.utils.records.vectors import (
+    Key,
     VectorAbout,
     list_vectors,
     read_vector,
@@ -37,17 +41,35 @@ def read_imported(paths: TraitPaths, fitted: Collection[str]) -> list[tuple[Vect
             not be readable.
 
     Raises:
-        UserError: one is damaged, or of another width: the experiment's model has changed.
+        UserError: an imported one is damaged, or of another width: the experiment's model has changed. A trained one is
+            then left out, and so is one that was trained on other responses or another split.
     """
     keys = [key for key in vector_keys(paths) if key[0] not in fitted]
-    try:
-        vectors = [read_vector(paths, key, on_these=False) for key in keys]
-        for method in {method for method, _ in keys}:
-            require_whole_import(paths, [v.about for v in vectors if v.method == method])
-        return [(v.about, v.tensor, read_json(paths.vector_metadata(*v.about.key))) for v in vectors]
-    except UserError as error:
-        advice = "delete it, or import it again"
-        raise UserError(f"an imported vector cannot be measured anew: {error}; {advice}") from None
+    found: list = []
+    for method in dict.fromkeys(method for method, _ in keys):
+        try:
+            vectors = _read_method(paths, [key for key in keys if key[0] == method])
+            if method not in TRAINED or all(_is_of_these(paths, about) for about, _, _ in vectors):
+                found += (
+                    vectors  # one that was trained on other responses, or another split, is trained again
+                )
+        except UserError as error:
+            if method in TRAINED:  # this one as well
+                continue
+            advice = "delete it, or import it again"
+            raise UserError(f"an imported vector cannot be measured anew: {error}; {advice}") from None
+    return found
+
+
+def _is_of_these(paths: TraitPaths, about: VectorAbout) -> bool:
+    """Tell whether a vector was trained beside the activations that are there, with their split."""
+    return (about.origin or {}).get("activations") == digest(paths.activations_metadata)
+
+
+def _read_method(paths: TraitPaths, keys: list[Key]) -> "list[tuple[VectorAbout, Tensor, dict]]":
+    vectors = [read_vector(paths, key, on_these=False) for key in keys]
+    require_whole_import(paths, [vector.about for vector in vectors])
+    return [(v.about, v.tensor, read_json(paths.vector_metadata(*v.about.key))) for v in vectors]
 
 
 def origins_of(paths: TraitPaths, methods: Iterable[str]) -> dict[str, dict]:
@@ -58,13 +80,8 @@ def origins_of(paths: TraitPaths, methods: Iterable[str]) -> dict[str, dict]:
     }
 
 
-def clear_fitted(paths: TraitPaths, fitted: Collection[str]) -> None:
-    """Delete what stage 4 left in a trait's vectors folder; what was made elsewhere stays.
-
-    Args:
-        fitted: The methods that are fitted here.
-    """
-    kept = [key for key in vector_keys(paths) if key[0] not in fitted]
+def clear_fitted(paths: TraitPaths, kept: Collection[Key]) -> None:
+    """Delete what is in a trait's vectors folder but for the vectors that are kept: those made elsewhere."""
     files = {file(*key) for key in kept for file in (paths.vector, paths.vector_metadata)}
     for file in set(paths.vectors.glob("*")) - files:
         remove(file)

@@ -1,0 +1,1 @@
+"""Trained methods: directions fitted by gradient descent through the frozen model."""
