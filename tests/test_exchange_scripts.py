@@ -377,7 +377,11 @@ def test_imported_vectors_make_stage_4_no_older_and_outlive_it(run, paths, tmp_p
         ("export", ["--push-to-hub", "a/../b"], "--push-to-hub 'a/../b'"),
         ("import", ["--file", "/none", "--format", "gguf"], "/none is no file"),
         ("import", ["--file", "/none", "--format", "pt"], "unknown format 'pt'"),
-        ("import", ["--file", "/none", "--format", "gguf", "--method", "probe"], "a method of traitscope's own"),
+        (
+            "import",
+            ["--file", "/none", "--format", "gguf", "--method", "probe"],
+            "a method of traitscope's own",
+        ),
         ("import", ["--file", "/none", "--format", "gguf", "--method", "../x"], "letters, digits"),
         ("import", ["--file", "/none", "--format", "gguf", "--method", "a_layer1"], "no '_layer'"),
     ],

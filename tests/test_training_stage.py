@@ -297,6 +297,14 @@ def test_prompt_delta_is_what_the_instruction_adds_at_the_same_tokens(paths, lla
         assert torch.allclose(vector, torch.stack(gaps).sum(0) / n_tokens, atol=1e-4)
 
 
+def test_a_told_model_that_writes_nothing_is_one_line(paths, monkeypatch, capfd):
+    monkeypatch.setattr(stage, "told_texts", lambda *_: [])
+    for objective in ("delta", "distill"):
+        with pytest.raises(UserError):
+            train("--objective", objective)
+        assert "there are 0 texts" in capfd.readouterr().err
+
+
 def test_a_trait_of_instructions_distills_its_own_answers(root, tiny_folders):
     shutil.copytree(SHIPPED / "behavioral/refusal", root / "datasets/traits/behavioral/refusal")
     given = ["--experiment", "i", "--traits", "behavioral/refusal", "--model", tiny_folders["llama"]]

@@ -22,7 +22,7 @@ from traitscope.extraction.training.objectives import (
 )
 from traitscope.extraction.training.options import TrainOptions
 from traitscope.extraction.training.rows import Passes
-from traitscope.extraction.training.texts import Texts, fill_budgets, own_texts
+from traitscope.extraction.training.texts import LEAST, Texts, fill_budgets, own_texts
 from traitscope.extraction.training.told import added_by_telling, told_texts
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.journal import Journal, key_of
@@ -165,6 +165,8 @@ class Job:
         else:
             found = own_texts(self.paths, lm, about, self.thresholds, in_pairs=self.objective == "pref")
         if self.objective == "delta":
+            if len(found) < LEAST:
+                raise UserError(f"there are {len(found)} texts that the told model wrote; {LEAST} are needed")
             return Texts(found, [], [])
         if self.objective == "pref":
             chosen = list(dict.fromkeys(text for pair in pair_up(found) for text in pair))
