@@ -10,7 +10,6 @@ from conftest import CHECKOUT, write_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traitscope.extraction.fitting.methods import FitOptions
 from traitscope.extraction.run_pipeline import load_stage
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import CAPTURE, FIT, SIDES, TraitPaths
@@ -23,9 +22,10 @@ from traitscope.utils.records.dataset import read_trait
 from traitscope.utils.records.held_out import FEW, HeldOut, held_out_sizes, split_held_out
 from traitscope.utils.records.questions import read_pool
 from traitscope.utils.records.responses import Response, write_responses
-from traitscope.utils.records.scores import ScoredRow, Thresholds
+from traitscope.utils.records.scores import ScoredRow
 from traitscope.utils.records.texts import normalised
 from traitscope.utils.records.vectors import list_vectors
+from traitscope.utils.stage.flags import bind
 
 WIDTH = 300
 SEEDS = range(40)
@@ -248,10 +248,10 @@ def captured(tmp_path, llama) -> TraitPaths:
     return paths
 
 
-def fit(paths: TraitPaths) -> dict:
-    return load_stage(FIT).run(
-        paths, fit=FitOptions(), thresholds=Thresholds(), methods=("mean_diff",), fit_layers="1", no_vet=True
-    )
+def fit(paths: TraitPaths, **given) -> dict:
+    stage = load_stage(FIT)
+    values = {"methods": ("mean_diff",), "fit_layers": "1", "no_vet": True, **given}
+    return stage.run(paths, **bind(stage.run, stage.params(values)))
 
 
 def test_stages_3_and_4_neither_fit_nor_measure_on_what_is_left_aside(captured, tiny_folders):
@@ -270,9 +270,8 @@ def test_stages_3_and_4_neither_fit_nor_measure_on_what_is_left_aside(captured, 
 
 def test_what_is_left_aside_does_not_count_as_usable(captured, tiny_folders):
     load_stage(CAPTURE).run(captured, model=ModelOptions(model=tiny_folders["llama"], device="cpu"))
-    stage = load_stage(FIT)
     with pytest.raises(UserError, match="only 54 usable pos responses, 55 are needed"):
-        stage.run(captured, fit=FitOptions(), thresholds=Thresholds(), no_vet=True, min_usable=55)
+        fit(captured, min_usable=55)
 
 
 def test_activations_of_an_older_version_are_fitted_as_they_were_held_out(captured, tiny_folders, llama):

@@ -390,7 +390,7 @@ RAISED = {  # since then
     "2_vet_responses": 2,
     "3_capture_activations": 2,  # what is held out shares no text with what is fitted on
     "4_fit_vectors": 4,  # the probe centres its rows, and means are taken in full precision
-    "5_steer_evaluate": 3,  # random directions do not hold the vector, and one place is tested
+    "5_steer_evaluate": 4,  # random directions do not hold the vector, and one place is tested
 }
 
 

@@ -32,7 +32,7 @@ from traitscope.utils.files.reading import read_json
 from traitscope.utils.model.capture import Reading, pool_activations
 from traitscope.utils.model.encode import encode
 from traitscope.utils.model.loading import ModelOptions, load_lm
-from traitscope.utils.records.scores import Thresholds
+from traitscope.utils.stage.flags import bind
 
 METHODS = ("mean_diff", "probe", "ica", "gradient")
 IN_MEMORY = {"SmolLM2": (200, 30, 576), "Gemma 2B": (200, 26, 2304)}
@@ -165,14 +165,9 @@ def write_case(root: str, shape: tuple[int, int, int]) -> None:
 def fit_stage(root: str, method: str) -> dict:
     """Run stage 4 for one method, as the pipeline does."""
     stage = load_stage("4_fit_vectors")
+    arguments = bind(stage.run, stage.params({"methods": (method,), "no_vet": True}))
     start = time.perf_counter()
-    stage.run(
-        TraitPaths("bench", TRAIT, Path(root)),
-        fit=FitOptions(),
-        thresholds=Thresholds(),
-        methods=(method,),
-        no_vet=True,
-    )
+    stage.run(TraitPaths("bench", TRAIT, Path(root)), **arguments)
     return {"seconds": time.perf_counter() - start}
 
 
