@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.model.anatomy import body_of, hidden_of, layers, vocabulary_of, with_hidden
+from traitscope.utils.model.hooks import record
 from traitscope.utils.model.loading import LM
 
 Edit = Callable[[Tensor], Tensor]  # hidden [batch, pos, d_model] → the same, changed
@@ -68,7 +69,12 @@ class UpperPart:
     def states(self, ids: Tensor) -> Tensor:
         """Return what the layer puts out for ids [batch, pos]: [batch, pos, d_model], in the model's dtype."""
         found: list[Tensor] = []
-        with _hooked(layers(self.lm.model)[self.layer], _keep_and_stop(found)):
+
+        def keep(layer: int, hidden: Tensor) -> None:
+            if layer == self.layer:  # and let those below go
+                found.append(hidden)
+
+        with record(self.lm.model, keep, until=self.layer):
             body_of(self.lm.model)(input_ids=ids, use_cache=False)
         return found[0]
 
@@ -140,25 +146,11 @@ class Head:
             return self.lm.model(input_ids=ids).logits[0]
 
 
-class _Enough(Exception):
-    """Ends a forward pass of which nothing further is needed."""
-
-
-def _keep_and_stop(found: list[Tensor]) -> Callable:
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        found.append(hidden_of(output))
-        raise _Enough
-
-    return keep
-
-
 @contextmanager
 def _hooked(module: nn.Module, hook: Callable) -> Iterator[None]:
     handle = module.register_forward_hook(hook)
     try:
         yield
-    except _Enough:
-        pass
     finally:
         handle.remove()
 
