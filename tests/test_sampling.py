@@ -6,9 +6,11 @@ import pytest
 import torch
 from scipy.stats import chisquare, gumbel_r, kstest
 
-from traitscope.utils.files.journal import key_of
-from traitscope.utils.model import sampling
+from traitscope.utils.files.journal import Journal, key_of
+from traitscope.utils.model import generation, sampling
+from traitscope.utils.model.generation import Row, Sampling, Work, generate, identify_temperature
 from traitscope.utils.model.sampling import GumbelNoise, gumbel
+from traitscope.utils.stage.flags import option_flags
 
 
 def keys_of(*parts) -> torch.Tensor:
@@ -80,3 +82,21 @@ def test_what_a_prompt_measures_in_columns_is_no_part_of_the_step():
 def test_a_token_that_is_ruled_out_is_never_drawn():
     scores = torch.tensor([[0.0, -torch.inf, 0.0]])
     assert set(draws(scores[0], 1.0, 300).tolist()) == {0, 2}
+
+
+def test_texts_of_another_way_to_draw_are_not_taken_for_these():
+    assert identify_temperature(0.0) == 0.0  # greedy texts stay up to date
+    assert sampling.NOISE in identify_temperature(0.7)
+    flag = option_flags(Sampling)["temperature"]
+    assert flag.identify(0.7) == identify_temperature(0.7)
+
+
+def test_a_journal_of_another_way_to_draw_is_not_gone_on_with(llama, tmp_path, monkeypatch):
+    rows, journal = [Row([5, 6, 7], 1)], tmp_path / "j"
+    generate(llama, rows, Sampling(4, 1.0), work=Work(Journal(journal)))
+    work = Work(Journal(journal))
+    generate(llama, rows, Sampling(4, 1.0), work=work)
+    assert work.counts["calls"] == 0
+    monkeypatch.setattr(generation, "NOISE", "another")
+    generate(llama, rows, Sampling(4, 1.0), work=work)
+    assert work.counts["calls"] == 1

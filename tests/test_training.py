@@ -6,10 +6,11 @@ import pytest
 import torch
 from families import FAMILIES, build
 
-from traitscope.extraction.training.learning import Course, Learning, Start, factor_at, learn
+from traitscope.extraction.training.learning import Course, Learned, Learning, Start, factor_at, learn
 from traitscope.extraction.training.objectives import LikelyText, PreferredAnswer, ToldModel, pair_up
 from traitscope.extraction.training.options import TrainOptions
 from traitscope.extraction.training.rows import Passes, Row, Unit
+from traitscope.extraction.training.stage import choose
 from traitscope.extraction.training.texts import Text, Texts, fill_budgets
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.journal import Journal
@@ -620,3 +621,29 @@ def test_the_unsteered_loss_is_the_models_own(lm, tmp_path):
     )[0]
     plain = torch.cat([plain_costs(lm, text) for text in texts.val]).mean()
     assert learned.plain_loss == pytest.approx(float(plain), rel=1e-4)
+
+
+def test_the_gradient_turns_a_direction_and_does_not_stretch_it(llama):
+    objective = LikelyText(Texts(texts_of(llama, 8), texts_of(llama, 4, seed=9), []))
+    passes = passes_of(llama, [1])
+    objective.begin(passes)
+    going = Learning(passes, objective, [Start(1, 0.1, 0, 5.0)], QUICK)
+    going.aim()
+    before = going.parameters[0].detach().clone()
+    going.step(0, 1.0)
+    own = going.parameters[0].grad
+    assert own.norm() > 0
+    assert abs(torch.cosine_similarity(own, before, dim=0)) < 1e-4
+
+
+def test_a_learning_rate_that_lost_a_seed_comes_after_one_that_lost_none():
+    def learned(rate: float, seed: int, loss: float) -> Learned:
+        course = Course(best_loss=loss)
+        return Learned(Start(1, rate, seed, 5.0), torch.ones(4), course, 3.0, {})
+
+    lucky, lost = learned(0.1, 0, 1.0), learned(0.1, 1, float("inf"))
+    steady = [learned(0.03, seed, 2.0 - seed / 10) for seed in (0, 1)]
+    assert choose([lucky, lost, *steady]) == [steady[1]]
+    assert choose([lucky, *steady]) == [lucky]
+    with pytest.raises(UserError, match="nothing was learnt at layer 1"):
+        choose([lost])

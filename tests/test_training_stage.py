@@ -438,3 +438,23 @@ def test_a_scenario_with_a_system_message_is_learnt_after_the_others_scenario_al
     assert texts._prompts(row, [system("be sad"), user("a bright day")], in_pairs=True) == [
         [user("a bright day")]
     ]
+
+
+def test_a_dry_run_says_that_stage_5_follows_a_training(paths, capfd):
+    given = [
+        *WORLD,
+        *SMALL[:-1],
+        "mean_diff,trained_nll",
+        *QUICK,
+        "--judge",
+        "embedded",
+        "--method",
+        "trained_nll",
+    ]
+    steered = ["--subset", "2", "--random-pairs", "2", "--doses", "0.2", "--coherence-gate", "0"]
+    call(run_pipeline, *given, *steered)
+    capfd.readouterr()
+    call(run_pipeline, *given, *steered, "--schedule", "linear", "--dry-run")
+    lines = capfd.readouterr().out.splitlines()
+    assert f"[train_nll] {TRAIT}: would run (schedule cosine → linear)" in lines
+    assert f"[{STEER}] {TRAIT}: downstream, runs if {FIT} changes what it reads" in lines
