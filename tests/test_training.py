@@ -11,7 +11,7 @@ from traitscope.extraction.training.objectives import LikelyText, PreferredAnswe
 from traitscope.extraction.training.options import TrainOptions
 from traitscope.extraction.training.rows import Passes, Row, Unit
 from traitscope.extraction.training.stage import choose
-from traitscope.extraction.training.texts import Text, Texts, fill_budgets
+from traitscope.extraction.training.texts import Texts, fill_budgets
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.journal import Journal
 from traitscope.utils.model.generation import Row as Asked
@@ -19,6 +19,7 @@ from traitscope.utils.model.generation import Sampling, generate
 from traitscope.utils.model.hooks import Push, steer
 from traitscope.utils.model.loading import ModelOptions, load_lm
 from traitscope.utils.model.upper import Head, UpperPart
+from traitscope.utils.records.own_texts import Text
 
 FEW = ("llama", "gemma2", "gemma3_text", "qwen2", "qwen3", "gpt2", "cohere", "granite", "mixtral")
 QUICK = TrainOptions(learning_rates=(0.03,), steps=10, texts_a_step=4, warmup=1, patience=0)

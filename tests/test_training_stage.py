@@ -13,9 +13,8 @@ from conftest import N_LAYERS, SHIPPED, call, copy_trait
 from traitscope.analysis.steering.place import usual_layer
 from traitscope.analysis.steering.questions import choose_questions, spare_for_training
 from traitscope.extraction import import_vectors, run_pipeline, train_vectors
-from traitscope.extraction.training import stage, texts, told
+from traitscope.extraction.training import stage, told
 from traitscope.extraction.training.learning import Learning
-from traitscope.extraction.training.texts import own_texts
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import FIT, STEER, TraitPaths
@@ -26,6 +25,7 @@ from traitscope.utils.model.generation import Sampling
 from traitscope.utils.model.loading import ModelOptions, load_lm
 from traitscope.utils.records.activations import read_activations_about, read_fitted_on
 from traitscope.utils.records.dataset import read_trait
+from traitscope.utils.records.own_texts import _prompts, own_texts
 from traitscope.utils.records.questions import read_pool
 from traitscope.utils.records.responses import read_responses
 from traitscope.utils.records.scores import Thresholds
@@ -432,12 +432,8 @@ def test_a_scenario_with_a_system_message_is_learnt_after_the_others_scenario_al
     system = lambda text: {"role": "system", "content": text}  # noqa: E731
     user = lambda text: {"role": "user", "content": text}  # noqa: E731
     row = SimpleNamespace(prompt=[system("be glad"), user("a bright day")])
-    assert texts._prompts(row, [system("be sad"), user("a dark day")], in_pairs=False) == [
-        [user("a dark day")]
-    ]
-    assert texts._prompts(row, [system("be sad"), user("a bright day")], in_pairs=True) == [
-        [user("a bright day")]
-    ]
+    assert _prompts(row, [system("be sad"), user("a dark day")], in_pairs=False) == [[user("a dark day")]]
+    assert _prompts(row, [system("be sad"), user("a bright day")], in_pairs=True) == [[user("a bright day")]]
 
 
 def test_a_dry_run_says_that_stage_5_follows_a_training(paths, capfd):

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from traitscope.extraction.training.texts import Text
 from traitscope.utils.model.anatomy import body_of, require_room
 from traitscope.utils.model.batching import halve_on_oom, plan_batches
 from traitscope.utils.model.loading import LM
 from traitscope.utils.model.passes import pad_right
 from traitscope.utils.model.upper import Edit, Head, UpperPart
+from traitscope.utils.records.own_texts import Text
 
 TOKENS = {"cuda": 8192}  # of a pass that keeps what its gradient needs, padding included
 FEW_TOKENS = 1024  # on a CPU

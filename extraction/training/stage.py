@@ -22,7 +22,7 @@ from traitscope.extraction.training.objectives import (
 )
 from traitscope.extraction.training.options import TrainOptions
 from traitscope.extraction.training.rows import Passes
-from traitscope.extraction.training.texts import LEAST, Texts, fill_budgets, own_texts
+from traitscope.extraction.training.texts import LEAST, Texts, fill_budgets
 from traitscope.extraction.training.told import added_by_telling, told_texts
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.journal import Journal, key_of
@@ -41,6 +41,7 @@ from traitscope.utils.records.activations import (
 )
 from traitscope.utils.records.dataset_files import dataset_files
 from traitscope.utils.records.imported import write_imported
+from traitscope.utils.records.own_texts import own_texts
 from traitscope.utils.records.ranking import best_held_out
 from traitscope.utils.records.scores import Thresholds
 from traitscope.utils.records.trained import (

@@ -25,10 +25,11 @@ from traitscope.extraction.training.learning import Start, learn
 from traitscope.extraction.training.objectives import LikelyText
 from traitscope.extraction.training.options import TrainOptions
 from traitscope.extraction.training.rows import Passes, Row, Unit
-from traitscope.extraction.training.texts import Text, Texts
+from traitscope.extraction.training.texts import Texts
 from traitscope.utils.files.journal import Journal
 from traitscope.utils.model.loading import LM
 from traitscope.utils.model.upper import UpperPart
+from traitscope.utils.records.own_texts import Text
 
 NAIVE, DEEPER = "whole model, back to the vector", "whole model, back to the embeddings"
 RATES = (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2)
