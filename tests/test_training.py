@@ -218,17 +218,57 @@ def test_a_teachers_vector_is_found_in_the_texts_that_it_wrote(llama, tmp_path, 
         assert float(learned.values.norm()) == pytest.approx(float(vector.norm()), rel=0.5)
 
 
-def test_of_two_answers_the_vector_prefers_the_one_and_its_opposite_the_other(llama, tmp_path):
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_removal_takes_away_what_points_along_the_vector_and_nothing_else(llama, sign):
+    """Each row of a mixed batch costs what it costs alone in a plain pass of the whole model."""
+    from traitscope.utils.model.anatomy import hidden_of, layers, with_hidden
+
+    texts = texts_of(llama, 2)
+    passes = passes_of(llama, [1])
+    passes.read(texts)
+    states = passes.known[texts[0].key][2]
+    vector = sign * (states + 0.1 * torch.randn(llama.d_model, generator=torch.Generator().manual_seed(1)))
+    removed, pushed = Row(texts[0], 0, 0.3, removes=True), Row(texts[1], 0, 0.3)
+    found = passes.losses(vector[None], [Unit((removed, pushed), (texts[0],), 0)])[0]
+
+    def project(_module, _inputs, output):
+        hidden, unit = hidden_of(output).clone(), vector / vector.norm()
+        hidden[:, 1:] -= torch.relu(hidden[:, 1:] @ unit)[..., None] * unit
+        return with_hidden(output, hidden)
+
+    handle = layers(llama.model)[1].register_forward_hook(project)
+    wanted = plain_costs(llama, texts[0])
+    handle.remove()
+    assert torch.allclose(found[0], wanted, atol=1e-4)
+    assert torch.allclose(found[1], plain_costs(llama, texts[1], Push(1, vector, 0.3)), atol=1e-4)
+    assert torch.allclose(found[0], plain_costs(llama, texts[0]), atol=1e-4) == (
+        not (passes.known[texts[0].key][1:] @ vector > 0).any()
+    )
+
+
+def test_nothing_is_removed_along_a_vector_of_zeros_and_its_gradient_is_finite(llama):
+    text = texts_of(llama, 1)[0]
+    passes = passes_of(llama, [1])
+    passes.read([text])
+    vectors = torch.zeros(1, llama.d_model, requires_grad=True)
+    costs = passes.losses(vectors, [Unit((Row(text, 0, 1.0, removes=True),), (text,), 0)])[0][0]
+    costs.sum().backward()
+    assert torch.equal(costs.detach(), plain_costs(llama, text))
+    assert vectors.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("opposite", ["negative", "null"])
+def test_of_two_answers_the_vector_prefers_the_one_and_its_opposite_the_other(llama, tmp_path, opposite):
     layer, mean_norm = 1, 8.0
     direction = torch.randn(llama.d_model, generator=torch.Generator().manual_seed(3))
     vector = direction / direction.norm() * 0.5 * mean_norm
 
     def answers(seed, count):
         up = taught(llama, vector, layer, count, seed)
-        down = taught(llama, -vector, layer, count, seed)
+        down = taught(llama, -vector if opposite == "negative" else 0 * vector, layer, count, seed)
         return [*up, *(replace(t, key=f"neg{t.key}", side="neg") for t in down)]
 
-    objective = PreferredAnswer(Texts(answers(1, 128), answers(2, 16), []))
+    objective = PreferredAnswer(Texts(answers(1, 128), answers(2, 16), []), opposite)
     options = replace(QUICK, steps=80, texts_a_step=16, train_doses=(0.5,))
     passes = passes_of(llama, [layer], positions="response")
     learned = learn(

@@ -22,7 +22,16 @@ from traitscope.utils.model.batching import halve_on_oom
 
 LOOKS = 10  # validations of a whole training
 CLIP = 1.0  # longest gradient of a vector
-SAID = ("texts_a_step", "schedule", "warmup", "free_norm", "train_doses", "train_opposite", "positions")
+SAID = (
+    "texts_a_step",
+    "schedule",
+    "warmup",
+    "free_norm",
+    "train_doses",
+    "train_opposite",
+    "opposite",
+    "positions",
+)
 FIRST = 16  # items from which a vector takes its first direction
 
 

@@ -1,19 +1,25 @@
 """What training lowers: the cost of the trait's own texts, or of one answer against another."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from traitscope.extraction.training.options import Opposite
 from traitscope.extraction.training.rows import Passes, Row, Unit
 from traitscope.extraction.training.texts import Texts
 from traitscope.utils.errors import UserError
 from traitscope.utils.records.own_texts import Text
 
 Item = tuple[Text, ...]  # what a step draws: a text, or the two answers of a pair
+
+
+def opposed(row: Row, opposite: Opposite) -> Row:
+    """Return the row under the vector's opposite: pushed the other way, or with what points its way removed."""
+    return replace(row, removes=True) if opposite == "null" else replace(row, force=-row.force)
 
 
 class Objective(Protocol):
@@ -42,6 +48,7 @@ class LikelyText:
     """
 
     texts: Texts
+    opposite: Opposite = "negative"
     train: Sequence[Item] = field(init=False)
     val: Sequence[Item] = field(init=False)
 
@@ -52,7 +59,8 @@ class LikelyText:
         passes.read([*self.texts.train, *self.texts.val])
 
     def unit(self, item: Item, vector: int, force: float) -> Unit:
-        return Unit((Row(item[0], vector, force if item[0].side == "pos" else -force),), item, vector)
+        row = Row(item[0], vector, force)
+        return Unit((row if item[0].side == "pos" else opposed(row, self.opposite),), item, vector)
 
     def weight(self, item: Item) -> int:
         return len(item[0].response_ids)
@@ -81,11 +89,13 @@ class PreferredAnswer:
     arXiv 2505.20809).
 
     With S± the mean log p of an answer's tokens under ±v: −log σ(β⁺·S₊(y⁺) − S₊(y⁻)) − log σ(β⁻·S₋(y⁻) − S₋(y⁺)).
-    β⁺ is how much less likely the unsteered model finds the whole of y⁺ than that of y⁻, in nats, from 1 to 50; β⁻
+    With the opposite "null" the minus branch does not push: it takes away what points along v, for a concept that is
+    there or not and has no contrary. β⁺ is how much less likely the unsteered model finds the whole of y⁺ than that of y⁻, in nats, from 1 to 50; β⁻
     is the same with the two exchanged.
     """
 
     texts: Texts
+    opposite: Opposite = "negative"
     train: Sequence[Item] = field(init=False)
     val: Sequence[Item] = field(init=False)
     _totals: dict[str, float] = field(default_factory=dict)  # text → Σ log p in the unsteered model
@@ -103,7 +113,8 @@ class PreferredAnswer:
                     self._totals[unit.item[0].key] = -float(costs[0].sum())
 
     def unit(self, item: Item, vector: int, force: float) -> Unit:
-        return Unit(tuple(Row(text, vector, sign * force) for sign in (1, -1) for text in item), item, vector)
+        up = [Row(text, vector, force) for text in item]
+        return Unit((*up, *(opposed(row, self.opposite) for row in up)), item, vector)
 
     def weight(self, item: Item) -> int:
         return 1

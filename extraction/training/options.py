@@ -7,6 +7,7 @@ from traitscope.utils.errors import UserError
 from traitscope.utils.model.hooks import Positions
 from traitscope.utils.stage.flags import flag
 
+Opposite = Literal["negative", "null"]
 Schedule = Literal["constant", "linear", "cosine"]
 
 
@@ -46,6 +47,13 @@ class TrainOptions:
     )
     train_opposite: bool = flag(
         False, "Train on the texts of the other side as well, under the vector's opposite."
+    )
+    opposite: Opposite = flag(
+        "negative",
+        (
+            "What acts against the trait where the other side is trained on: the vector's negative, or null, which removes "
+            "what points its way."
+        ),
     )
     positions: Positions = flag("all", "all, or response (from the last prompt token on).")
     gradient_checkpointing: bool = flag(

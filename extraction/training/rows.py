@@ -29,6 +29,7 @@ class Row:
     text: Text
     vector: int  # index into the vectors that are trained
     force: float  # factor on the vector; below 0 its opposite acts
+    removes: bool = False  # take away what the states have along the vector, in place of a push
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,16 +119,19 @@ class Passes:
     def _edits(self, vectors: Tensor, rows: Sequence[Row]) -> dict[int, Edit]:
         """Return what is added at every layer. Neither padding nor position 0, a sink, is ever pushed."""
         width = max(len(row.text.ids) for row in rows)
-        is_pushed = torch.zeros(len(rows), width)
+        forces, removals = torch.zeros(2, len(rows), width, 1)
         for i, row in enumerate(rows):
             first = 1 if self.positions == "all" else max(len(row.text.prompt_ids) - 1, 1)
-            is_pushed[i, first : len(row.text.ids)] = row.force
+            span = slice(first, len(row.text.ids))
+            (removals if row.removes else forces)[i, span] = 1.0 if row.removes else row.force
 
-        chosen = vectors[torch.tensor([row.vector for row in rows], device=vectors.device)]
+        chosen = vectors[torch.tensor([row.vector for row in rows], device=vectors.device)][:, None]
         edits: dict[int, Edit] = {}
         for layer in sorted({self.layers[row.vector] for row in rows}):
-            here = torch.tensor([float(self.layers[row.vector] == layer) for row in rows])
-            edits[layer] = partial(_add, (is_pushed * here[:, None])[..., None], chosen[:, None])
+            here = torch.tensor([float(self.layers[row.vector] == layer) for row in rows])[:, None, None]
+            edits[layer] = partial(_add, forces * here, chosen)
+            if removals.any():
+                edits[layer] = partial(_add_and_remove, forces * here, removals * here, chosen)
         return edits
 
     def _costs(self, cost: Callable[..., Tensor], hidden: Tensor, targets: Sequence[Tensor]) -> Tensor:
@@ -179,6 +183,19 @@ def _rest(logs: Tensor) -> Tensor:
 def _add(forces: Tensor, vectors: Tensor, hidden: Tensor) -> Tensor:
     """Add forces [rows, pos, 1] times vectors [rows, 1, d_model], in float32 until they meet the model's dtype."""
     push = forces.to(vectors.device) * vectors
+    return hidden + push.to(device=hidden.device, dtype=hidden.dtype)
+
+
+def _add_and_remove(forces: Tensor, removals: Tensor, vectors: Tensor, hidden: Tensor) -> Tensor:
+    """Add as above; where removals [rows, pos, 1] are 1, take away h's part along the vector if it points that way,
+    relu(h·v) / ‖v‖² · v (the null intervention of RePS, Wu et al. 2025, arXiv 2505.20809).
+    """
+    seen = hidden.to(device=vectors.device, dtype=torch.float32)
+    along = torch.relu((seen * vectors).sum(-1, keepdim=True))
+    part = (
+        along / (vectors * vectors).sum(-1, keepdim=True).clamp(min=1e-12) * vectors
+    )  # of a zero vector: nothing
+    push = forces.to(vectors.device) * vectors - removals.to(vectors.device) * part
     return hidden + push.to(device=hidden.device, dtype=hidden.dtype)
 
 

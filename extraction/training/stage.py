@@ -20,7 +20,7 @@ from traitscope.extraction.training.objectives import (
     ToldModel,
     pair_up,
 )
-from traitscope.extraction.training.options import TrainOptions
+from traitscope.extraction.training.options import Opposite, TrainOptions
 from traitscope.extraction.training.rows import Passes
 from traitscope.extraction.training.texts import LEAST, Texts, fill_budgets
 from traitscope.extraction.training.told import added_by_telling, told_texts
@@ -63,7 +63,7 @@ _LEARNING = tuple(field.name for field in fields(TrainOptions))
 WITHOUT_EFFECT = {  # objective → flags that do nothing there: to change one trains nothing again
     "nll": _WRITING,
     "pref": (*_WRITING, "train_opposite"),
-    "distill": ("train_opposite",),
+    "distill": ("train_opposite", "opposite"),
     "delta": _LEARNING,
 }
 
@@ -195,7 +195,9 @@ def train_vectors(job: Job, model: ModelOptions) -> dict:
         training.gradient_checkpointing,
     )
     label = f"{job.stage} {job.paths.trait}"
-    learned = learn(passes, LOWERS[job.objective](texts), starts, training, job.journal, label)
+    learned = learn(
+        passes, LOWERS[job.objective](texts, training.opposite), starts, training, job.journal, label
+    )
     kept = choose(learned)
     record = {
         "plain_loss": learned[0].plain_loss,
@@ -220,7 +222,7 @@ def add_vectors(job: Job, model: ModelOptions) -> dict:
     return {"vectors": len(added), "texts": len(texts.train)}
 
 
-LOWERS: dict[str, Callable[[Texts], Objective]] = {
+LOWERS: dict[str, Callable[[Texts, Opposite], Objective]] = {
     "nll": LikelyText,
     "pref": PreferredAnswer,
     "distill": ToldModel,
