@@ -44,6 +44,7 @@ class Training(Shaped):
     made_by: dict[str, Any]
     options: dict[str, Any]
     texts: dict[str, int]  # how many texts and response tokens were learnt, validated on and left over
+    source: dict[str, Any] = {}  # of texts of a file: which, its digest, and what became of its lines
     plain_loss: float | None  # of the unsteered model on the validation texts; None where nothing was lowered
     layers: list[int]  # that it has a vector for, ascending
     tried: list[Tried]
