@@ -13,12 +13,13 @@ from torch import Tensor
 
 from traitscope.analysis.steering.place import usual_layer
 from traitscope.extraction.training.job import TOLD, Job
-from traitscope.extraction.training.learning import Learned, Start, finite, learn
+from traitscope.extraction.training.learning import Learned, Progress, Start, finite, learn
 from traitscope.extraction.training.objectives import LikelyText, Objective, PreferredAnswer, ToldModel
 from traitscope.extraction.training.options import TextOptions, TrainOptions
 from traitscope.extraction.training.rows import Passes
 from traitscope.extraction.training.texts import Texts
 from traitscope.extraction.training.told import added_by_telling
+from traitscope.extraction.training.tracking import TRACK_HELP, require_trackers, told_of
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.journal import key_of
 from traitscope.utils.files.paths import FIT, SIDES, TraitPaths, question_pool
@@ -74,9 +75,11 @@ def training_stage(objective: str) -> Stage:
         sampling: Sampling,
         texts: TextOptions,
         no_vet: Annotated[bool, "Use every response, whatever its score."] = False,
+        track: Annotated[tuple[str, ...], TRACK_HELP] = (),
     ) -> dict:
         training.check()
-        job = Job(paths, objective, training, sampling, thresholds, no_vet, texts)
+        require_trackers(track)
+        job = Job(paths, objective, training, sampling, thresholds, no_vet, texts, track)
         return add_vectors(job, model) if objective == "delta" else train_vectors(job, model)
 
     inputs, outputs = partial(_inputs, objective), partial(_outputs, METHOD_OF[objective])
@@ -85,7 +88,7 @@ def training_stage(objective: str) -> Stage:
         run=train,
         inputs=inputs,
         outputs=outputs,
-        cosmetic=WITHOUT_EFFECT[objective],
+        cosmetic=(*WITHOUT_EFFECT[objective], "track"),
         only_with={"score_column": "texts_from"},
     )
 
@@ -122,9 +125,11 @@ def train_vectors(job: Job, model: ModelOptions) -> dict:
         training.positions,
         training.gradient_checkpointing,
     )
-    label = f"{job.stage} {job.paths.trait}"
-    learned = learn(passes, LOWERS[job.objective](texts), starts, training, job.journal, label)
-    kept = choose(learned)
+    with told_of(job.track, job.paths, job.stage, asdict(training)) as trackers:
+        progress = Progress(job.journal, f"{job.stage} {job.paths.trait}", trackers.look)
+        learned = learn(passes, LOWERS[job.objective](texts), starts, training, progress)
+        kept = choose(learned)
+        trackers.keep(kept)
     record = {
         "plain_loss": learned[0].plain_loss,
         "tried": [_tried(v, is_kept=v in kept) for v in learned],  # by identity
