@@ -248,7 +248,7 @@ def test_the_api_keeps_its_own_description_whatever_is_asked(shown, names):
         "/api/openapi.json", build_app(Library(shown), names=["testserver"])
     )
     operations = [result.ok() for result in schema.get_all_operations()]
-    assert len(operations) == 19
+    assert len(operations) == 20
     for operation in operations:
 
         @given(case=operation.as_strategy())

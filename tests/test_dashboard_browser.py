@@ -13,6 +13,7 @@ pytestmark = needs_browser
 VIEWS = {
     "overview": "#/overview?experiment=demo",
     "extraction": f"#/extraction?experiment=demo&trait={OPTIMISM}",
+    "training": f"#/training?experiment=demo&trait={FORMALITY}",
     "steering": f"#/steering?experiment=demo&trait={OPTIMISM}",
     "dynamics": "#/dynamics?experiment=demo&set=skies&other=twin&pid=turns",
     "groups": "#/groups?experiment=demo&set=skies",
