@@ -100,9 +100,9 @@ def _draw_vector(axes: Any, vector: Tried, colour: str) -> None:
         for losses in ([t for _, t, _ in vector.losses], [v for _, _, v in vector.losses])
     )
     name = f"rate {vector.learning_rate:g}, seed {vector.seed}{', kept' if vector.is_kept else ''}"
-    style = {"color": colour, "alpha": 1.0 if vector.is_kept else 0.45}
-    axes.plot(steps, validated, linewidth=2.2 if vector.is_kept else 1.2, label=name, **style)
-    axes.plot(steps, trained, linewidth=1.0, linestyle="--", **style)
+    width, strong, faint = (2.2, 1.0, 0.8) if vector.is_kept else (1.2, 0.45, 0.2)
+    axes.plot(steps, validated, linewidth=width, label=name, color=colour, alpha=strong)
+    axes.plot(steps, trained, linewidth=1.0, linestyle="--", color=colour, alpha=faint)
     if vector.is_kept and vector.best_loss is not None:
         ring = {"markersize": 10, "markerfacecolor": "none", "markeredgecolor": "black"}
         axes.plot(vector.best_step, vector.best_loss, "o", **ring)

@@ -10,7 +10,7 @@ import { patch } from "../router.js";
 import { empty, fillWith } from "../states.js";
 import { withTrait } from "./head.js";
 
-const DASHES = ["solid", "dash", "dot", "dashdot"]; // by seed
+const DASHES = ["solid", "dash", "dot", "dashdot"]; // by seed, but for the vector that was kept
 const AGREE_DIGITS = 3;
 
 export const training = { title: "Training", keys: ["experiment", "trait"], needsExperiment: true, mount };
@@ -121,7 +121,7 @@ const validated = (v, colour) => ({
   y: v.losses.map(([, , loss]) => loss),
   name: nameOf(v),
   legendgroup: nameOf(v),
-  line: { color: v.is_kept ? colour : faded(colour, 0.55), width: v.is_kept ? 2.6 : 1.5, dash: DASHES[v.seed % DASHES.length] },
+  line: { color: v.is_kept ? colour : faded(colour, 0.55), width: v.is_kept ? 2.6 : 1.5, dash: v.is_kept ? "solid" : DASHES[v.seed % DASHES.length] },
   hovertemplate: `${nameOf(v)}<br>step %{x}: validation %{y:.4f}<extra></extra>`,
 });
 
@@ -160,7 +160,7 @@ function triedTable(found, layer) {
       ),
     );
   const head = h("tr", {}, COLUMNS.map((name) => h("th", { scope: "col" }, name)));
-  return h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Vectors that were tried" }, h("table", { class: "plain" }, h("thead", {}, head), h("tbody", {}, found.tried.map(row))));
+  return h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Vectors that were tried" }, h("table", { class: "plain figures" }, h("thead", {}, head), h("tbody", {}, found.tried.map(row))));
 }
 
 /** Where the texts come from, and what became of a file's lines. */
