@@ -96,7 +96,7 @@ def test_without_a_training_the_command_says_which_makes_one(paths, left):
 @pytest.mark.parametrize("damage", ["{", "{}", "[]", '{"trait": 3}'])
 def test_a_damaged_record_is_one_line_in_both_places(paths, damage):
     paths.training("trained_nll").write_text(damage)
-    with pytest.raises(UserError, match="training/trained_nll.json"):
+    with pytest.raises(UserError, match=r"training/trained_nll\.json"):
         call(draw_training, *WORLD)
     answer = client(paths.root).get("/api/experiments/e/training", params={"trait": TRAIT})
     assert answer.status_code == 409

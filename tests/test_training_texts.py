@@ -9,7 +9,7 @@ from conftest import call, write_dataset
 from training_world import QUICK, TRAIT, WORLD, chat, make_world, train, write_chats
 
 from traitscope.extraction import run_pipeline, train_vectors
-from traitscope.extraction.training.given import given_texts
+from traitscope.extraction.training.given import Wanted, given_texts
 from traitscope.extraction.training.objectives import pair_up
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import ExperimentPaths, TraitPaths
@@ -45,7 +45,8 @@ def paths(root) -> TraitPaths:
 
 def given(paths, lm, rows, *, only_told=False, column="score", thresholds=Thresholds()):  # noqa: B008
     chats = read_chats(Path(write_chats(paths.root / "datasets/texts/t.jsonl", rows)), column)
-    return given_texts(paths, lm, read_activations_about(paths), chats, thresholds, only_told=only_told)
+    wanted = Wanted(thresholds, only_told=only_told)
+    return given_texts(paths, lm, read_activations_about(paths), chats, wanted)
 
 
 def test_a_file_is_learnt_from_in_place_of_the_traits_own_responses(paths, capfd):
@@ -143,6 +144,16 @@ def test_scores_choose_the_sides_and_what_they_leave_out_is_counted(paths, llama
     assert {t.side for t in given(paths, llama, rows, column="").texts} == {"pos"}
 
 
+def test_the_other_side_is_learnt_under_the_opposite_and_else_counted(paths):
+    rows = [chat(f"{i}?", f"answer {i}", score=90 if i % 2 else 5) for i in range(20)]
+    file = write_chats(paths.root / "datasets/texts/t.jsonl", rows)
+    for more, taken, counts in (([], 10, {"of the other side": 10}), (["--train-opposite"], 20, {})):
+        train("--from", file, *more)
+        record = read_training(paths, "trained_nll")
+        assert record.texts["train_texts"] + record.texts["val_texts"] == taken
+        assert record.source["counts"] == counts
+
+
 def test_one_question_is_never_in_training_and_in_validation(paths):
     rows = [chat(f"Question {i // 4}", f"Answer {i}.") for i in range(40)]
     rows += [chat(f"  QUESTION {i}! ", f"Another {i}.") for i in range(10)]  # the same, as texts are compared
@@ -208,7 +219,9 @@ def test_pref_pairs_what_answers_the_same(paths, llama):
     assert all(pos.prompt_ids == neg.prompt_ids and pos.side == "pos" for pos, neg in pairs)
 
     train("--objective", "pref", "--from", write_chats(paths.root / "datasets/texts/t.jsonl", rows))
-    assert read_training(paths, "trained_pref").texts["train_texts"] % 2 == 0
+    record = read_training(paths, "trained_pref")
+    assert record.texts["train_texts"] % 2 == 0
+    assert record.source["counts"] == {"without another answer to the same prompt": 1}
 
 
 def test_budgets_hold_for_a_file_too(paths, capfd):

@@ -7,7 +7,7 @@ from typing import Any
 
 from traitscope.analysis.steering.questions import may_be_asked
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.files.paths import SIDES, TraitPaths
 from traitscope.utils.files.reading import digest
 from traitscope.utils.model.anatomy import position_limit
 from traitscope.utils.model.encode import encode, encode_text, text_of
@@ -22,14 +22,24 @@ from traitscope.utils.records.scores import Thresholds
 from traitscope.utils.records.texts import join_shared, normalised
 
 # why a line is left out, or was changed, as the closing line counts it
-REPEATED, ASKED, UNSCORED, BETWEEN, UNTOLD, CUT = (
+REPEATED, ASKED, UNSCORED, BETWEEN, OPPOSITE, UNTOLD, CUT = (
     "lines repeated",
     "asked where the trait is measured",
     "without a score",
     "scored between the sides",
+    "of the other side",
     "without a system message",
     "responses cut to the model's context",
 )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which texts of a file are taken."""
+
+    thresholds: Thresholds  # of the sides, where responses are scored
+    sides: Collection[str] = SIDES
+    only_told: bool = False  # those with a system message only
 
 
 @dataclass(frozen=True)
@@ -40,24 +50,12 @@ class Given:
     source: dict[str, Any] = field(default_factory=dict)  # file, sha256, and how many lines met which fate
 
 
-def given_texts(
-    paths: TraitPaths,
-    lm: LM,
-    about: ActivationsAbout,
-    chats: Chats,
-    thresholds: Thresholds,
-    *,
-    only_told: bool,
-) -> Given:
+def given_texts(paths: TraitPaths, lm: LM, about: ActivationsAbout, chats: Chats, wanted: Wanted) -> Given:
     """Return the texts of a file of conversations, each after what stands before its response, the system message
     taken away: the vector must bring what it asks for.
 
     What an evaluation of the trait may ask, or stage 4 held out, is left out, so that a vector never learns from
     what it is measured on.
-
-    Args:
-        thresholds: Which side a scored response is on.
-        only_told: Take positive texts with a system message only.
 
     Raises:
         UserError: the model cannot be given a line, or no line is left that shows the trait.
@@ -69,8 +67,8 @@ def given_texts(
         more = f", and {len(chats.repeated) - 1} more lines repeat others" if len(chats.repeated) > 1 else ""
         print(f"note: {file.name}, line {line} repeats line {first}{more}; they are left out", flush=True)
 
-    kept = _choose(chats, _measured_on(paths, about), thresholds, fates, only_told=only_told)
-    _require_some(file.name, chats, kept, thresholds, fates, only_told=only_told)
+    kept = _choose(chats, wanted, _measured_on(paths, about), fates)
+    _require_some(chats, kept, wanted, fates)
     groups = join_shared((i, normalised(chat.asked[0])) for i, (chat, _) in enumerate(kept))
     texts = [_encode(lm, file.name, chat, side, groups[i], fates) for i, (chat, side) in enumerate(kept)]
 
@@ -89,21 +87,21 @@ def _measured_on(paths: TraitPaths, about: ActivationsAbout) -> set[str]:
 
 
 def _choose(
-    chats: Chats, measured_on: Collection[str], thresholds: Thresholds, fates: Counter, *, only_told: bool
+    chats: Chats, wanted: Wanted, measured_on: Collection[str], fates: Counter
 ) -> list[tuple[Chat, str]]:
     """Return the conversations to train on, each with its side; count what becomes of the others."""
     kept = []
     for chat in chats.rows:
-        side = _side_of(chat, chats, thresholds)
+        side = _side_of(chat, chats, wanted.thresholds)
         if any(normalised(asked) in measured_on for asked in chat.asked):
             fates[ASKED] += 1
         elif chats.has_scores and chat.score is None:
             fates[UNSCORED] += 1
-        elif not side:
-            fates[BETWEEN] += 1
-        elif only_told and side == "pos" and not chat.is_told:
+        elif side not in wanted.sides:
+            fates[OPPOSITE if side else BETWEEN] += 1
+        elif wanted.only_told and not chat.is_told:
             fates[UNTOLD] += 1
-        elif side == "pos" or not only_told:
+        else:
             kept.append((chat, side))
     return kept
 
@@ -111,29 +109,22 @@ def _choose(
 def _side_of(chat: Chat, chats: Chats, thresholds: Thresholds) -> str:
     if not chats.has_scores:
         return "pos"
-    return next((s for s in ("pos", "neg") if chat.score is not None and thresholds.is_on(s, chat.score)), "")
+    return next((s for s in SIDES if chat.score is not None and thresholds.is_on(s, chat.score)), "")
 
 
-def _require_some(
-    name: str,
-    chats: Chats,
-    kept: Iterable[tuple[Chat, str]],
-    thresholds: Thresholds,
-    fates: Counter,
-    *,
-    only_told: bool,
-) -> None:
+def _require_some(chats: Chats, kept: Iterable[tuple[Chat, str]], wanted: Wanted, fates: Counter) -> None:
     """Refuse a file of which nothing positive is left, with the reason that most of it met."""
     if any(side == "pos" for _, side in kept):
         return
-    scored = [chat for chat in chats.rows if chat.score is not None]
-    best = max(scored, key=lambda chat: chat.score or 0, default=None)
-    if best and not any(thresholds.is_on("pos", chat.score or 0) for chat in scored):
+    name, thresholds = chats.file.name, wanted.thresholds
+    scored = [(chat.score, chat.line) for chat in chats.rows if chat.score is not None]
+    if scored and not any(thresholds.is_on("pos", score) for score, _ in scored):
+        best, line = max(scored, key=lambda pair: pair[0])
         raise UserError(
-            f"{name}: no response has a score of {thresholds.pos_threshold:g} or above; the highest is "
-            f"{best.score:g}, in line {best.line}; move --pos-threshold"
+            f"{name}: no response has a score of {thresholds.pos_threshold:g} or above; the highest is {best:g}, in "
+            f"line {line}; move --pos-threshold"
         )
-    if only_told and fates[UNTOLD]:
+    if fates[UNTOLD]:
         raise UserError(
             f"{name}: no positive conversation has a system message; distill and delta compare the model with "
             "itself as the system message tells it to be"

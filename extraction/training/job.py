@@ -4,14 +4,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from traitscope.extraction.training.given import given_texts
+from traitscope.extraction.training.given import Wanted, given_texts
 from traitscope.extraction.training.objectives import pair_up
 from traitscope.extraction.training.options import TextOptions, TrainOptions
 from traitscope.extraction.training.texts import LEAST, Texts, fill_budgets
 from traitscope.extraction.training.told import told_texts
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.journal import Journal
-from traitscope.utils.files.paths import CAPTURE, TraitPaths
+from traitscope.utils.files.paths import CAPTURE, SIDES, TraitPaths
 from traitscope.utils.model.generation import Sampling
 from traitscope.utils.model.loading import LM, ModelOptions, load_lm
 from traitscope.utils.records.activations import Captured, fitted_sides, read_captured, read_fitted_on
@@ -21,6 +21,7 @@ from traitscope.utils.records.scores import Thresholds
 from traitscope.utils.records.trained import METHOD_OF
 
 TOLD = ("distill", "delta")  # what the model wrote when it was told to show the trait
+UNPAIRED = "without another answer to the same prompt"
 DEFAULTS = TextOptions()
 
 
@@ -97,16 +98,23 @@ class Job:
             return Texts(found, [], [], source)
         if self.objective == "pref":
             chosen = list(dict.fromkeys(text for pair in pair_up(found) for text in pair))
+            if source and len(chosen) < len(found):
+                source["counts"][UNPAIRED] = len(found) - len(chosen)
         else:
-            chosen = [text for text in found if self.training.train_opposite or text.side == "pos"]
+            chosen = [text for text in found if self._learns_opposite or text.side == "pos"]
         shared = fill_budgets(chosen, self.training.train_tokens, self.training.val_tokens, seed=0)
         return replace(shared, source=source)
+
+    @property
+    def _learns_opposite(self) -> bool:
+        return self.training.train_opposite and self.objective == "nll"
 
     def _find_texts(self, lm: LM) -> tuple[list[Text], dict[str, Any]]:
         """Return all texts that there are, and of those of a file, what is to be said of it."""
         about, is_told = self.captured.about, self.objective in TOLD
         if self.chats:
-            found = given_texts(self.paths, lm, about, self.chats, self.thresholds, only_told=is_told)
+            sides = SIDES if self.objective == "pref" or self._learns_opposite else ("pos",)
+            found = given_texts(self.paths, lm, about, self.chats, Wanted(self.thresholds, sides, is_told))
             return found.texts, found.source
 
         passing = None if self.no_vet else self.thresholds
