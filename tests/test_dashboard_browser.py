@@ -199,7 +199,7 @@ def test_everything_can_be_reached_by_keys(visit):
     page.focus("nav a[aria-current=page]")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
-    page.wait_for_selector("h1:has-text('Steering sweep')")
+    page.wait_for_selector("h1:has-text('Training')")
     before = page.evaluate("document.documentElement.dataset.theme")
     page.keyboard.press("t")
     assert page.evaluate("document.documentElement.dataset.theme") != before
