@@ -154,6 +154,8 @@ def test_the_view_shows_curves_and_every_vector_that_was_tried(visit, tmp_path):
     page.wait_for_selector("[data-plot=training_trained_nll_layer16]")
     page.select_option("label:has-text('Method') select", "prompt_delta")
     page.wait_for_selector("text=Nothing was tried")
+    controls = page.inner_text("section .controls").split()
+    assert controls == ["Method", "trained_nll", "prompt_delta"]
     assert page.query_selector("section table") is None
 
 

@@ -38,7 +38,7 @@ function shown({ methods, command }, params) {
   const layer = found.layers.find((l) => String(l) === String(params.layer)) ?? found.layers[0];
   const controls = [
     methods.length > 1 && choice("Method", methods.map((m) => m.method), found.method, (method) => patch({ method })),
-    found.tried.length && found.layers.length > 1 && choice("Layer", found.layers, layer, (l) => patch({ method: found.method, layer: l })),
+    found.tried.length > 0 && found.layers.length > 1 && choice("Layer", found.layers, layer, (l) => patch({ method: found.method, layer: l })),
   ];
   const losses = found.tried.length ? lossPlot(found, layer) : closedForm(found);
   return h(
@@ -46,7 +46,7 @@ function shown({ methods, command }, params) {
     {},
     section(found.method, LOWERED[found.objective], controls, h("div", { class: "stack" }, stale(found), figures(found, layer), losses)),
     found.tried.length > 0 && section("Vectors that were tried", TRIED_NOTE, null, triedTable(found, layer)),
-    section("How", "", null, h("div", { class: "stack" }, sourceOf(found), optionsOf(found))),
+    section("How", "", null, h("div", { class: "stack" }, sourceOf(found), found.tried.length > 0 && optionsOf(found))),
   );
 }
 
@@ -74,7 +74,7 @@ function figures(found, layer) {
     ["norm", kept && number(kept.norm)],
     ["dose", kept && number(kept.dose, 3)],
     ["cosines between seeds", cosines.length ? cosines.map((c) => number(c, AGREE_DIGITS)).join(", ") : null],
-    ["trained on", amount(texts, "train")],
+    [found.tried.length ? "trained on" : "taken from", amount(texts, "train")],
     ["validated on", found.tried.length ? amount(texts, "val") : null],
     ["left over", texts.left_texts ? amount(texts, "left") : null],
   ]);
