@@ -16,7 +16,7 @@ if not __package__:  # run as a script: this checkout is the package traitscope,
     runpy.run_path(str(Path(__file__).resolve().parents[1] / "__init__.py"), run_name="checkout")
 
 from traitscope.extraction.report.summary import render_example, render_table, summarise_all
-from traitscope.extraction.training.stage import training_flags, training_stage
+from traitscope.extraction.training.stage import require_own_texts, training_flags, training_stage
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import FIT, STAGES, ExperimentPaths, TraitPaths
 from traitscope.utils.judge import JudgeOptions, prepare_judge
@@ -115,6 +115,8 @@ def plan_stages(options: PipelineOptions, given: dict[str, Any]) -> list[Planned
     steps = [PlannedStage(stages[i], options.experiment, settings) for i in sorted(chosen - {STEERING})]
     if FITTING in chosen:
         asked = [name for name, method in METHOD_OF.items() if method in settings.get("methods", ())]
+        if asked:
+            require_own_texts(settings, options.targets)
         steps += [PlannedStage(training_stage(name), options.experiment, settings) for name in asked]
     if STEERING in chosen:
         steps.append(_plan_steering(stages[STEERING], options, given, settings))

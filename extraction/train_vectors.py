@@ -3,6 +3,7 @@
 For example:
 
     python extraction/train_vectors.py --experiment demo --traits behavioral/formality --objective nll
+    python extraction/train_vectors.py --experiment demo --traits behavioral/formality --from texts.jsonl
 """
 
 import runpy
@@ -15,7 +16,7 @@ if not __package__:  # run as a script: this checkout is the package traitscope,
 
 from dataclasses import dataclass
 
-from traitscope.extraction.training.stage import training_flags, training_stage
+from traitscope.extraction.training.stage import require_own_texts, training_flags, training_stage
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import ExperimentPaths
 from traitscope.utils.records.trained import OBJECTIVES
@@ -44,6 +45,7 @@ def train(options: TrainingRun, how: How, given: dict[str, Any]) -> None:
     stages = [training_stage(name) for name in options.objective]
     paths = ExperimentPaths(options.experiment)
     settings = resolve_settings(paths, training_flags(), given)
+    require_own_texts(settings, options.targets)
     if options.dry_run:
         _print_plan(stages, options, settings, how)
         return

@@ -12,7 +12,7 @@ from conftest import call_with, copy_trait
 from filelock import FileLock
 
 from traitscope.analysis import compare_groups, compare_models
-from traitscope.extraction import run_pipeline
+from traitscope.extraction import run_pipeline, train_vectors
 from traitscope.inference import capture_raw_activations, monitor_dynamics
 from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.model.gguf import converted, embedded_gguf
@@ -49,6 +49,13 @@ SWEEP = {
     "subset": 3,
     "random_pairs": 3,
     "doses": (0.1, 0.3),
+}
+TRAINING = {
+    "steps": 10,
+    "train_layers": "12,16",
+    "train_seeds": 2,
+    "learning_rates": (0.01, 0.1),
+    "no_vet": True,
 }
 WITHOUT_TORCH = """
 import runpy, sys
@@ -105,6 +112,9 @@ def make_experiments(root: Path) -> Path:
         call_with(run_pipeline, traits=(FORMALITY,), no_steering=True, **own)
         call_with(run_pipeline, traits=(OPTIMISM,), **own)
         call_with(run_pipeline, traits=(DECEPTION,), stages="0", **own)
+        call_with(
+            train_vectors, experiment="demo", traits=(FORMALITY,), objective=("nll", "delta"), **TRAINING
+        )
         capture_prompts(root)
     finally:
         os.environ.pop("TRAITSCOPE_ROOT")

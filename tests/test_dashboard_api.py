@@ -122,9 +122,9 @@ def test_what_has_not_been_vetted_is_null(ask):
 
 def test_vectors_are_those_of_the_metadata(ask, shown):
     page, paths = ask("/vectors", trait=FORMALITY), TraitPaths("demo", FORMALITY, shown)
-    assert {(v["method"], v["layer"]) for v in page["vectors"]} == {
-        (m, layer) for m in ("mean_diff", "probe", "random") for layer in range(8, 18)
-    }
+    fitted = {(m, layer) for m in ("mean_diff", "probe", "random") for layer in range(8, 18)}
+    trained = {("trained_nll", 12), ("trained_nll", 16), *(("prompt_delta", layer) for layer in range(20))}
+    assert {(v["method"], v["layer"]) for v in page["vectors"]} == fitted | trained
     for vector in page["vectors"]:
         written = read_json(paths.vector_metadata(vector["method"], vector["layer"]))
         assert vector == {key: written[key] for key in vector}
@@ -248,7 +248,7 @@ def test_the_api_keeps_its_own_description_whatever_is_asked(shown, names):
         "/api/openapi.json", build_app(Library(shown), names=["testserver"])
     )
     operations = [result.ok() for result in schema.get_all_operations()]
-    assert len(operations) == 19
+    assert len(operations) == 20
     for operation in operations:
 
         @given(case=operation.as_strategy())

@@ -13,6 +13,7 @@ pytestmark = needs_browser
 VIEWS = {
     "overview": "#/overview?experiment=demo",
     "extraction": f"#/extraction?experiment=demo&trait={OPTIMISM}",
+    "training": f"#/training?experiment=demo&trait={FORMALITY}",
     "steering": f"#/steering?experiment=demo&trait={OPTIMISM}",
     "dynamics": "#/dynamics?experiment=demo&set=skies&other=twin&pid=turns",
     "groups": "#/groups?experiment=demo&set=skies",
@@ -198,7 +199,7 @@ def test_everything_can_be_reached_by_keys(visit):
     page.focus("nav a[aria-current=page]")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
-    page.wait_for_selector("h1:has-text('Steering sweep')")
+    page.wait_for_selector("h1:has-text('Training')")
     before = page.evaluate("document.documentElement.dataset.theme")
     page.keyboard.press("t")
     assert page.evaluate("document.documentElement.dataset.theme") != before

@@ -19,6 +19,7 @@ PAGES = [  # of one trait
     "vetting",
     "vectors",
     "similarity/methods?layer=12",
+    "training",
     "steering",
     "steering/texts?part=dev&arm=unsteered",
     "steering/judging",

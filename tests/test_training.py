@@ -6,7 +6,15 @@ import pytest
 import torch
 from families import FAMILIES, build
 
-from traitscope.extraction.training.learning import Course, Learned, Learning, Start, factor_at, learn
+from traitscope.extraction.training.learning import (
+    Course,
+    Learned,
+    Learning,
+    Progress,
+    Start,
+    factor_at,
+    learn,
+)
 from traitscope.extraction.training.objectives import LikelyText, PreferredAnswer, ToldModel, pair_up
 from traitscope.extraction.training.options import TrainOptions
 from traitscope.extraction.training.rows import Passes, Row, Unit
@@ -173,7 +181,7 @@ def test_rows_of_one_pass_are_runs_of_their_own(lm, tmp_path):
 
     def run(starts, name):
         passes = passes_of(lm, [s.layer for s in starts])
-        return learn(passes, LikelyText(texts), starts, QUICK, Journal(tmp_path / name), "")
+        return learn(passes, LikelyText(texts), starts, QUICK, Progress(Journal(tmp_path / name)))
 
     together = run(starts, "together")
     for i, start in enumerate(starts):
@@ -209,7 +217,11 @@ def test_a_teachers_vector_is_found_in_the_texts_that_it_wrote(llama, tmp_path, 
 
     passes = passes_of(llama, [layer], positions="response")
     learned = learn(
-        passes, LikelyText(texts), [Start(layer, 0.1, 0, mean_norm)], options, Journal(tmp_path / "j"), ""
+        passes,
+        LikelyText(texts),
+        [Start(layer, 0.1, 0, mean_norm)],
+        options,
+        Progress(Journal(tmp_path / "j")),
     )[0]
 
     assert torch.cosine_similarity(learned.values, vector, dim=0) > 0.95
@@ -272,7 +284,7 @@ def test_of_two_answers_the_vector_prefers_the_one_and_its_opposite_the_other(ll
     options = replace(QUICK, steps=80, texts_a_step=16, train_doses=(0.5,))
     passes = passes_of(llama, [layer], positions="response")
     learned = learn(
-        passes, objective, [Start(layer, 0.1, 0, mean_norm)], options, Journal(tmp_path / "j"), ""
+        passes, objective, [Start(layer, 0.1, 0, mean_norm)], options, Progress(Journal(tmp_path / "j"))
     )[0]
 
     assert torch.cosine_similarity(learned.values, vector, dim=0) > 0.8
@@ -323,7 +335,11 @@ def test_a_model_that_is_told_by_a_vector_is_followed_by_it(llama, tmp_path):
     options = replace(QUICK, steps=120, texts_a_step=16, train_doses=(0.5,))
     start = [Start(layer, 0.1, 0, mean_norm)]
     learned = learn(
-        passes_of(llama, [layer]), Steered(Texts(train, val, [])), start, options, Journal(tmp_path / "j"), ""
+        passes_of(llama, [layer]),
+        Steered(Texts(train, val, [])),
+        start,
+        options,
+        Progress(Journal(tmp_path / "j")),
     )[0]
     assert torch.cosine_similarity(learned.values, vector, dim=0) > 0.95
     assert learned.course.best_loss < 0.2 * learned.plain_loss
@@ -444,13 +460,16 @@ def test_the_best_vector_is_restored_and_one_that_ended_stands_still(llama, tmp_
     kept = {}
     look = Learning.validate
 
-    def validate(self, step):
-        look(self, step)
+    def validate(self, step, factor):
+        looks = look(self, step, factor)
         kept[step] = [p.detach().clone() for p in self.parameters]
+        return looks
 
     monkeypatch.setattr(Learning, "validate", validate)
     options = replace(QUICK, steps=20, patience=3)
-    learned = learn(passes_of(llama, [1, 1]), LikelyText(texts), starts, options, Journal(tmp_path / "j"), "")
+    learned = learn(
+        passes_of(llama, [1, 1]), LikelyText(texts), starts, options, Progress(Journal(tmp_path / "j"))
+    )
 
     assert [v.course.best_step for v in learned] == [20, 2]
     assert learned[1].course.ended == "no lower loss in 3 validations"
@@ -468,8 +487,7 @@ def test_validation_is_asked_at_least_eight_times_however_short_the_run(llama, t
         LikelyText(texts),
         [Start(1, 0.01, 0, 5.0)],
         replace(QUICK, steps=9),
-        Journal(tmp_path / "j"),
-        "",
+        Progress(Journal(tmp_path / "j")),
     )[0]
     assert len(learned.course.losses) >= 8
     assert [step for step, *_ in learned.course.losses] == sorted(
@@ -485,7 +503,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(llama, tmp_path, 
 
     def run(name):
         return learn(
-            passes_of(llama, [1, 1]), LikelyText(texts), starts, options, Journal(tmp_path / name), ""
+            passes_of(llama, [1, 1]), LikelyText(texts), starts, options, Progress(Journal(tmp_path / name))
         )
 
     whole = run("whole")
@@ -518,7 +536,7 @@ def test_another_training_does_not_go_on_from_this_one(llama, tmp_path):
     start, options = [Start(1, 0.02, 0, 5.0)], replace(QUICK, steps=10)
 
     def run(texts, options, journal):
-        return learn(passes_of(llama, [1]), LikelyText(texts), start, options, journal, "")[0]
+        return learn(passes_of(llama, [1]), LikelyText(texts), start, options, Progress(journal))[0]
 
     run(texts, options, journal)
     for given in ((others, options), (texts, replace(options, learning_rates=(1.0,)))):
@@ -590,8 +608,7 @@ def test_when_nothing_stays_finite_one_line_says_so(llama, tmp_path, monkeypatch
             LikelyText(texts),
             [Start(1, 0.1, 0, 5.0)],
             QUICK,
-            Journal(tmp_path / "j"),
-            "",
+            Progress(Journal(tmp_path / "j")),
         )
 
 
@@ -600,7 +617,9 @@ def test_memory_that_runs_out_halves_the_pass_and_changes_nothing(llama, tmp_pat
 
     def run(name):
         start = [Start(1, 0.02, 0, 5.0)]
-        return learn(passes_of(llama, [1]), LikelyText(texts), start, QUICK, Journal(tmp_path / name), "")[0]
+        return learn(
+            passes_of(llama, [1]), LikelyText(texts), start, QUICK, Progress(Journal(tmp_path / name))
+        )[0]
 
     whole = run("whole")
     own = Passes.losses
@@ -623,7 +642,7 @@ def test_a_vector_whose_loss_ceases_to_be_finite_costs_the_others_nothing_not_ev
 
     def run(name):
         return learn(
-            passes_of(llama, [1, 1]), LikelyText(texts), starts, options, Journal(tmp_path / name), ""
+            passes_of(llama, [1, 1]), LikelyText(texts), starts, options, Progress(Journal(tmp_path / name))
         )
 
     sound = run("sound")
@@ -658,7 +677,11 @@ def test_a_vector_whose_loss_ceases_to_be_finite_costs_the_others_nothing_not_ev
 def test_the_unsteered_loss_is_the_models_own(lm, tmp_path):
     texts = Texts(texts_of(lm, 8), texts_of(lm, 4, seed=9), [])
     learned = learn(
-        passes_of(lm, [1]), LikelyText(texts), [Start(1, 0.02, 0, 5.0)], QUICK, Journal(tmp_path / "j"), ""
+        passes_of(lm, [1]),
+        LikelyText(texts),
+        [Start(1, 0.02, 0, 5.0)],
+        QUICK,
+        Progress(Journal(tmp_path / "j")),
     )[0]
     plain = torch.cat([plain_costs(lm, text) for text in texts.val]).mean()
     assert learned.plain_loss == pytest.approx(float(plain), rel=1e-4)

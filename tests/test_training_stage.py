@@ -13,7 +13,7 @@ from conftest import N_LAYERS, SHIPPED, call, copy_trait
 from traitscope.analysis.steering.place import usual_layer
 from traitscope.analysis.steering.questions import choose_questions, spare_for_training
 from traitscope.extraction import import_vectors, run_pipeline, train_vectors
-from traitscope.extraction.training import stage, told
+from traitscope.extraction.training import job, stage, told
 from traitscope.extraction.training.learning import Learning
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json
@@ -298,7 +298,7 @@ def test_prompt_delta_is_what_the_instruction_adds_at_the_same_tokens(paths, lla
 
 
 def test_a_told_model_that_writes_nothing_is_one_line(paths, monkeypatch, capfd):
-    monkeypatch.setattr(stage, "told_texts", lambda *_: [])
+    monkeypatch.setattr(job, "told_texts", lambda *_: [])
     for objective in ("delta", "distill"):
         with pytest.raises(UserError):
             train("--objective", objective)

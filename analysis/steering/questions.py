@@ -82,6 +82,13 @@ def spare_for_training(dataset: TraitDataset, pool: Sequence[str]) -> list[str]:
     return split_questions([q for q in pool if normalised(q) not in mine])[0][FILLED_TO:]
 
 
+def may_be_asked(dataset: TraitDataset, pool: Sequence[str]) -> set[str]:
+    """Return all questions that an evaluation of the trait may ask, normalised: what is trained must not meet them."""
+    own, _ = dataset.split_used(dataset.questions)
+    spare = {normalised(q) for q in spare_for_training(dataset, pool)} | dataset.used_in_extraction
+    return {normalised(q) for q in [*own, *pool]} - spare
+
+
 def _unseen(questions: Sequence[str], wanted: int, seen: Iterable[str]) -> list[str]:
     known = {normalised(q) for q in seen}
     left = [q for q in questions if normalised(q) not in known]

@@ -3,7 +3,7 @@
 import base64
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -43,6 +43,27 @@ class Start:
     learning_rate: float
     seed: int
     mean_norm: float  # of the residual stream at the layer: the unit of a dose
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a vector stood at a validation."""
+
+    start: Start
+    step: int
+    trained: float | None  # mean training loss since the last validation
+    loss: float
+    norm: float
+    learning_rate: float  # of the step before it
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training keeps how far it is, and who is told how it goes."""
+
+    journal: Journal
+    label: str = ""
+    watch: Callable[[list[Look]], None] = lambda looks: None
 
 
 @dataclass
@@ -141,8 +162,11 @@ class Learning:
 
     def values(self, vector: int) -> Tensor:
         """Return the best vector: as long as it was learnt, or at the mean of the doses."""
-        doses = self.options.train_doses
-        return (self.best[vector] * self.force(vector, sum(doses) / len(doses))).cpu()
+        return (self.best[vector] * self.force(vector, self._mean_dose)).cpu()
+
+    @property
+    def _mean_dose(self) -> float:
+        return sum(self.options.train_doses) / len(self.options.train_doses)
 
     def step(self, step: int, factor: float) -> None:
         """Take one step with every vector that still learns."""
@@ -195,15 +219,23 @@ class Learning:
                 for i in self.going:
                     self.parameters[i].mul_(self.root / self.parameters[i].norm())
 
-    def validate(self, step: int) -> None:
-        """Note the validation loss of every vector that still learns, and keep the best of each."""
-        losses = self.losses_on(self.objective.val, self.going)
+    def validate(self, step: int, factor: float) -> list[Look]:
+        """Note the validation loss of every vector that still learns, keep the best of each, and return how they stand.
+
+        Args:
+            factor: The share of the learning rate at the last step.
+        """
+        losses, looks = self.losses_on(self.objective.val, self.going), []
         for i in list(self.going):
             total, weight = self.sums[i].tolist()
             trained = total / weight if weight else None
             if self.courses[i].look(step, trained, losses[i], self.options.patience):
                 self.best[i] = self.parameters[i].detach()
+            norm = float(self.parameters[i].detach().norm()) * self.force(i, self._mean_dose)
+            rate = self.starts[i].learning_rate * factor
+            looks.append(Look(self.starts[i], step, trained, losses[i], norm, rate))
         self.sums.zero_()
+        return looks
 
     def plain_loss(self) -> float:
         """Return the unsteered model's mean loss on the validation items."""
@@ -296,12 +328,7 @@ def _order(seed: int, epoch: int, size: int) -> list[int]:
 
 
 def learn(
-    passes: Passes,
-    objective: Objective,
-    starts: Sequence[Start],
-    options: TrainOptions,
-    journal: Journal,
-    label: str,
+    passes: Passes, objective: Objective, starts: Sequence[Start], options: TrainOptions, progress: Progress
 ) -> list[Learned]:
     """Learn vectors, as many as there are starts, in one pass a batch; go on where an earlier run was killed.
 
@@ -317,21 +344,22 @@ def learn(
     settings = {k: v for k, v in asdict(options).items() if k != "gradient_checkpointing"}
     items = [[[asdict(text) for text in item] for item in part] for part in (objective.train, objective.val)]
     name = key_of(type(objective).__name__, [asdict(s) for s in starts], settings, items, passes.lm.identity)
-    done = _resume(learning, journal, name, steps)
+    done = _resume(learning, progress.journal, name, steps)
     if done == 0:
         learning.aim()
-        learning.validate(0)
+        progress.watch(learning.validate(0, 0.0))
 
-    with tqdm(total=steps, initial=done, desc=label, unit="step", disable=None, leave=False) as bar:
+    with tqdm(total=steps, initial=done, desc=progress.label, unit="step", disable=None, leave=False) as bar:
         for step in range(done, steps):
             if not learning.going:
                 break
-            learning.step(step, factor_at(step, steps, options))
+            factor = factor_at(step, steps, options)
+            learning.step(step, factor)
             bar.update()
             if (step + 1) % every == 0 or step + 1 == steps:
-                learning.validate(step + 1)
+                progress.watch(learning.validate(step + 1, factor))
                 bar.set_postfix(loss=f"{min(c.best_loss for c in learning.courses):.3f}")
-                journal.add(key_of(name, step + 1), learning.as_json())
+                progress.journal.add(key_of(name, step + 1), learning.as_json())
 
     _require_learnt(learning)
     plain = learning.plain_loss()

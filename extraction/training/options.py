@@ -5,10 +5,36 @@ from typing import Literal
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.model.hooks import Positions
+from traitscope.utils.records.chats import SCORE, identify_chats
 from traitscope.utils.stage.flags import flag
 
 Opposite = Literal["negative", "null"]
 Schedule = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """Where the texts come from."""
+
+    texts_from: str = flag(
+        "",
+        (
+            'A JSON-lines file of conversations, {"messages": [{"role", "content"}, …], "score"?}, to train on in '
+            "place of the trait's own responses."
+        ),
+        also=("from",),
+        identify=identify_chats,
+    )
+    score_column: str = flag(
+        SCORE,
+        (
+            "Field of that file which says how strongly a response shows the trait: --pos-threshold and "
+            "--neg-threshold tell the sides apart. Without it, every response does; '' reads none."
+        ),
+    )
+
+    heading = "Texts"
+    is_setting = True
 
 
 @dataclass(frozen=True)

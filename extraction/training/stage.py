@@ -4,44 +4,34 @@ method has.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import cached_property, partial
+from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from torch import Tensor
 
 from traitscope.analysis.steering.place import usual_layer
-from traitscope.extraction.training.learning import Learned, Start, finite, learn
-from traitscope.extraction.training.objectives import (
-    LikelyText,
-    Objective,
-    PreferredAnswer,
-    ToldModel,
-    pair_up,
-)
-from traitscope.extraction.training.options import Opposite, TrainOptions
+from traitscope.extraction.training.job import TOLD, Job
+from traitscope.extraction.training.learning import Learned, Progress, Start, finite, learn
+from traitscope.extraction.training.objectives import LikelyText, Objective, PreferredAnswer, ToldModel
+from traitscope.extraction.training.options import Opposite, TextOptions, TrainOptions
 from traitscope.extraction.training.rows import Passes
-from traitscope.extraction.training.texts import LEAST, Texts, fill_budgets
-from traitscope.extraction.training.told import added_by_telling, told_texts
+from traitscope.extraction.training.texts import Texts
+from traitscope.extraction.training.told import added_by_telling
+from traitscope.extraction.training.tracking import TRACK_HELP, require_trackers, told_of
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.journal import Journal, key_of
-from traitscope.utils.files.paths import CAPTURE, FIT, SIDES, TraitPaths, question_pool
+from traitscope.utils.files.journal import key_of
+from traitscope.utils.files.paths import FIT, SIDES, TraitPaths, question_pool
 from traitscope.utils.files.reading import digest, is_there
 from traitscope.utils.measures.separation import describe_vector
 from traitscope.utils.model.generation import Sampling
-from traitscope.utils.model.loading import LM, ModelOptions, load_lm
+from traitscope.utils.model.loading import ModelOptions
 from traitscope.utils.model.upper import UpperPart
-from traitscope.utils.records.activations import (
-    ActivationsAbout,
-    Captured,
-    fitted_sides,
-    read_captured,
-    read_fitted_on,
-)
+from traitscope.utils.records.activations import ActivationsAbout, fitted_sides, read_fitted_on
+from traitscope.utils.records.chats import chats_file, is_ours
 from traitscope.utils.records.dataset_files import dataset_files
 from traitscope.utils.records.imported import write_imported
-from traitscope.utils.records.own_texts import own_texts
 from traitscope.utils.records.ranking import best_held_out
 from traitscope.utils.records.scores import Thresholds
 from traitscope.utils.records.trained import (
@@ -57,7 +47,6 @@ from traitscope.utils.stage.flags import Flag
 from traitscope.utils.stage.layers import parse_layers
 from traitscope.utils.stage.stage import Stage, only_one
 
-TOLD = ("distill", "delta")  # what the model wrote when it was told to show the trait
 _WRITING = tuple(field.name for field in fields(Sampling))
 _LEARNING = tuple(field.name for field in fields(TrainOptions))
 WITHOUT_EFFECT = {  # objective → flags that do nothing there: to change one trains nothing again
@@ -84,10 +73,13 @@ def training_stage(objective: str) -> Stage:
         training: TrainOptions,
         thresholds: Thresholds,
         sampling: Sampling,
+        texts: TextOptions,
         no_vet: Annotated[bool, "Use every response, whatever its score."] = False,
+        track: Annotated[tuple[str, ...], TRACK_HELP] = (),
     ) -> dict:
         training.check()
-        job = Job(paths, objective, training, sampling, None if no_vet else thresholds)
+        require_trackers(track)
+        job = Job(paths, objective, training, sampling, thresholds, no_vet, texts, track)
         return add_vectors(job, model) if objective == "delta" else train_vectors(job, model)
 
     inputs, outputs = partial(_inputs, objective), partial(_outputs, METHOD_OF[objective])
@@ -96,84 +88,23 @@ def training_stage(objective: str) -> Stage:
         run=train,
         inputs=inputs,
         outputs=outputs,
-        cosmetic=WITHOUT_EFFECT[objective],
+        cosmetic=(*WITHOUT_EFFECT[objective], "track"),
+        only_with={"score_column": "texts_from"},
     )
+
+
+def require_own_texts(settings: dict[str, Any], targets: Sequence[TraitPaths]) -> None:
+    """Raise UserError where one file of texts would be learnt as several traits."""
+    if settings.get("texts_from") and len(targets) > 1:
+        raise UserError(
+            f"--from {settings['texts_from']} shows one trait, and {len(targets)} are to be trained; name one with "
+            "--traits"
+        )
 
 
 def training_flags() -> dict[str, Flag]:
     """Return the flags of training, which every objective shares."""
     return training_stage(OBJECTIVES[0]).flags
-
-
-@dataclass(frozen=True)
-class Job:
-    """One trait to be trained with one objective, and what its vectors are measured on."""
-
-    paths: TraitPaths
-    objective: str
-    training: TrainOptions
-    sampling: Sampling
-    thresholds: Thresholds | None  # where a response's score counts as passed; None takes every response
-
-    @property
-    def method(self) -> str:
-        return METHOD_OF[self.objective]
-
-    @property
-    def stage(self) -> str:
-        return f"train_{self.objective}"
-
-    @property
-    def journal(self) -> Journal:
-        """Where its progress stands."""
-        return Journal(self.paths.journal(self.stage))
-
-    @cached_property
-    def captured(self) -> Captured:
-        """The activations that stage 3 left."""
-        return read_captured(self.paths)
-
-    def load(self, model: ModelOptions) -> LM:
-        """Load the model.
-
-        Raises:
-            UserError: it is not the one that was read, or its vectors could not be measured.
-        """
-        about = self.captured.about
-        if about.component != "residual":
-            advice = f"run {CAPTURE} with --component residual"
-            raise UserError(f"vectors are trained in the residual stream; {advice}")
-        fitted_sides(self.captured, read_fitted_on(self.paths), [0])  # refuses what could not be measured
-
-        lm = load_lm(model)
-        read = about.made_by.get("model") or {}
-        if read.get("identity") != lm.identity["identity"]:
-            raise UserError(
-                f"the activations of {self.paths.trait} are of {read.get('name')}, and {lm.identity['name']} is to be "
-                f"trained through; run {CAPTURE} with the same --model"
-            )
-        return lm
-
-    def texts(self, lm: LM) -> Texts:
-        """Return what is learnt and what validates.
-
-        Raises:
-            UserError: there are too few texts.
-        """
-        about = self.captured.about
-        if self.objective in TOLD:
-            found = told_texts(self.paths, lm, about, self.thresholds, self.sampling, self.journal)
-        else:
-            found = own_texts(self.paths, lm, about, self.thresholds, in_pairs=self.objective == "pref")
-        if self.objective == "delta":
-            if len(found) < LEAST:
-                raise UserError(f"there are {len(found)} texts that the told model wrote; {LEAST} are needed")
-            return Texts(found, [], [])
-        if self.objective == "pref":
-            chosen = list(dict.fromkeys(text for pair in pair_up(found) for text in pair))
-        else:
-            chosen = [text for text in found if self.training.train_opposite or text.side == "pos"]
-        return fill_budgets(chosen, self.training.train_tokens, self.training.val_tokens, seed=0)
 
 
 def train_vectors(job: Job, model: ModelOptions) -> dict:
@@ -194,17 +125,17 @@ def train_vectors(job: Job, model: ModelOptions) -> dict:
         training.positions,
         training.gradient_checkpointing,
     )
-    label = f"{job.stage} {job.paths.trait}"
-    learned = learn(
-        passes, LOWERS[job.objective](texts, training.opposite), starts, training, job.journal, label
-    )
-    kept = choose(learned)
+    with told_of(job.track, job.paths, job.stage, asdict(training)) as trackers:
+        progress = Progress(job.journal, f"{job.stage} {job.paths.trait}", trackers.look)
+        learned = learn(passes, LOWERS[job.objective](texts, training.opposite), starts, training, progress)
+        kept = choose(learned)
+        trackers.keep(kept)
     record = {
         "plain_loss": learned[0].plain_loss,
         "tried": [_tried(v, is_kept=v in kept) for v in learned],  # by identity
         "seeds_agree": {str(v.start.layer): _agreement(v, learned) for v in kept},
     }
-    said = {v.start.layer: _said(v) for v in kept}
+    said = {v.start.layer: _said(v, texts) for v in kept}
     _write(job, {v.start.layer: v.values for v in kept}, said, texts, record)
     return _summary(kept, texts)
 
@@ -219,7 +150,7 @@ def add_vectors(job: Job, model: ModelOptions) -> dict:
     texts = job.texts(lm)
     added = added_by_telling(lm, texts.train)
     _write(job, dict(enumerate(added)), {}, texts, {"plain_loss": None, "tried": []})
-    return {"vectors": len(added), "texts": len(texts.train)}
+    return {"vectors": len(added), "texts": len(texts.train), **texts.fates}
 
 
 LOWERS: dict[str, Callable[[Texts, Opposite], Objective]] = {
@@ -296,6 +227,7 @@ def _write(
         made_by=made_by,
         options=asdict(job.training),
         texts=texts.as_json(),
+        source=texts.source,
         layers=layers,
         **record,
     )
@@ -351,7 +283,7 @@ def _agreement(kept: Learned, learned: Sequence[Learned]) -> list[float]:
     return [round(float(a @ b), 6) for i, a in enumerate(same) for b in same[i + 1 :]]
 
 
-def _said(v: Learned) -> dict[str, Any]:
+def _said(v: Learned, texts: Texts) -> dict[str, Any]:
     """Return what a vector says of how it was learnt."""
     return {
         "learning_rate": v.start.learning_rate,
@@ -360,6 +292,7 @@ def _said(v: Learned) -> dict[str, Any]:
         "validation_loss": round(v.course.best_loss, 6),
         "plain_loss": round(v.plain_loss, 6),
         "tokens_seen": v.course.tokens_seen,
+        **({"texts_from": texts.source["file"]} if texts.source else {}),
         **v.settings,
     }
 
@@ -373,18 +306,23 @@ def _summary(kept: Sequence[Learned], texts: Texts) -> dict:
         "vectors": len(kept),
         "texts": len(texts.train),
         "left over": len(texts.left),
+        **texts.fates,
         "validation loss": f"{best.plain_loss:.3f} → {best.course.best_loss:.3f} (layer {best.start.layer})",
         **({"note": HIGHER} if best.course.best_loss >= best.plain_loss else {}),
     }
 
 
 def _inputs(objective: str, paths: TraitPaths, params: dict) -> list[Path]:
-    pool = question_pool(paths.root)
-    own = [] if params["no_vet"] else [paths.response_scores]
-    told = [*dataset_files(paths), *([pool] if pool.is_relative_to(paths.root) else [])]
+    pool, given = question_pool(paths.root), params["texts_from"]
+    asked = [*dataset_files(paths), *([pool] if pool.is_relative_to(paths.root) else [])]
     best = [paths.fitted_on] if params["train_layers"] == "best" else []
     responses = [paths.responses(side) for side in SIDES]
-    return [*responses, *own, *(told if objective in TOLD else []), *best, paths.activations_metadata]
+    if given:
+        file = chats_file(given)
+        return [*([file] if is_ours(file) else []), *responses, *asked, *best, paths.activations_metadata]
+
+    own = [] if params["no_vet"] else [paths.response_scores]
+    return [*responses, *own, *(asked if objective in TOLD else []), *best, paths.activations_metadata]
 
 
 def _outputs(method: str, paths: TraitPaths, params: dict) -> list[Path]:

@@ -2,7 +2,8 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from traitscope.utils.errors import UserError
 from traitscope.utils.records.own_texts import Text, count_tokens
@@ -18,6 +19,14 @@ class Texts:
     train: list[Text]
     val: list[Text]
     left: list[Text]
+    source: dict[str, Any] = field(
+        default_factory=dict
+    )  # of texts of a file: which, and what became of its lines
+
+    @property
+    def fates(self) -> dict[str, int]:
+        """Return how many lines of their file were left out, or cut, by the reason."""
+        return self.source.get("counts", {})
 
     def as_json(self) -> dict[str, int]:
         """Return how many texts and response tokens there are of each."""
@@ -58,7 +67,7 @@ def fill_budgets(texts: Sequence[Text], train_tokens: int, val_tokens: int, seed
     if short:
         raise UserError(
             f"the texts have {total} response tokens in all, which gives {' and '.join(short)}; "
-            "ask for less with --train-tokens and --val-tokens, or raise --max-new-tokens"
+            "ask for less with --train-tokens and --val-tokens, or bring more texts"
         )
     if len(train) < LEAST or len(val) < LEAST // 2:
         raise UserError(

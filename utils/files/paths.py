@@ -279,6 +279,11 @@ class TraitPaths:
         """Return the file that says how a trained method came about."""
         return self.dir / "training" / f"{method}.json"
 
+    @property
+    def tracking(self) -> Path:
+        """The folder of what trackers keep of trainings, of every trait of the experiment."""
+        return self.root / "experiments" / self.experiment / "tracking"
+
     def export(self, method: str) -> Path:
         """Return the folder whose files other tools read."""
         return self.root / "experiments" / self.experiment / "exports" / self.trait / method

@@ -120,11 +120,21 @@ def _texts(values: Any, where: str) -> list[str]:
     return values
 
 
-def _messages(values: Any, where: str) -> list[dict[str, str]]:
+def messages_in(values: Any, where: str) -> list[dict[str, str]]:
+    """Return what should be chat messages as such.
+
+    Raises:
+        UserError: they are none.
+    """
     if not isinstance(values, list) or not all(
         isinstance(m, dict) and m.get("role") in ROLES and isinstance(m.get("content"), str) for m in values
     ):
         raise UserError(f'{where}: messages are objects with "role" ({", ".join(ROLES)}) and "content"')
-    if not values or values[-1]["role"] != "user":
-        raise UserError(f"{where}: the last message must be the user's")
     return [{"role": m["role"], "content": m["content"]} for m in values]
+
+
+def _messages(values: Any, where: str) -> list[dict[str, str]]:
+    messages = messages_in(values, where)
+    if not messages or messages[-1]["role"] != "user":
+        raise UserError(f"{where}: the last message must be the user's")
+    return messages

@@ -35,9 +35,11 @@ class Thresholds:
         """Tell whether a score is on its side's part of the scale; a text that could not be judged has
         not passed.
         """
-        if score.value is None:
-            return False
-        return score.value >= self.pos_threshold if side == "pos" else score.value <= self.neg_threshold
+        return score.value is not None and self.is_on(side, score.value)
+
+    def is_on(self, side: str, value: float) -> bool:
+        """Tell whether a value is on a side's part of the scale."""
+        return value >= self.pos_threshold if side == "pos" else value <= self.neg_threshold
 
     def pass_rate(self, scores: Sequence[tuple[str, Score]]) -> float | None:
         """Return passed / all asked for (side, score) pairs; None when nothing was asked."""

@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.files.paths import TraitPaths
+from traitscope.utils.files.reading import is_there
 from traitscope.utils.records.shaped import Shaped, read_shaped, require_own
 
 METHOD_OF = {  # objective → the method whose vectors it makes; the last is no training, but one difference
@@ -44,6 +45,7 @@ class Training(Shaped):
     made_by: dict[str, Any]
     options: dict[str, Any]
     texts: dict[str, int]  # how many texts and response tokens were learnt, validated on and left over
+    source: dict[str, Any] = {}  # of texts of a file: which, its digest, and what became of its lines
     plain_loss: float | None  # of the unsteered model on the validation texts; None where nothing was lowered
     layers: list[int]  # that it has a vector for, ascending
     tried: list[Tried]
@@ -71,3 +73,17 @@ def read_training(paths: TraitPaths, method: str) -> Training:
     found = read_shaped(file, Training)
     require_own(file, trait=(found.trait, paths.trait), method=(found.method, method))
     return found
+
+
+def list_trainings(paths: TraitPaths) -> dict[str, Training]:
+    """Return {method: how it was trained} of every method that was, in the order of their objectives.
+
+    Raises:
+        UserError: a file is not what training writes, or of another trait or method.
+    """
+    return {method: read_training(paths, method) for method in METHODS if is_there(paths.training(method))}
+
+
+def command_to_train(paths: TraitPaths) -> str:
+    """Return the command that trains a trait's vectors."""
+    return f"python extraction/train_vectors.py --experiment {paths.experiment} --traits {paths.trait}"

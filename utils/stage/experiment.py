@@ -27,6 +27,7 @@ MODELS = {  # experiment name → model, for those who name an experiment after 
     "smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct",
 }
 LASTING = ("model", "judge")  # what an experiment begins with, it keeps
+OF_ONE_TRAIT = ("texts_from", "score_column")  # never kept: another trait has other texts
 
 
 def default_model(experiment: str) -> str:
@@ -105,7 +106,9 @@ def keep_settings(
     kept = read_config(paths)
     is_first = "model" in flags and "model" not in kept
     lasting = {
-        name: value for name, value in settings.items() if name in flags and not flags[name].is_cosmetic
+        name: value
+        for name, value in settings.items()
+        if name in flags and not flags[name].is_cosmetic and name not in OF_ONE_TRAIT
     }
     new = {
         name: value for name, value in lasting.items() if name not in kept and (is_first or name in LASTING)

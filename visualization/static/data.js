@@ -71,6 +71,7 @@ export const vetting = (name, trait) => get(`${of(name)}/vetting`, { trait });
 export const vectors = (name, trait) => get(`${of(name)}/vectors`, { trait });
 export const methodSimilarity = (name, trait, layer) => get(`${of(name)}/similarity/methods`, { trait, layer });
 export const traitSimilarity = (name, method, layer) => get(`${of(name)}/similarity/traits`, { method, layer });
+export const training = (name, trait) => get(`${of(name)}/training`, { trait });
 export const steering = (name, trait) => get(`${of(name)}/steering`, { trait });
 export const texts = (name, trait, part, arm) => get(`${of(name)}/steering/texts`, { trait, part, arm });
 export const judging = (name, trait) => get(`${of(name)}/steering/judging`, { trait });

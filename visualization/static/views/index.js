@@ -7,5 +7,6 @@ import { extraction } from "./extraction.js";
 import { groups } from "./groups.js";
 import { overview } from "./overview.js";
 import { steering } from "./steering.js";
+import { training } from "./training.js";
 
-export const VIEWS = { overview, extraction, steering, dynamics, groups, chat, api: apiPage };
+export const VIEWS = { overview, extraction, training, steering, dynamics, groups, chat, api: apiPage };
