@@ -21,7 +21,6 @@ from traitscope.extraction.training.objectives import (
     pair_up,
 )
 from traitscope.extraction.training.options import TrainOptions
-from traitscope.extraction.training.rows import Passes
 from traitscope.extraction.training.texts import LEAST, Texts, fill_budgets
 from traitscope.extraction.training.told import added_by_telling, told_texts
 from traitscope.utils.errors import UserError
@@ -31,6 +30,7 @@ from traitscope.utils.files.reading import digest, is_there
 from traitscope.utils.measures.separation import describe_vector
 from traitscope.utils.model.generation import Sampling
 from traitscope.utils.model.loading import LM, ModelOptions, load_lm
+from traitscope.utils.model.steered_costs import Passes
 from traitscope.utils.model.upper import UpperPart
 from traitscope.utils.records.activations import (
     ActivationsAbout,
