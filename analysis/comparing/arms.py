@@ -14,7 +14,6 @@ from traitscope.utils.measures.intervals import interval_of
 from traitscope.utils.records.own_texts import Text
 
 NOISE = (0.25, 0.5, 1.0)  # of ‖push‖
-NOISE_DRAWS = 3  # random directions that are added as noise
 SAID = {
     "pos": "held-out positive responses that passed, after prompts that do not ask for the trait",
     "neg": "held-out negative responses that passed, after prompts that do not ask for their side",
@@ -34,9 +33,10 @@ class Pushes:
         """‖push‖, of every vector and every random direction."""
         return float(next(iter(self.vectors.values())).norm())
 
-    def noise(self, method: str, share: float) -> Tensor:
-        """Return a vector with noise added: [draws, d_model], the noise orthogonal to it and a share as long."""
-        return self.vectors[method] + share * self.length * self.randoms[:NOISE_DRAWS]
+    def noise(self, method: str, share: float, count: int) -> Tensor:
+        """Return a vector with noise added, a share as long: [count, d_model]. The draws take turns."""
+        turns = torch.arange(count) % len(self.randoms)
+        return self.vectors[method] + share * self.length * self.randoms[turns]
 
     def random(self) -> Tensor:
         """Return random directions as long as the vectors: [draws, d_model]."""
@@ -80,7 +80,8 @@ def _measure(costs: Costs, texts: HeldOutTexts, pushes: Pushes, side: str) -> li
         table.add(method, "plus", costs.surprise(own, vector[None]))
         table.add(method, "minus", costs.surprise(own, -vector[None]))
         for share in NOISE if side == "pos" else ():
-            table.add(method, f"noise {share:g}", costs.surprise(own, pushes.noise(method, share)))
+            noise = pushes.noise(method, share, len(own))
+            table.add(method, f"noise {share:g}", costs.surprise_each(own, noise)[None])
     return table.rows
 
 

@@ -38,7 +38,11 @@ class Costs:
         Raises:
             UserError: one is not finite.
         """
-        return self._mean(texts, pushes, {})
+        return self._all(texts, pushes, {})
+
+    def surprise_each(self, texts: Sequence[Text], pushes: Tensor) -> np.ndarray:
+        """Return the same of every text under a push of its own: [n]."""
+        return self._mean(texts, pushes, list(enumerate(range(len(texts)))), {})
 
     def divergence(self, texts: Sequence[Text], pushes: Tensor) -> np.ndarray:
         """Return the mean KL(unsteered ‖ steered) of the predictions of every text's response tokens: [k, n], in nats.
@@ -48,29 +52,36 @@ class Costs:
         """
         new = [replace(text, told_ids=text.prompt_ids) for text in texts if text.key not in self.targets]
         self._passes(0, self.targets).teach(new)
-        return self._mean(texts, pushes, self.targets)
+        return self._all(texts, pushes, self.targets)
 
     def _passes(self, count: int, targets: dict[str, Target]) -> Passes:
         return Passes(self.part, [self.part.layer] * count, self.positions, known=self.known, targets=targets)
 
-    @torch.no_grad()
-    def _mean(self, texts: Sequence[Text], pushes: Tensor, targets: dict[str, Target]) -> np.ndarray:
-        found = np.zeros((len(pushes), len(texts)))
-        if not found.size:
-            return found
+    def _all(self, texts: Sequence[Text], pushes: Tensor, targets: dict[str, Target]) -> np.ndarray:
+        pairs = [(i, j) for i in range(len(pushes)) for j in range(len(texts))]
+        return self._mean(texts, pushes, pairs, targets).reshape(len(pushes), len(texts))
 
+    @torch.no_grad()
+    def _mean(
+        self,
+        texts: Sequence[Text],
+        pushes: Tensor,
+        pairs: Sequence[tuple[int, int]],
+        targets: dict[str, Target],
+    ) -> np.ndarray:
+        """Return the mean cost of every pair (push, text)."""
         passes = self._passes(len(pushes), targets)
         passes.read(texts)
         vectors = pushes.to(self.part.lm.device)
-        units = [Unit((Row(text, i, 1.0),), (text,), i) for text in texts for i in range(len(pushes))]
-        place = {text.key: j for j, text in enumerate(texts)}
+        units = [Unit((Row(texts[j], i, 1.0),), (texts[j],), i) for i, j in pairs]
+        place = {id(unit): k for k, unit in enumerate(units)}
+        found = np.zeros(len(units))
 
         def run(batch: Sequence[Unit]) -> list[float]:
             return [float(costs[0].double().mean()) for costs in passes.losses(vectors, batch)]
 
         for batch in passes.batches(units):
-            for unit, cost in zip(batch, halve_on_oom(run, batch), strict=True):
-                found[unit.vector, place[unit.item[0].key]] = cost
+            found[[place[id(unit)] for unit in batch]] = halve_on_oom(run, batch)
         if not np.isfinite(found).all():
             raise UserError(
                 f"a push at layer {self.part.layer} gives a loss that is not finite; lower --dose"

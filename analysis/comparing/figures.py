@@ -9,6 +9,7 @@ matplotlib.use("Agg")  # no display is needed
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 COLOURS = {"plus": "#1f5fa8", "minus": "#b8772e", "line": "#3a3f45", "random": "#9aa3ad"}
 
@@ -38,7 +39,7 @@ def draw_cosines(title: str, tables: Mapping[str, pd.DataFrame]) -> Any:
 
 def draw_costs(title: str, tables: Mapping[str, pd.DataFrame]) -> Any:
     """Draw one layer's perplexities: every vector and its opposite, beside the unsteered model, the prompted one and
-    the range of the random directions. A side without texts has no panel.
+    the range of the random directions; whiskers are the interval of the change. A side without texts has no panel.
     """
     costs = tables["costs"]
     sides = [side for side in ("pos", "neg") if (costs["side"] == side).any()]
@@ -62,29 +63,36 @@ def draw_costs(title: str, tables: Mapping[str, pd.DataFrame]) -> Any:
 
 
 def _draw_side(axes: Any, costs: pd.DataFrame, methods: list[str], side: str) -> None:
-    known = costs.set_index(["arm"])
-    by_method = costs.set_index(["method", "arm"])["perplexity"].to_dict()
+    rows = {(row["method"], row["arm"]): row for row in costs.to_dict("records")}
+    shared = {row["arm"]: row for row in rows.values() if row["method"] not in methods}
+    unsteered = shared["unsteered"]["loss"]
     places = np.arange(len(methods))
-    for arm, sign, shift in (("plus", "+v", -0.2), ("minus", "−v", 0.2)):
-        values = [by_method[method, arm] for method in methods]
-        bars = axes.barh(places + shift, values, height=0.36, color=COLOURS[arm], label=sign)
-        axes.bar_label(bars, fmt="%.3g", fontsize=7, padding=2)
+    for arm, sign, shift in (("plus", "+v", -0.15), ("minus", "−v", 0.15)):
+        own = [rows[method, arm] for method in methods]
+        values = np.array([row["perplexity"] for row in own])
+        reach = [
+            np.exp(unsteered + np.array([row[end] for row in own])) for end in ("change_low", "change_high")
+        ]
+        bars = np.nan_to_num(np.abs(np.array(reach) - values))  # none where no interval follows
+        style: dict[str, Any] = {"color": COLOURS[arm], "fmt": "o", "markersize": 5, "capsize": 3}
+        axes.errorbar(values, places + shift, xerr=bars, label=sign, **style)
 
     for arm, dashes in (("unsteered", "-"), ("prompted", "--"), ("told", ":")):
-        if arm in known.index and pd.notna(known.loc[arm, "perplexity"]):
-            value = known.loc[arm, "perplexity"]
-            axes.axvline(
-                value, color=COLOURS["line"], linestyle=dashes, linewidth=1.2, label=f"{arm} {value:.3g}"
-            )
-    if "random" in known.index:
-        low, high = (np.exp(known.loc["random", name]) for name in ("loss_lowest", "loss_highest"))
+        value = shared.get(arm, {}).get("perplexity", np.nan)
+        if np.isfinite(value):
+            label = f"{arm} {value:.3g}"
+            axes.axvline(value, color=COLOURS["line"], linestyle=dashes, linewidth=1.2, label=label)
+    if "random" in shared:
+        low, high = (np.exp(shared["random"][name]) for name in ("loss_lowest", "loss_highest"))
         axes.axvspan(low, high, color=COLOURS["random"], alpha=0.35, linewidth=0, label="random directions")
 
     words = {"pos": "positive", "neg": "negative"}[side]
+    n = shared["unsteered"]["n_texts"]
     axes.set_yticks(places, methods)
-    axes.invert_yaxis()
-    axes.margins(x=0.1)
+    axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.set_xscale("log")
-    n = int(known["n_texts"].max())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(f"perplexity of {n} held-out {words} responses (log scale)", fontsize=8)
     axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))

@@ -25,9 +25,7 @@ class ComparisonOptions:
     compare_texts: int = flag(
         16, "Held-out responses of each side that are read; 0 reads all.", also=("texts",)
     )
-    compare_draws: int = flag(
-        8, "Random directions; the first three of them are also the noise.", also=("draws",)
-    )
+    compare_draws: int = flag(8, "Random directions, which are the noise as well.", also=("draws",))
     neutral_texts: int = flag(16, "Neutral questions whose unsteered answers the divergence is measured on.")
     positions: Positions = flag("all", "all, or response (from the last prompt token on).")
     null_seed: int = flag(0, "Seed of the random directions.")

@@ -8,6 +8,7 @@ from traitscope.analysis.comparing.arms import NOISE
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.files.reading import is_there
+from traitscope.utils.records.compared_vectors import ARMS, cost_column
 from traitscope.utils.records.trained import Training, Tried, read_training
 from traitscope.utils.records.vectors import Vector, coefficient_of, dose_of
 
@@ -73,21 +74,19 @@ def _require_same(vector: Vector, record: Training, kept: Tried) -> None:
 
 
 def add_costs(row: dict[str, Any], costs: list[dict]) -> None:
-    """Add to a vector's row what the arms of its layer cost."""
-    losses = {
-        (c["method"], c["arm"]): c.get("loss")
-        for c in costs
-        if c["layer"] == row["layer"] and c["side"] == "pos"
-    }
-    method = row["method"]
-    for arm in ("unsteered", "prompted", "told", "random"):
-        row[f"loss_{arm}"] = losses.get((None, arm))
-    for arm in ("plus", "minus"):
-        row[f"loss_{arm}"] = losses.get((method, arm))
-
-    plus, unsteered = row["loss_plus"], row["loss_unsteered"]
-    if plus is None:
+    """Add to a vector's row what the arms of its layer cost, where there are texts."""
+    here = {(c["side"], c["arm"]): c for c in costs if c["method"] in (None, row["method"])}
+    for side, arms in ARMS.items():
+        for arm in arms:
+            for what in ("loss", "perplexity"):
+                row[cost_column(side, arm, what)] = here.get((side, arm), {}).get(what)
+    if ("pos", "plus") not in here:
         return
-    row["efficiency"] = (unsteered - plus) / row["push_norm"]
+
+    plus, random = here["pos", "plus"], here["pos", "random"]
+    row |= {"texts": plus["n_texts"], "tokens": plus["n_tokens"]}
+    row |= {f"loss_random_{end}": random[f"loss_{end}"] for end in ("lowest", "highest")}
+    row |= {name: plus[name] for name in ("change", "change_low", "change_high")}
+    row["efficiency"] = -plus["change"] / row["push_norm"]
     for share in NOISE:
-        row[f"noise_{round(100 * share)}"] = losses[method, f"noise {share:g}"] - plus
+        row[f"noise_{round(100 * share)}"] = here["pos", f"noise {share:g}"]["loss"] - plus["loss"]

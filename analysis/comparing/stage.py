@@ -15,7 +15,7 @@ from traitscope.analysis.comparing.rows import add_costs, describe
 from traitscope.analysis.comparing.texts import HeldOutTexts, held_out_texts, neutral_texts
 from traitscope.analysis.comparing.vectors import choose_vectors, cosines_of, push_of, read_vectors
 from traitscope.utils.errors import UserError
-from traitscope.utils.files.artifacts import write_figure
+from traitscope.utils.files.artifacts import remove, write_figure
 from traitscope.utils.files.journal import Journal
 from traitscope.utils.files.paths import SIDES, TraitPaths, question_pool
 from traitscope.utils.files.reading import is_there
@@ -143,6 +143,8 @@ def _write(
     folder = paths.compared_vectors
     tables = {name: as_table(rows[name], columns) for name, columns in TABLES.items()}
     layers = sorted(set(tables["vectors"]["layer"].tolist()))
+    for old in folder.glob("*.png"):  # of other layers
+        remove(old)
     for name, draw in FIGURES.items():
         for layer in layers:
             here = {key: table[table["layer"] == layer] for key, table in tables.items()}
@@ -163,13 +165,13 @@ def figure_file(folder: Path, name: str, layer: int) -> Path:
 
 
 def _summary(rows: dict[str, list[dict]], own: HeldOutTexts, notes: Sequence[str]) -> dict:
-    drop = [r["loss_unsteered"] - r["loss_plus"] for r in rows["vectors"] if r.get("loss_plus") is not None]
-    best = max(rows["vectors"], key=lambda r: r.get("efficiency") or float("-inf"))
+    measured = [row for row in rows["vectors"] if row.get("loss_plus") is not None]
+    best = min(measured, key=lambda row: row["change"], default=None)
     return {
         "vectors": len(rows["vectors"]),
         "held-out texts": len(own.pos) + len(own.neg),
-        **({"largest fall of the loss": f"{max(drop):.3f} ({best['method']})"} if drop else {}),
-        **({"note": "; ".join(notes)} if notes else {}),
+        "loss": best and f"{best['loss_unsteered']:.3f} → {best['loss_plus']:.3f} ({best['method']})",
+        "note": "; ".join(notes) or None,
     }
 
 

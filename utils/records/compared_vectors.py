@@ -13,6 +13,17 @@ from traitscope.utils.files.artifacts import write_bytes, write_json, write_text
 from traitscope.utils.files.reading import digest
 from traitscope.utils.records.shaped import Shaped, read_shaped, require_own
 
+ARMS = {  # side → what is done to the model while it reads that side's held-out responses, noise apart
+    "pos": ("unsteered", "prompted", "told", "plus", "minus", "random"),
+    "neg": ("unsteered", "plus", "minus"),
+}
+
+
+def cost_column(side: str, arm: str, what: str = "loss") -> str:
+    """Return the column of the table `vectors` that holds an arm's loss or perplexity."""
+    return f"{what}_{arm}" if side == "pos" else f"neg_{what}_{arm}"
+
+
 # one row a vector; what was not measured is null. Losses are in nats per response token, under the push
 VECTORS = {
     "layer": "int64",
@@ -37,13 +48,20 @@ VECTORS = {
     "seeds": "Int64",
     "seeds_cosine": "float64",  # mean over pairs of seeds
     "seeds_cosine_lowest": "float64",
-    "loss_unsteered": "float64",  # of held-out positive responses
-    "loss_prompted": "float64",
-    "loss_told": "float64",
-    "loss_plus": "float64",
-    "loss_minus": "float64",
-    "loss_random": "float64",
-    "noise_25": "float64",  # how much the loss rises where noise of .25 × ‖push‖ is added
+    "texts": "Int64",  # held-out positive responses that the next ones are measured on
+    "tokens": "Int64",
+    **{
+        cost_column(side, arm, what): "float64"
+        for side in ARMS
+        for what in ("loss", "perplexity")
+        for arm in ARMS[side]
+    },
+    "loss_random_lowest": "float64",
+    "loss_random_highest": "float64",
+    "change": "float64",  # plus − unsteered, paired by text
+    "change_low": "float64",
+    "change_high": "float64",
+    "noise_25": "float64",  # how much the loss rises above plus where noise of .25 × ‖push‖ is added
     "noise_50": "float64",
     "noise_100": "float64",
     "efficiency": "float64",  # (unsteered − plus) ÷ ‖push‖
