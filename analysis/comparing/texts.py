@@ -83,7 +83,8 @@ def _told_ids(lm: LM, prompt: Prompt, wish: str) -> list[int]:
 
 def neutral_texts(paths: TraitPaths, lm: LM, count: int, journal: Journal) -> list[Text]:
     """Return the unsteered model's greedy answers to neutral questions that no evaluation of the trait asks."""
-    questions = spare_for_training(read_trait(paths), read_pool(paths.root))[:count]
+    spare = spare_for_training(read_trait(paths), read_pool(paths.root))
+    questions = spare[max(len(spare) - count, 0) :]  # training takes the first ones
     asked = [encode(lm, [{"role": "user", "content": question}]) for question in questions]
     rows = [Row(ids, i) for i, ids in enumerate(asked)]
     written = generate(lm, rows, Sampling(), work=Work(journal, f"neutral answers for {paths.trait}"))
