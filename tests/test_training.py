@@ -17,7 +17,6 @@ from traitscope.extraction.training.learning import (
 )
 from traitscope.extraction.training.objectives import LikelyText, PreferredAnswer, ToldModel, pair_up
 from traitscope.extraction.training.options import TrainOptions
-from traitscope.extraction.training.rows import Passes, Row, Unit
 from traitscope.extraction.training.stage import choose
 from traitscope.extraction.training.texts import Texts, fill_budgets
 from traitscope.utils.errors import UserError
@@ -26,6 +25,7 @@ from traitscope.utils.model.generation import Row as Asked
 from traitscope.utils.model.generation import Sampling, generate
 from traitscope.utils.model.hooks import Push, steer
 from traitscope.utils.model.loading import ModelOptions, load_lm
+from traitscope.utils.model.steered_costs import Passes, Row, Unit
 from traitscope.utils.model.upper import Head, UpperPart
 from traitscope.utils.records.own_texts import Text
 
@@ -114,7 +114,7 @@ def test_logits_in_chunks_have_the_same_costs_and_gradients(llama, monkeypatch):
     text = texts_of(llama, 1)[0]
     found = []
     for size in (1 << 28, 4 * llama.n_tokens * 3):  # all at once; three at a time
-        monkeypatch.setattr("traitscope.extraction.training.rows.HEAD_BYTES", size)
+        monkeypatch.setattr("traitscope.utils.model.steered_costs.HEAD_BYTES", size)
         passes = passes_of(llama, [1])
         passes.read([text])
         vectors = torch.full((1, llama.d_model), 0.1, requires_grad=True)
@@ -304,7 +304,7 @@ def test_the_divergence_from_a_told_model_is_that_of_its_whole_distribution(llam
 
     found = {}
     for size in (64, llama.n_tokens):
-        monkeypatch.setattr("traitscope.extraction.training.rows.TOLD", size)
+        monkeypatch.setattr("traitscope.utils.model.steered_costs.TOLD", size)
         passes = passes_of(llama, [1])
         passes.read([text])
         passes.teach([text])

@@ -11,7 +11,7 @@ from traitscope.analysis.steering.evidence import Evidence
 from traitscope.analysis.steering.search import Cell
 from traitscope.analysis.steering.setting import Setting
 from traitscope.analysis.steering.treatments import Treatment, compose
-from traitscope.utils.measures.directions import draw_mixtures, mix_examples
+from traitscope.utils.measures.directions import apart_from, draw_mixtures, mix_examples
 
 
 def draw_nulls(setting: Setting, places: Sequence[Treatment], count: int, seed: int) -> list[list[Treatment]]:
@@ -53,16 +53,10 @@ def _in_place(setting: Setting, place: Treatment, mixtures: Tensor) -> list[Trea
 
     for i in range(len(mixtures)):
         vectors = compose(setting.intervention.multi_layer, {layer: rows[i] for layer, rows in drawn.items()})
-        apart = {site.layer: _apart(vectors[site.layer], site.vector) for site in place.sites}
+        apart = {site.layer: apart_from(vectors[site.layer], site.vector) for site in place.sites}
         found.append(setting.build("random", apart, shares, place.method))
 
     return found
-
-
-def _apart(drawn: Tensor, vector: Tensor) -> Tensor:
-    """Return the part of a draw that is orthogonal to the vector."""
-    unit = normalize(vector.double(), dim=0)
-    return (drawn.double() - (drawn.double() @ unit) * unit).float()
 
 
 def plan_test(
@@ -123,5 +117,5 @@ def rival_cell(setting: Setting, cell: Cell) -> Cell:
         {layer: setting.candidates.shuffled(place.method, layer) for layer in place.layers},
     )
     shares = {site.layer: site.share for site in place.sites}
-    apart = {site.layer: _apart(vectors[site.layer], site.vector) for site in place.sites}
+    apart = {site.layer: apart_from(vectors[site.layer], site.vector) for site in place.sites}
     return Cell(setting.build("shuffled", apart, shares, place.method), cell.dose)

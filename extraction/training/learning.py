@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from traitscope.extraction.training.objectives import Item, Objective
 from traitscope.extraction.training.options import TrainOptions
-from traitscope.extraction.training.rows import Passes, Unit
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.journal import Journal, key_of
 from traitscope.utils.model.batching import halve_on_oom
+from traitscope.utils.model.steered_costs import Passes, Unit
 
 LOOKS = 10  # validations of a whole training
 CLIP = 1.0  # longest gradient of a vector

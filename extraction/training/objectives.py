@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from traitscope.extraction.training.options import Opposite
-from traitscope.extraction.training.rows import Passes, Row, Unit
 from traitscope.extraction.training.texts import Texts
 from traitscope.utils.errors import UserError
+from traitscope.utils.model.steered_costs import Passes, Row, Unit
 from traitscope.utils.records.own_texts import Text
 
 Item = tuple[Text, ...]  # what a step draws: a text, or the two answers of a pair

@@ -16,7 +16,6 @@ from traitscope.extraction.training.job import TOLD, Job
 from traitscope.extraction.training.learning import Learned, Progress, Start, finite, learn
 from traitscope.extraction.training.objectives import LikelyText, Objective, PreferredAnswer, ToldModel
 from traitscope.extraction.training.options import Opposite, TextOptions, TrainOptions
-from traitscope.extraction.training.rows import Passes
 from traitscope.extraction.training.texts import Texts
 from traitscope.extraction.training.told import added_by_telling
 from traitscope.extraction.training.tracking import TRACK_HELP, require_trackers, told_of
@@ -27,6 +26,7 @@ from traitscope.utils.files.reading import digest, is_there
 from traitscope.utils.measures.separation import describe_vector
 from traitscope.utils.model.generation import Sampling
 from traitscope.utils.model.loading import ModelOptions
+from traitscope.utils.model.steered_costs import Passes
 from traitscope.utils.model.upper import UpperPart
 from traitscope.utils.records.activations import ActivationsAbout, fitted_sides, read_fitted_on
 from traitscope.utils.records.chats import chats_file, is_ours

@@ -24,10 +24,10 @@ from benchmarks.workload import BenchOptions, bench_main, load_model, make_chats
 from traitscope.extraction.training.learning import Start, learn
 from traitscope.extraction.training.objectives import LikelyText
 from traitscope.extraction.training.options import TrainOptions
-from traitscope.extraction.training.rows import Passes, Row, Unit
 from traitscope.extraction.training.texts import Texts
 from traitscope.utils.files.journal import Journal
 from traitscope.utils.model.loading import LM
+from traitscope.utils.model.steered_costs import Passes, Row, Unit
 from traitscope.utils.model.upper import UpperPart
 from traitscope.utils.records.own_texts import Text
 

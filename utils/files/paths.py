@@ -25,6 +25,7 @@ WRITERS = {  # places in an experiment, and the stage that writes there
     "extraction/{trait}/training/": "train_vectors",
     "extraction/{trait}/vectors/": FIT,
     "steering/{trait}/": STEER,
+    "analysis/compare_vectors/{trait}/": "compare_vectors",
 }
 
 
@@ -304,6 +305,11 @@ class TraitPaths:
 
     def journal(self, stage: str) -> Path:
         return self.dir / "stages" / f"{stage}.progress.jsonl"
+
+    @property
+    def compared_vectors(self) -> Path:
+        """The folder of the tables in which the trait's vectors stand side by side."""
+        return self.root / "experiments" / self.experiment / "analysis" / "compare_vectors" / self.trait
 
     @property
     def steering(self) -> Path:

@@ -34,6 +34,13 @@ def draw_mixtures(likeness: Tensor, n: int, count: int, seed: int) -> Tensor:
     return torch.einsum("ij,cjn->icn", root, noise)
 
 
+def apart_from(drawn: Tensor, vector: Tensor) -> Tensor:
+    """Return the part of draws [..., d_model] that is orthogonal to a vector [d_model], float32."""
+    unit = torch.nn.functional.normalize(vector.double(), dim=0)
+    drawn = drawn.double()
+    return (drawn - (drawn @ unit)[..., None] * unit).float()
+
+
 def combine(main: Tensor, others: Sequence[tuple[float, Tensor]]) -> Tensor:
     """Return the main vector with weighted others added as directions, at the length of the main one."""
     unit = torch.nn.functional.normalize

@@ -1,6 +1,6 @@
 """A trait's own responses in tokens, each after a prompt that does not ask for the trait."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from traitscope.utils.files.paths import TraitPaths
@@ -64,15 +64,20 @@ def own_texts(
         else {r.key for r in responses}
     )
     groups = {row.key: row.group for row in about.rows if row.split == split and row.key in usable}
-    prompts = {(r.side, r.pair): r.prompt for r in responses}
+    prompts = plain_prompts(responses, in_pairs=in_pairs)
 
     texts = []
     for r in responses:
         if r.key in groups and r.response_ids:
-            mirror = prompts.get((OTHER[r.side], r.pair))
-            for i, prompt in enumerate(_prompts(r, mirror, in_pairs=in_pairs)):
+            for i, prompt in enumerate(prompts[r.key]):
                 texts.append(Text(f"{r.key}:{i}", r.side, groups[r.key], encode(lm, prompt), r.response_ids))
     return texts
+
+
+def plain_prompts(responses: Sequence[Response], *, in_pairs: bool = False) -> dict[str, list[Prompt]]:
+    """Return {response's key: the prompts after which it is read} that do not ask for the trait, as `own_texts` says."""
+    prompts = {(r.side, r.pair): r.prompt for r in responses}
+    return {r.key: _prompts(r, prompts.get((OTHER[r.side], r.pair)), in_pairs=in_pairs) for r in responses}
 
 
 def _prompts(response: Response, mirror: Prompt | None, *, in_pairs: bool) -> list[Prompt]:
