@@ -119,6 +119,7 @@ def test_noise_raises_the_loss_of_what_a_push_wrote_the_more_the_longer_it_is(ll
     )
     losses = {row["arm"]: row.get("loss") for row in rows}
     assert losses["plus"] < losses["noise 0.25"] < losses["noise 0.5"] < losses["noise 1"]
+    assert losses["plus"] < losses["unsteered"] < losses["minus"]
 
 
 def test_every_arm_is_measured_against_the_unsteered_model_and_what_nobody_asked_is_null(llama):
