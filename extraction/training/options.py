@@ -50,14 +50,14 @@ class TrainOptions:
         also=("layers",),
     )
     learning_rates: tuple[float, ...] = flag(
-        (0.03, 0.1), "Learning rates; all are tried in one pass, and validation chooses."
+        (0.1,), "Learning rates; all are tried in one pass, and validation chooses."
     )
     train_seeds: int = flag(
         1, "Seeds; each gives another order of the texts, and so another first direction.", also=("seeds",)
     )
-    steps: int = flag(100, "Steps of the optimiser.")
+    steps: int = flag(60, "Steps of the optimiser.")
     epochs: float = flag(0.0, "Passes over the training texts, in place of --steps.")
-    texts_a_step: int = flag(4, "Texts that a step is computed on.")
+    texts_a_step: int = flag(4, "Texts that a step is computed on; a pair of answers is two.")
     schedule: Schedule = flag("cosine", "How the learning rate goes down: constant, linear or cosine.")
     warmup: int = flag(5, "Steps over which the learning rate goes up first.")
     patience: int = flag(
@@ -72,7 +72,8 @@ class TrainOptions:
         False, "Learn the vector's length too, from zero on, in place of a direction at the doses."
     )
     train_opposite: bool = flag(
-        False, "Train on the texts of the other side as well, under the vector's opposite."
+        True,
+        "Train on the texts of the other side as well, under the vector's opposite; else on the trait's side alone.",
     )
     opposite: Opposite = flag(
         "negative",
