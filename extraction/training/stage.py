@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
-from traitscope.analysis.steering.place import usual_layer
 from traitscope.extraction.training.learning import Learned, Start, finite, learn
 from traitscope.extraction.training.objectives import (
     LikelyText,
@@ -54,7 +53,7 @@ from traitscope.utils.records.trained import (
 )
 from traitscope.utils.records.vectors import list_vectors
 from traitscope.utils.stage.flags import Flag
-from traitscope.utils.stage.layers import parse_layers
+from traitscope.utils.stage.layers import parse_layers, usual_layer
 from traitscope.utils.stage.stage import Stage, only_one
 
 TOLD = ("distill", "delta")  # what the model wrote when it was told to show the trait
