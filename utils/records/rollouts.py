@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCORES = ("trait", "coherence", "classifier")  # what a row may be scored on
-_TEXT, _INT, _FLOAT, _IDS = pa.string(), pa.int64(), pa.float64(), pa.list_(pa.int32())
+_TEXT, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
+_IDS = pa.list_(
+    pa.field("element", pa.int32())
+)  # named as parquet names it, so that rows read are as rows written
 SCHEMA = pa.schema(
     [
         ("key", _TEXT),  # a digest of all that decides the text
@@ -60,7 +63,7 @@ class RolloutsAbout(Shaped):
 
     trait: str
     experiment: str
-    # of rows.parquet; of the one before as well, "" where there was none: a kill between two writes leaves either
+    # of rows.parquet; while it is written, of the one before as well ("" where there was none): a kill leaves either
     rows_sha256: list[str] = []
     scored_by: dict[str, dict[str, Any]] = {}  # by the digest that rows name: who scored
 
@@ -144,15 +147,13 @@ def _read_table(paths: TraitPaths) -> pa.Table:
 
 def write_rollouts(paths: TraitPaths, found: Rollouts) -> None:
     """Write a trait's rows and what is known of them. A kill or a full disk leaves the old rows or the new."""
-    data = _as_parquet(found.rows)
-    about = RolloutsAbout(
-        trait=paths.trait,
-        experiment=paths.experiment,
-        rows_sha256=[hashlib.sha256(data).hexdigest(), digest(paths.rollout_rows) or ""],
-        scored_by=found.scored_by,
-    )
-    write_json(paths.rollouts_about, about.model_dump())
+    data = _as_parquet(found.rows.combine_chunks())
+    new, old = hashlib.sha256(data).hexdigest(), digest(paths.rollout_rows) or ""
+    about = RolloutsAbout(trait=paths.trait, experiment=paths.experiment, scored_by=found.scored_by)
+
+    write_json(paths.rollouts_about, about.model_dump() | {"rows_sha256": [new, old]})
     write_bytes(paths.rollout_rows, data)
+    write_json(paths.rollouts_about, about.model_dump() | {"rows_sha256": [new]})
 
 
 def write_tables(paths: TraitPaths, tables: "dict[str, pd.DataFrame]") -> None:
