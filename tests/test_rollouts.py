@@ -350,7 +350,7 @@ def test_a_planted_trait_shows_in_the_table_with_its_interval(paths, judge, caps
     steered = table.loc[f"mean_diff layer {LAYER} dose +0.3"]
     assert steered[["trait_difference", "trait_difference_n", "questions", "rows"]].tolist() == [25, 3, 3, 6]
     said = capsys.readouterr().out.splitlines()[-1]
-    assert "plain 20.0; prompted 0 +40.0 [+40.0, +40.0], coherence 90; mean_diff" in said
+    assert "plain 20.0; prompted 0: +40.0 [+40.0, +40.0], coherence 90; mean_diff" in said
     assert pd.read_csv(paths.rollouts_table("variants.csv"))["variant"].tolist() == table.index.tolist()
     assert paths.rollouts_figure.read_bytes().startswith(b"\x89PNG")
 

@@ -11,12 +11,20 @@ from fastapi.staticfiles import StaticFiles
 from pydantic_core import PydanticSerializationError
 
 from traitscope.utils.errors import UserError
-from traitscope.visualization.api import captured, fitting, live_chat, overview, splits, steering
+from traitscope.visualization.api import captured, fitting, live_chat, overview, rollouts, splits, steering
 from traitscope.visualization.library import BusyError, Library, NotThereError, as_text
 from traitscope.visualization.security import Guard
 
 STATIC = Path(__file__).parent / "static"
-ROUTERS = (overview.router, fitting.router, steering.router, captured.router, splits.router, live_chat.router)
+ROUTERS = (
+    overview.router,
+    fitting.router,
+    steering.router,
+    rollouts.router,
+    captured.router,
+    splits.router,
+    live_chat.router,
+)
 MOST_FAULTS, MOST_CHARACTERS = 20, 200  # of a wrong request that are told, and of a name in it
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
+from traitscope.inference.rolling.tables import describe
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.journal import key_of
 from traitscope.utils.files.paths import SIDES, TraitPaths
@@ -132,12 +133,3 @@ def measure(values: np.ndarray, sides: np.ndarray, groups: np.ndarray) -> dict:
         "held_out_auroc_high": round(high, 4),
         "is_at_chance": low <= 0.5,
     }
-
-
-def describe(identity: dict) -> str:
-    """Return how well a classifier tells unseen texts apart, in words."""
-    low, high = identity["held_out_auroc_low"], identity["held_out_auroc_high"]
-    return (
-        f"held-out AUROC {identity['held_out_auroc']:.2f} [{low:.2f}, {high:.2f}], accuracy "
-        f"{identity['held_out_accuracy']:.2f}"
-    )

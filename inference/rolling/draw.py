@@ -1,5 +1,6 @@
 """A picture of rollouts: the trait score against the dose, and coherence beneath."""
 
+from itertools import cycle
 from typing import Any
 
 import matplotlib
@@ -8,8 +9,10 @@ import pandas as pd
 matplotlib.use("Agg")  # no display is needed
 from matplotlib import pyplot as plt
 
+from traitscope.utils.records.rollouts import PLAIN, PROMPTED, PROMPTED_NEG
+
 COLOURS = ("#1f5fa8", "#b8772e", "#3a8f5c", "#9b3f7c", "#6b6f76", "#8a5a2b")
-LEVELS = {"plain": ("#55585f", "-"), "prompted": ("#c0392b", "--"), "prompted_neg": ("#7d5ba6", ":")}
+LEVELS = {PLAIN: ("#55585f", "-"), PROMPTED: ("#c0392b", "--"), PROMPTED_NEG: ("#7d5ba6", ":")}
 ROWS = (("trait", "trait score"), ("coherence", "coherence"))
 
 
@@ -20,11 +23,12 @@ def draw_rollouts(trait: str, variants: pd.DataFrame) -> Any:
         variants: A row per variant, as `per_variant` makes them.
     """
     figure, axes = plt.subplots(2, 1, figsize=(7, 6), sharex=True, layout="constrained", height_ratios=(3, 2))
-    steered = variants[variants["method"].notna() & variants["dose"].notna()]
     for axis, (score, name) in zip(axes, ROWS, strict=True):
         _draw_levels(axis, variants, score)
-        for (arm, part), colour in zip(_arms(steered), _repeated(COLOURS), strict=False):
-            _draw_arm(axis, part, score, arm, colour)
+        for (arm, part), colour in zip(list_lines(variants), cycle(COLOURS), strict=False):
+            _draw_line(axis, part, score, arm, colour)
+        if not variants[score].notna().any():
+            axis.text(0.5, 0.5, "not scored", transform=axis.transAxes, ha="center", color="#888")
         axis.set(ylabel=name, ylim=(-2, 102))
         axis.grid(alpha=0.25)
 
@@ -35,18 +39,21 @@ def draw_rollouts(trait: str, variants: pd.DataFrame) -> Any:
     return figure
 
 
-def _repeated(colours: tuple[str, ...]) -> list[str]:
-    return list(colours) * 20
-
-
-def _arms(steered: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return every line of the picture: method, layer and system prompt, by dose."""
+def list_lines(variants: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return every line of the picture, (name, its variants by dose): method, layer and system prompt. At dose 0 stands
+    what was not steered: plain, or the same system prompt.
+    """
+    unsteered = variants[variants["arm"].isin([PLAIN, PROMPTED])].assign(dose=0.0)
+    steered = variants[variants["method"].notna() & variants["dose"].notna()]
     lines = []
+
     for (method, layer, told), part in steered.groupby(
         ["method", "layer", "system_prompt"], dropna=False, sort=False
     ):
         name = f"{method}, layer {layer}" + ("" if pd.isna(told) else f", prompted {told}")
-        lines.append((name, part.sort_values("dose")))
+        number = unsteered["system_prompt"]
+        middle = unsteered[number.isna() if pd.isna(told) else number == told]
+        lines.append((name, pd.concat([part, middle]).sort_values("dose")))
     return lines
 
 
@@ -58,7 +65,7 @@ def _draw_levels(axis: Any, variants: pd.DataFrame, score: str) -> None:
             axis.axhline(float(means.mean()), color=colour, linestyle=style, linewidth=1.2, label=name)
 
 
-def _draw_arm(axis: Any, part: pd.DataFrame, score: str, name: str, colour: str) -> None:
+def _draw_line(axis: Any, part: pd.DataFrame, score: str, name: str, colour: str) -> None:
     known = part[part[score].notna()]
     if known.empty:
         return

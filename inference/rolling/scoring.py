@@ -11,7 +11,7 @@ from traitscope.utils.judge import Answer, Coherence, Judge, JudgeOptions, Score
 from traitscope.utils.judge.coherence import TokenText
 from traitscope.utils.model.loading import LM
 from traitscope.utils.records.dataset import TraitDataset
-from traitscope.utils.records.rollouts import Rollouts, write_rollouts
+from traitscope.utils.records.rollouts import PLAIN, Rollouts, write_rollouts
 from traitscope.utils.records.scores import Thresholds
 from traitscope.utils.stage.flags import option_flags, remembered
 
@@ -125,7 +125,7 @@ class Scoring:
 def plain_texts(found: Rollouts) -> list[TokenText]:
     """Return what the model wrote when it was left alone, one text a question: further rollouts change nothing."""
     is_plain = [
-        arm == "plain" and rollout == 0
+        arm == PLAIN and rollout == 0
         for arm, rollout in zip(found.column("arm"), found.column("rollout"), strict=True)
     ]
     return [_token_text(row) for row in found.take(is_plain).rows.select(COLUMNS).to_pylist()]

@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 
 from traitscope.utils.measures.intervals import mean_interval
-from traitscope.utils.records.rollouts import SCORES, Rollouts
+from traitscope.utils.records.rollouts import PLAIN, SCORES, Rollouts
 
-PLAIN = "plain"
 ABOUT = ["arm", "method", "layer", "dose", "coefficient", "norm", "system_prompt"]  # of a variant
 IDS = ("prompt_ids", "response_ids", "response", "system_prompt_text")  # what no table needs
 
@@ -77,3 +76,12 @@ def _states(own: pd.DataFrame, score: str) -> dict[str, int]:
     }
     counts["unscored"] = len(own) - sum(counts.values())
     return {f"{score}_{what}": n for what, n in counts.items()}
+
+
+def describe(identity: dict) -> str:
+    """Return how well a classifier tells unseen texts apart, in words."""
+    low, high = identity["held_out_auroc_low"], identity["held_out_auroc_high"]
+    return (
+        f"held-out AUROC {identity['held_out_auroc']:.2f} [{low:.2f}, {high:.2f}], accuracy "
+        f"{identity['held_out_accuracy']:.2f}"
+    )

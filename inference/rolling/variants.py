@@ -10,11 +10,11 @@ from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.model.hooks import Positions, Push
 from traitscope.utils.records.choice import choose_keys, explain_absence
 from traitscope.utils.records.dataset import TraitDataset
+from traitscope.utils.records.rollouts import PLAIN, PROMPTED, PROMPTED_NEG
 from traitscope.utils.records.vectors import Vector, dose_of, list_vectors, read_vector
 from traitscope.utils.stage.flags import flag
 from traitscope.utils.stage.layers import usual_layer
 
-PLAIN, PROMPTED, PROMPTED_NEG = "plain", "prompted", "prompted_neg"
 SIDE_OF = {PROMPTED: "pos", PROMPTED_NEG: "neg"}
 DOSES = (-0.4, -0.2, 0.2, 0.4)  # where nothing says otherwise
 SCALES = (-1.0, 1.0)  # the same, of a matched length

@@ -18,6 +18,7 @@ from traitscope.utils.records.shaped import Shaped, read_shaped, require_own
 if TYPE_CHECKING:
     import pandas as pd
 
+PLAIN, PROMPTED, PROMPTED_NEG = "plain", "prompted", "prompted_neg"  # arms without a vector
 SCORES = ("trait", "coherence", "classifier")  # what a row may be scored on
 _TEXT, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
 _IDS = pa.list_(

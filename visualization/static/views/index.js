@@ -6,6 +6,7 @@ import { dynamics } from "./dynamics.js";
 import { extraction } from "./extraction.js";
 import { groups } from "./groups.js";
 import { overview } from "./overview.js";
+import { rollouts } from "./rollouts.js";
 import { steering } from "./steering.js";
 
-export const VIEWS = { overview, extraction, steering, dynamics, groups, chat, api: apiPage };
+export const VIEWS = { overview, extraction, steering, rollouts, dynamics, groups, chat, api: apiPage };
