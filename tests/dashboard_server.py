@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from traitscope.analysis import compare_groups, compare_models
 from traitscope.extraction import run_pipeline
-from traitscope.inference import capture_raw_activations, monitor_dynamics
+from traitscope.inference import capture_raw_activations, monitor_dynamics, roll_out
 from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.model.gguf import converted, embedded_gguf
 
@@ -49,6 +49,15 @@ SWEEP = {
     "subset": 3,
     "random_pairs": 3,
     "doses": (0.1, 0.3),
+}
+ROLLED = {
+    "arms": ("plain", "prompted", "mean_diff"),
+    "doses": (-0.3, 0.3),
+    "layers": "12",
+    "limit": 3,
+    "rollouts": 2,
+    "max_new_tokens": 8,
+    "score": ("judge",),
 }
 WITHOUT_TORCH = """
 import runpy, sys
@@ -105,6 +114,7 @@ def make_experiments(root: Path) -> Path:
         call_with(run_pipeline, traits=(FORMALITY,), no_steering=True, **own)
         call_with(run_pipeline, traits=(OPTIMISM,), **own)
         call_with(run_pipeline, traits=(DECEPTION,), stages="0", **own)
+        call_with(roll_out, experiment="demo", traits=(OPTIMISM,), **ROLLED)
         capture_prompts(root)
     finally:
         os.environ.pop("TRAITSCOPE_ROOT")
