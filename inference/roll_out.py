@@ -105,7 +105,7 @@ def _roll_out_trait(run: _Run, paths: TraitPaths) -> None:
         found, written = _complete(run, paths, dataset, variants, before, load)
         scoring = Scoring(paths, dataset, run.judging, run.thresholds, load)
         found, problems = score_all(scoring, found, run.options.score)
-        print(report(paths, found, written), flush=True)
+        print(report(paths, found, written, scoring.used), flush=True)
     if problems:
         raise UserError("; ".join(problems))
 

@@ -126,6 +126,16 @@ def test_every_row_says_what_made_it(paths, llama):
     assert rows["key"].is_unique
 
 
+def test_a_push_and_a_prompt_reach_the_model(paths):
+    hard = ["--arms", "plain,prompted,mean_diff", "--doses", "-3,3", "--limit", "3", "--max-new-tokens", "24"]
+    call(roll_out, *WORLD, *hard)
+    rows = rows_of(paths)
+    texts = [part["response"].tolist() for _, part in rows.groupby("variant", sort=False)]
+    assert all(a != b for i, a in enumerate(texts) for b in texts[:i])
+    told = rows[rows["arm"] == "prompted"]["prompt_ids"].map(len).min()
+    assert told > rows[rows["arm"] != "prompted"]["prompt_ids"].map(len).max()
+
+
 def test_a_text_depends_neither_on_its_batch_nor_on_its_order(paths, root, tmp_path, monkeypatch):
     call(roll_out, *WORLD, *ARMS)
     shutil.copytree(root, tmp_path / "again")

@@ -13,6 +13,7 @@ from traitscope.utils.records.rollouts import PLAIN, PROMPTED, PROMPTED_NEG
 
 COLOURS = ("#1f5fa8", "#b8772e", "#3a8f5c", "#9b3f7c", "#6b6f76", "#8a5a2b")
 LEVELS = {PLAIN: ("#55585f", "-"), PROMPTED: ("#c0392b", "--"), PROMPTED_NEG: ("#7d5ba6", ":")}
+UNTOLD = -1  # in place of the number of a system prompt
 ROWS = (("trait", "trait score"), ("coherence", "coherence"))
 
 
@@ -47,12 +48,11 @@ def list_lines(variants: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     steered = variants[variants["method"].notna() & variants["dose"].notna()]
     lines = []
 
-    for (method, layer, told), part in steered.groupby(
-        ["method", "layer", "system_prompt"], dropna=False, sort=False
+    for (method, layer, told), part in steered.fillna({"system_prompt": UNTOLD}).groupby(
+        ["method", "layer", "system_prompt"], sort=False
     ):
-        name = f"{method}, layer {layer}" + ("" if pd.isna(told) else f", prompted {told}")
-        number = unsteered["system_prompt"]
-        middle = unsteered[number.isna() if pd.isna(told) else number == told]
+        name = f"{method}, layer {layer}" + ("" if told == UNTOLD else f", prompted {told}")
+        middle = unsteered[unsteered["system_prompt"].fillna(UNTOLD) == told]
         lines.append((name, pd.concat([part, middle]).sort_values("dose")))
     return lines
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from traitscope.utils.errors import UserError
@@ -64,12 +65,19 @@ class Scoring:
         """What is remembered of the judge, without asking or loading it."""
         return key_of(remembered(option_flags(JudgeOptions), asdict(self.judging)), str(self.dataset.rubric))
 
-    def _load_judge(self) -> Judge:
+    @cached_property
+    def _judge_itself(self) -> Judge:
         return load_judge(self.judging, self.dataset.rubric, self.paths.spending)
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """What the judge used, where it was asked and keeps count."""
+        was_asked = "_judge_itself" in vars(self)
+        return usage.as_line() if was_asked and (usage := self._judge_itself.usage) else {}
 
     def _judge(self, found: Rollouts) -> Scorer:
         def load() -> tuple[Ask, dict[str, Any]]:
-            judge = self._load_judge()
+            judge = self._judge_itself
 
             def ask(texts: Texts) -> list[Score]:
                 return judge.score_responses([Answer(row["question"], row["response"]) for row in texts])
@@ -89,7 +97,7 @@ class Scoring:
         return Scorer("coherence", key_of("coherence", self._judged_by, [t.ids for t in own]), load)
 
     def _load_coherence(self, own: Sequence[TokenText], models: set[str]) -> Coherence:
-        judge = self._load_judge()
+        judge = self._judge_itself
         if (
             judge.identity["judge"] != "embedded"
         ):  # it reads texts, and needs neither the model nor its own texts

@@ -1,5 +1,7 @@
 """Tables of rollouts: per question and per variant, with intervals over questions."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -76,6 +78,14 @@ def _states(own: pd.DataFrame, score: str) -> dict[str, int]:
     }
     counts["unscored"] = len(own) - sum(counts.values())
     return {f"{score}_{what}": n for what, n in counts.items()}
+
+
+def as_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a table's rows, None where something is missing."""
+    return [
+        {str(name): None if pd.isna(value) else value for name, value in row.items()}
+        for row in table.to_dict("records")
+    ]
 
 
 def describe(identity: dict) -> str:

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import pandas as pd
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from traitscope.inference.rolling.tables import as_frame, per_variant
+from traitscope.inference.rolling.tables import as_frame, as_records, per_variant
 from traitscope.utils.records.rollouts import PLAIN, SCORES, Rollouts, read_rollouts
 from traitscope.visualization.library import Library, NotThereError, readable
 
@@ -101,7 +100,7 @@ def router(library: Library) -> APIRouter:
         """Return what every variant did to a trait's scores."""
         found = read(experiment, trait)
         rows = as_frame(found)
-        table = per_variant(rows).to_dict("records") if len(rows) else []
+        table = as_records(per_variant(rows)) if len(rows) else []
         return RolloutsPage(
             trait=trait,
             models=list(dict.fromkeys(rows["model"])),
@@ -127,12 +126,9 @@ def router(library: Library) -> APIRouter:
     return routes
 
 
-def _item(row: dict[Any, Any]) -> VariantItem:
-    known = {str(name): None if pd.isna(value) else value for name, value in row.items()}
-    scores = {name: _figures(known, name) for name in SCORES}
-    return VariantItem(
-        **{name: known[name] for name in VariantItem.model_fields if name != "scores"}, scores=scores
-    )
+def _item(row: dict[str, Any]) -> VariantItem:
+    scores = {name: _figures(row, name) for name in SCORES}
+    return VariantItem.model_validate(row | {"scores": scores})
 
 
 def _figures(known: dict[str, Any], name: str) -> Figures:
