@@ -27,6 +27,7 @@ from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.judge import Answer, Score
 from traitscope.utils.measures.intervals import mean_interval
 from traitscope.utils.model.encode import text_of
+from traitscope.utils.records.choice import best_of
 from traitscope.utils.records.dataset import read_trait
 from traitscope.utils.records.questions import choose_questions, read_pool
 from traitscope.utils.records.responses import read_responses
@@ -262,6 +263,12 @@ def test_a_matched_vector_has_the_length_of_the_other(paths):
     assert float((less.coefficient * less.vector).norm()) == pytest.approx(length)
     assert float((more.coefficient * more.vector).norm()) == pytest.approx(length / 2)
     assert float(less.coefficient * less.vector @ probe.tensor) < 0 < float(more.coefficient)
+
+
+def test_the_best_layer_and_a_shared_layer_can_be_named(paths):
+    [best] = {v.vector.layer for v in variants_of(paths, arms=("probe",), layers="best").values()}
+    assert best == best_of(paths)[0][1]
+    assert {v.push.layer for v in variants_of(paths, arms=("probe",), layers="1,3").values()} == {1, 3}
 
 
 def test_system_prompts_are_put_before_steered_arms_only_where_they_are_named(paths):
@@ -553,7 +560,7 @@ def test_damaged_rows_are_refused_in_a_line(paths, damage):
     assert len(str(caught.value).splitlines()) == 2
 
 
-@pytest.mark.parametrize("writes", range(3))
+@pytest.mark.parametrize("writes", range(6))  # three batches, then what is known, the rows, what is known
 def test_a_full_disk_loses_nothing(paths, monkeypatch, counted, writes):
     call(roll_out, *WORLD, *PLAIN)
     before, left = texts_of(paths), [writes]
@@ -570,7 +577,8 @@ def test_a_full_disk_loses_nothing(paths, monkeypatch, counted, writes):
         with pytest.raises(OSError, match="No space"):
             call(roll_out, *WORLD, *ARMS, "--batch-size", "6")
 
-    assert texts_of(paths) == before
+    assert len(texts_of(paths)) == (24 if writes == 5 else 6)
+    assert before.items() <= texts_of(paths).items()
     assert not list(paths.rollouts.glob(".*.tmp"))
     counted.clear()
     call(roll_out, *WORLD, *ARMS, "--batch-size", "6")
