@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 
 from traitscope.analysis.steering.arms import Arm, ArmResult, generate_arms
-from traitscope.analysis.steering.questions import choose_questions
 from traitscope.analysis.steering.search import odd_part
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json
@@ -33,7 +32,7 @@ from traitscope.utils.model.hooks import Push
 from traitscope.utils.model.loading import LM, ModelOptions, load_lm
 from traitscope.utils.records.choice import parse_weight
 from traitscope.utils.records.dataset import read_trait
-from traitscope.utils.records.questions import read_pool
+from traitscope.utils.records.questions import choose_questions, read_pool
 from traitscope.utils.records.vectors import Vector, read_vector
 from traitscope.utils.records.verdict import require_verdict
 from traitscope.utils.stage.command import command

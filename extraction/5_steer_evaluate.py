@@ -18,7 +18,6 @@ from traitscope.analysis.steering.beside import Beside, closing_words, measure_b
 from traitscope.analysis.steering.evaluate import evaluate
 from traitscope.analysis.steering.history import History
 from traitscope.analysis.steering.precision import check_names
-from traitscope.analysis.steering.questions import choose_questions
 from traitscope.analysis.steering.rescoring import rescore_stored
 from traitscope.analysis.steering.search import Search
 from traitscope.analysis.steering.setting import Protocol
@@ -34,7 +33,7 @@ from traitscope.utils.model.generation import Sampling, Work
 from traitscope.utils.model.loading import ModelOptions, load_lm
 from traitscope.utils.records.dataset import read_trait
 from traitscope.utils.records.dataset_files import dataset_files
-from traitscope.utils.records.questions import read_pool
+from traitscope.utils.records.questions import choose_questions, read_pool
 from traitscope.utils.records.verdict import PARTS, read_earlier_looks, write_texts, write_verdict
 from traitscope.utils.stage.alone import stage_command
 from traitscope.utils.stage.command import command

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from traitscope.analysis import compare_groups, compare_models
 from traitscope.extraction import run_pipeline, train_vectors
-from traitscope.inference import capture_raw_activations, monitor_dynamics
+from traitscope.inference import capture_raw_activations, monitor_dynamics, roll_out
 from traitscope.utils.files.artifacts import write_json
 from traitscope.utils.model.gguf import converted, embedded_gguf
 
@@ -56,6 +56,15 @@ TRAINING = {
     "train_seeds": 2,
     "learning_rates": (0.01, 0.1),
     "no_vet": True,
+}
+ROLLED = {
+    "arms": ("plain", "prompted", "mean_diff"),
+    "doses": (-0.3, 0.3),
+    "layers": "12",
+    "limit": 3,
+    "rollouts": 2,
+    "max_new_tokens": 8,
+    "score": ("judge",),
 }
 WITHOUT_TORCH = """
 import runpy, sys
@@ -115,6 +124,7 @@ def make_experiments(root: Path) -> Path:
         call_with(
             train_vectors, experiment="demo", traits=(FORMALITY,), objective=("nll", "delta"), **TRAINING
         )
+        call_with(roll_out, experiment="demo", traits=(OPTIMISM,), **ROLLED)
         capture_prompts(root)
     finally:
         os.environ.pop("TRAITSCOPE_ROOT")

@@ -17,7 +17,6 @@ from traitscope.analysis.comparing import texts
 from traitscope.analysis.comparing.arms import Pushes, draw_randoms, measure_arms, per_token
 from traitscope.analysis.comparing.costs import Costs
 from traitscope.analysis.comparing.texts import HeldOutTexts, held_out_texts
-from traitscope.analysis.steering.place import usual_layer
 from traitscope.extraction import run_pipeline, train_vectors
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json
@@ -34,6 +33,7 @@ from traitscope.utils.records.own_texts import Text
 from traitscope.utils.records.responses import read_responses
 from traitscope.utils.records.trained import read_training
 from traitscope.utils.records.vectors import list_vectors, read_vector
+from traitscope.utils.stage.layers import usual_layer
 
 TRAIT, OTHER, TOLD = "epistemic/optimism", "behavioral/formality", "behavioral/refusal"
 LAYER = usual_layer(N_LAYERS)

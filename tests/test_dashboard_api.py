@@ -2,6 +2,7 @@
 
 import shutil
 
+import pandas as pd
 import pytest
 import schemathesis
 import torch
@@ -14,6 +15,7 @@ from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.files.reading import read_json
 from traitscope.utils.files.tensors import load_tensor
+from traitscope.utils.records.rollouts import read_rollouts
 from traitscope.visualization import serve
 from traitscope.visualization.app import build_app
 from traitscope.visualization.library import Library
@@ -169,6 +171,39 @@ def test_every_cell_s_texts_stand_beside_the_unsteered_ones(ask, shown):
         assert sum(moved) / len(moved) == pytest.approx(cell["effect"], abs=1e-3)
 
 
+def test_rollouts_are_those_of_the_table_with_every_text(ask, shown):
+    paths, page = TraitPaths("demo", OPTIMISM, shown), ask("/rollouts", trait=OPTIMISM)
+    table = pd.read_csv(paths.rollouts_table("variants.csv")).set_index("variant")
+    assert [v["variant"] for v in page["variants"]] == list(table.index)
+    assert page["questions"] == 3
+
+    rows = read_rollouts(paths).rows.to_pylist()
+    for variant in page["variants"]:
+        name, found = variant["variant"], variant["scores"]["trait"]
+        assert found["mean"] == pytest.approx(table.loc[name, "trait"])
+        assert variant["scores"]["coherence"] | {"unasked": 6, "mean": None} == variant["scores"]["coherence"]
+        own = [row for row in rows if row["variant"] == name]
+        shown_texts = ask("/rollouts/texts", trait=OPTIMISM, variant=name)
+        assert [t["response"] for t in shown_texts["texts"]] == [row["response"] for row in own]
+        assert [t["scores"]["trait"]["value"] for t in shown_texts["texts"]] == [
+            r["trait_score"] for r in own
+        ]
+        assert len(shown_texts["plain"]) == (0 if name == "plain" else 6)
+
+
+def test_a_trait_without_rollouts_has_none_and_damaged_ones_are_named(ask, shown, tmp_path):
+    assert ask("/rollouts", trait=FORMALITY)["variants"] == []
+    shutil.copytree(shown, tmp_path, dirs_exist_ok=True)
+    file = TraitPaths("demo", OPTIMISM, tmp_path).rollout_rows
+    file.write_bytes(file.read_bytes()[:-9])
+    client = TestClient(build_app(Library(tmp_path)), base_url="http://localhost")
+    response = client.get("/api/experiments/demo/rollouts", params={"trait": OPTIMISM})
+    assert response.status_code == 409
+    assert response.json()["detail"].startswith(
+        f"experiments/demo/rollouts/{OPTIMISM}/rows.parquet was changed"
+    )
+
+
 def test_judging_shows_the_definition(ask, shown):
     page = ask("/steering/judging", trait=OPTIMISM)
     assert page["definition"] in (shown / "datasets/traits" / OPTIMISM / "definition.txt").read_text()
@@ -187,6 +222,7 @@ def test_judging_shows_the_definition(ask, shown):
         ("/api/experiments/demo/similarity/methods", {"trait": OPTIMISM, "layer": 99}),
         ("/api/experiments/demo/similarity/traits", {"method": "*", "layer": 12}),
         ("/api/experiments/demo/steering/texts", {"trait": OPTIMISM, "part": "dev", "arm": "none"}),
+        ("/api/experiments/demo/rollouts/texts", {"trait": OPTIMISM, "variant": "none"}),
     ],
 )
 def test_what_is_not_there_is_404_with_one_line(client, path, query):
@@ -231,6 +267,7 @@ REAL = {
     "layer": 12,
     "part": "dev",
     "arm": "unsteered",
+    "variant": "plain",
 }
 REAL |= {
     "prompt_set": "skies",
@@ -248,7 +285,7 @@ def test_the_api_keeps_its_own_description_whatever_is_asked(shown, names):
         "/api/openapi.json", build_app(Library(shown), names=["testserver"])
     )
     operations = [result.ok() for result in schema.get_all_operations()]
-    assert len(operations) == 20
+    assert len(operations) == 22
     for operation in operations:
 
         @given(case=operation.as_strategy())

@@ -15,6 +15,7 @@ VIEWS = {
     "extraction": f"#/extraction?experiment=demo&trait={OPTIMISM}",
     "training": f"#/training?experiment=demo&trait={FORMALITY}",
     "steering": f"#/steering?experiment=demo&trait={OPTIMISM}",
+    "rollouts": f"#/rollouts?experiment=demo&trait={OPTIMISM}",
     "dynamics": "#/dynamics?experiment=demo&set=skies&other=twin&pid=turns",
     "groups": "#/groups?experiment=demo&set=skies",
     "chat": "#/chat?experiment=demo",
@@ -125,6 +126,22 @@ def test_a_steering_cell_opens_its_texts_beside_the_baseline(visit):
     assert "optimis" in page.inner_text("#judging pre").lower()
 
 
+def test_a_cell_of_rollouts_opens_its_texts_beside_plain_ones(visit):
+    page = visit.open(VIEWS["rollouts"])
+    page.click("button[aria-label^='mean_diff layer 12 dose +0.3']")
+    page.wait_for_selector(".picker-detail .label:has-text('mean_diff layer 12 dose +0.3, rollout 2')")
+    assert "variant=mean_diff" in page.url
+    labels = page.eval_on_selector_all(".picker-detail .columns .label", "ls => ls.map((l) => l.innerText)")
+    steered = [f"mean_diff layer 12 dose +0.3, rollout {i}" for i in (1, 2)]
+    assert labels == ["Plain, rollout 1", "Plain, rollout 2", *steered]
+
+    page.select_option("label:has-text('Variant') select", "prompted 0")
+    page.wait_for_selector(".picker-detail .label:has-text('System prompt')")
+    page.reload()
+    page.wait_for_selector(".picker-detail .label:has-text('prompted 0, rollout 1')")
+    assert page.get_attribute("button[aria-label^='prompted 0']", "aria-pressed") == "true"
+
+
 def test_a_plot_saves_as_picture_and_as_table(visit, tmp_path):
     page = visit.open(VIEWS["steering"])
     scroll_through(page)
@@ -151,6 +168,7 @@ def test_a_plot_saves_as_picture_and_as_table(visit, tmp_path):
         (f"#/extraction?experiment=demo&trait={DECEPTION}", "No vectors yet"),
         ("#/extraction?experiment=demo&trait=no/such", "“no/such” has no results here"),
         (f"#/steering?experiment=demo&trait={FORMALITY}", "Not steered yet"),
+        (f"#/rollouts?experiment=demo&trait={FORMALITY}", "Not rolled out yet"),
         ("#/dynamics?experiment=nothing", "No prompts yet"),
         ("#/dynamics?experiment=demo&set=none", "“none” was not captured here"),
         ("#/groups?experiment=nothing", "No prompts yet"),

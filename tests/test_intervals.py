@@ -3,13 +3,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from traitscope.analysis.steering.questions import choose_questions, split_questions
 from traitscope.utils.errors import UserError
 from traitscope.utils.judge import Rubric
 from traitscope.utils.measures.chance import compare_with_null
 from traitscope.utils.measures.intervals import benjamini_hochberg
 from traitscope.utils.measures.separation import auroc_interval, auroc_of, cohens_d, separation
 from traitscope.utils.records.dataset import Item, TraitDataset
+from traitscope.utils.records.questions import choose_questions, split_questions
 
 
 def test_auroc_counts_pairs_with_ties_as_half():

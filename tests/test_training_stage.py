@@ -10,8 +10,6 @@ import pytest
 import torch
 from conftest import N_LAYERS, SHIPPED, call, copy_trait
 
-from traitscope.analysis.steering.place import usual_layer
-from traitscope.analysis.steering.questions import choose_questions, spare_for_training
 from traitscope.extraction import import_vectors, run_pipeline, train_vectors
 from traitscope.extraction.training import job, stage, told
 from traitscope.extraction.training.learning import Learning
@@ -26,11 +24,12 @@ from traitscope.utils.model.loading import ModelOptions, load_lm
 from traitscope.utils.records.activations import read_activations_about, read_fitted_on
 from traitscope.utils.records.dataset import read_trait
 from traitscope.utils.records.own_texts import _prompts, own_texts
-from traitscope.utils.records.questions import read_pool
+from traitscope.utils.records.questions import choose_questions, read_pool, spare_for_training
 from traitscope.utils.records.responses import read_responses
 from traitscope.utils.records.scores import Thresholds
 from traitscope.utils.records.trained import METHODS, read_training
 from traitscope.utils.records.vectors import list_vectors, read_vector
+from traitscope.utils.stage.layers import usual_layer
 
 TRAIT, OTHER = "epistemic/optimism", "behavioral/formality"
 WORLD = ["--experiment", "e", "--traits", TRAIT]

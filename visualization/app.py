@@ -11,7 +11,16 @@ from fastapi.staticfiles import StaticFiles
 from pydantic_core import PydanticSerializationError
 
 from traitscope.utils.errors import UserError
-from traitscope.visualization.api import captured, fitting, live_chat, overview, splits, steering, training
+from traitscope.visualization.api import (
+    captured,
+    fitting,
+    live_chat,
+    overview,
+    rollouts,
+    splits,
+    steering,
+    training,
+)
 from traitscope.visualization.library import BusyError, Library, NotThereError, as_text
 from traitscope.visualization.security import Guard
 
@@ -21,6 +30,7 @@ ROUTERS = (
     fitting.router,
     training.router,
     steering.router,
+    rollouts.router,
     captured.router,
     splits.router,
     live_chat.router,

@@ -109,7 +109,7 @@ class Library:
             UserError: its name is none, a link among its files leads out, or one of them is no file.
         """
         found = TraitPaths(paths.experiment, trait, self.root)
-        for folder in (found.dir, found.steering, found.dataset):
+        for folder in (found.dir, found.steering, found.rollouts, found.dataset):
             self._check_folder(folder)
         return found
 

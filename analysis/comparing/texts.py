@@ -6,7 +6,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from traitscope.analysis.steering.questions import spare_for_training
 from traitscope.utils.files.journal import Journal
 from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.model.encode import Prompt, encode
@@ -15,7 +14,7 @@ from traitscope.utils.model.loading import LM
 from traitscope.utils.records.activations import ActivationsAbout
 from traitscope.utils.records.dataset import read_trait
 from traitscope.utils.records.own_texts import Text, own_texts, plain_prompts
-from traitscope.utils.records.questions import read_pool
+from traitscope.utils.records.questions import read_pool, spare_for_training
 from traitscope.utils.records.responses import read_responses
 from traitscope.utils.records.scores import Thresholds
 

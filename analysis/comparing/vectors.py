@@ -6,13 +6,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from traitscope.analysis.comparing.options import ComparisonOptions
-from traitscope.analysis.steering.place import usual_layer
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.model.loading import LM
 from traitscope.utils.records.activations import read_activations_about
 from traitscope.utils.records.vectors import RANDOM, Key, Vector, list_vectors, read_vector
-from traitscope.utils.stage.layers import parse_layers
+from traitscope.utils.stage.layers import parse_layers, usual_layer
 
 
 class Choice(NamedTuple):

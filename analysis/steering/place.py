@@ -14,16 +14,9 @@ from traitscope.analysis.steering.setting import Setting
 from traitscope.analysis.steering.treatments import Treatment, compose
 from traitscope.utils.records.vectors import Separation
 from traitscope.utils.records.verdict import Reading
-from traitscope.utils.stage.layers import parse_layers
+from traitscope.utils.stage.layers import DEPTH
 
 DEV_SEED = 7_919  # added to --null-seed
-DEPTH = 0.55  # of the layers, where `--choose-by depth` steers
-USUAL_LAYERS = "30%-70%:4"  # among which it is chosen
-
-
-def usual_layer(n_layers: int) -> int:
-    """Return the layer at which stage 5 steers where no flag says otherwise."""
-    return min(parse_layers(USUAL_LAYERS, n_layers), key=lambda layer: abs(layer - DEPTH * n_layers))
 
 
 @dataclass(frozen=True)

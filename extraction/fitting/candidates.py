@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from traitscope.analysis.steering.place import USUAL_LAYERS
 from traitscope.analysis.steering.setting import Candidates
 from traitscope.extraction.fitting.methods import (
     FitOptions,
@@ -35,6 +34,7 @@ from traitscope.utils.records.dataset import TraitDataset
 from traitscope.utils.records.imported import imported_layers
 from traitscope.utils.records.vectors import Key, Vector, read_vector
 from traitscope.utils.stage.flags import flag
+from traitscope.utils.stage.layers import USUAL_LAYERS
 
 
 @dataclass(frozen=True)

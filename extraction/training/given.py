@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from traitscope.analysis.steering.questions import may_be_asked
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.paths import SIDES, TraitPaths
 from traitscope.utils.files.reading import digest
@@ -16,7 +15,7 @@ from traitscope.utils.records.activations import ActivationsAbout
 from traitscope.utils.records.chats import Chat, Chats, name_of
 from traitscope.utils.records.dataset import read_trait
 from traitscope.utils.records.own_texts import Text, without_system
-from traitscope.utils.records.questions import read_pool
+from traitscope.utils.records.questions import may_be_asked, read_pool
 from traitscope.utils.records.responses import read_responses
 from traitscope.utils.records.scores import Thresholds
 from traitscope.utils.records.texts import join_shared, normalised

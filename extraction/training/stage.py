@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
-from traitscope.analysis.steering.place import usual_layer
 from traitscope.extraction.training.job import TOLD, Job
 from traitscope.extraction.training.learning import Learned, Progress, Start, finite, learn
 from traitscope.extraction.training.objectives import LikelyText, Objective, PreferredAnswer, ToldModel
@@ -44,7 +43,7 @@ from traitscope.utils.records.trained import (
 )
 from traitscope.utils.records.vectors import list_vectors
 from traitscope.utils.stage.flags import Flag
-from traitscope.utils.stage.layers import parse_layers
+from traitscope.utils.stage.layers import parse_layers, usual_layer
 from traitscope.utils.stage.stage import Stage, only_one
 
 _WRITING = tuple(field.name for field in fields(Sampling))

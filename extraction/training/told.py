@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import torch
 
-from traitscope.analysis.steering.questions import spare_for_training
 from traitscope.utils.files.journal import Journal
 from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.model.capture import Reading, pool_activations
@@ -14,7 +13,7 @@ from traitscope.utils.model.loading import LM
 from traitscope.utils.records.activations import ActivationsAbout
 from traitscope.utils.records.dataset import read_trait
 from traitscope.utils.records.own_texts import Text, own_texts
-from traitscope.utils.records.questions import read_pool
+from traitscope.utils.records.questions import read_pool, spare_for_training
 from traitscope.utils.records.responses import read_responses
 from traitscope.utils.records.scores import Thresholds
 

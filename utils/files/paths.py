@@ -328,6 +328,34 @@ class TraitPaths:
     def steering_responses(self, split: str) -> Path:
         return self.steering / "responses" / f"{split}.json"
 
+    @property
+    def rollouts(self) -> Path:
+        return self.root / "experiments" / self.experiment / "rollouts" / self.trait
+
+    @property
+    def rollout_rows(self) -> Path:
+        return self.rollouts / "rows.parquet"
+
+    @property
+    def rollouts_about(self) -> Path:
+        return self.rollouts / "about.json"
+
+    @property
+    def rollouts_journal(self) -> Path:
+        return self.rollouts / "rows.progress.jsonl"
+
+    @property
+    def rollouts_lock(self) -> Path:
+        return self.rollouts / ".lock"
+
+    @property
+    def rollouts_figure(self) -> Path:
+        return self.rollouts / "rollouts.png"
+
+    def rollouts_table(self, name: str) -> Path:
+        """Return a table that is made of the rows, such as variants.csv."""
+        return self.rollouts / name
+
 
 @dataclass(frozen=True)
 class InferencePaths:

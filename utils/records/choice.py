@@ -67,8 +67,9 @@ def choose_keys(paths: TraitPaths, layers: str, method: str) -> list[tuple[Key, 
         for layer in named:
             key = (method or best[0], layer)
             if key not in found:
+                at = ", ".join(str(other) for name, other in sorted(found) if name == key[0]) or "no layer"
                 raise UserError(
-                    f"{paths.trait} has no vector of {key[0]} at layer {layer} in {paths.experiment}"
+                    f"{paths.trait} has no vector of {key[0]} at layer {layer} in {paths.experiment}; there is one at {at}"
                 )
             chosen.setdefault(key, reason if relative and key == best else f"asked for as {part}")
     return list(chosen.items())

@@ -81,6 +81,14 @@ class TraitDataset:
             f"{'the opposite of this' if wanted < 0 else 'this'}. {wish}"
         )
 
+    def system_prompts(self, side: str) -> list[str]:
+        """Return the system prompts that ask for a side: the trait's own instructions, else its definition as one."""
+        if self.form != "instructions":
+            return [self.ask_for(1 if side == "pos" else -1)]
+        own = [item.prompt for item in self.items if item.side == side]
+        told = [m["content"] for p in own if not isinstance(p, str) for m in p if m["role"] == "system"]
+        return list(dict.fromkeys(told))
+
 
 def read_trait(paths: TraitPaths) -> TraitDataset:
     """Read and validate the dataset of a trait.

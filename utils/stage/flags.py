@@ -184,6 +184,14 @@ def option_flags(options: Any) -> dict[str, Flag]:
     return flags
 
 
+def remembered(flags: dict[str, Flag], values: dict[str, Any]) -> dict[str, Any]:
+    """Return what is remembered of the values that can change what is written, each as its flag identifies it."""
+    kept = {name: value for name, value in values.items() if not flags[name].is_cosmetic}
+    known = {n: identify(v) if (identify := flags[n].identify) else v for n, v in kept.items()}
+    # a flag that is identified as nothing is as if it did not exist, so that manifests before it stay good
+    return {name: value for name, value in known.items() if value is not None}
+
+
 def pick(options: type[Options], values: dict[str, Any]) -> Options:
     """Return an options dataclass filled from the values that are its fields; the others keep their
     defaults.

@@ -4,7 +4,14 @@ import re
 
 from traitscope.utils.errors import UserError
 
+DEPTH = 0.55  # of the layers, where `--choose-by depth` steers
+USUAL_LAYERS = "30%-70%:4"  # among which it is chosen
 _LAYER = re.compile(r"(\d+)(%?)(?:-(\d+)(%?))?(?::(\d+))?")
+
+
+def usual_layer(n_layers: int) -> int:
+    """Return the layer at which stage 5 steers where no flag says otherwise."""
+    return min(parse_layers(USUAL_LAYERS, n_layers), key=lambda layer: abs(layer - DEPTH * n_layers))
 
 
 def parse_layers(spec: str, n_layers: int) -> list[int]:

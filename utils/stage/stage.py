@@ -18,7 +18,7 @@ from traitscope.utils.files.artifacts import sweep_temporaries
 from traitscope.utils.files.locks import hold
 from traitscope.utils.files.paths import TraitPaths
 from traitscope.utils.files.reading import digest
-from traitscope.utils.stage.flags import OWN_HEADING, Flag, bind, flag, flags_of
+from traitscope.utils.stage.flags import OWN_HEADING, Flag, bind, flag, flags_of, remembered
 from traitscope.utils.stage.manifest import (
     changed_input,
     damaged_output,
@@ -80,15 +80,8 @@ class Stage:
 
     def tracked(self, params: dict[str, Any]) -> dict[str, Any]:
         """Return the parameters that can change the outputs, as JSON gives them back."""
-        flags = self.flags
-        kept = {
-            n: v
-            for n, v in params.items()
-            if not flags[n].is_cosmetic and (n not in self.only_with or params[self.only_with[n]])
-        }
-        known = {n: identify(v) if (identify := flags[n].identify) else v for n, v in kept.items()}
-        # a flag that is identified as nothing is as if it did not exist, so that manifests before it stay good
-        return json.loads(json.dumps({n: v for n, v in known.items() if v is not None}))
+        kept = {n: v for n, v in params.items() if n not in self.only_with or params[self.only_with[n]]}
+        return json.loads(json.dumps(remembered(self.flags, kept)))
 
 
 def why_run(stage: Stage, paths: TraitPaths, params: dict[str, Any], *, verify: bool = False) -> str | None:

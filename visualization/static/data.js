@@ -75,6 +75,8 @@ export const training = (name, trait) => get(`${of(name)}/training`, { trait });
 export const steering = (name, trait) => get(`${of(name)}/steering`, { trait });
 export const texts = (name, trait, part, arm) => get(`${of(name)}/steering/texts`, { trait, part, arm });
 export const judging = (name, trait) => get(`${of(name)}/steering/judging`, { trait });
+export const rollouts = (name, trait) => get(`${of(name)}/rollouts`, { trait });
+export const rolledOut = (name, trait, variant) => get(`${of(name)}/rollouts/texts`, { trait, variant });
 export const promptSets = (name) => get(`${of(name)}/prompt-sets`);
 export const prompts = (name, set) => get(`${of(name)}/prompts`, { prompt_set: set });
 export const course = (name, set, how) => get(`${of(name)}/course`, { prompt_set: set, ...how });

@@ -6,7 +6,8 @@ import { dynamics } from "./dynamics.js";
 import { extraction } from "./extraction.js";
 import { groups } from "./groups.js";
 import { overview } from "./overview.js";
+import { rollouts } from "./rollouts.js";
 import { steering } from "./steering.js";
 import { training } from "./training.js";
 
-export const VIEWS = { overview, extraction, training, steering, dynamics, groups, chat, api: apiPage };
+export const VIEWS = { overview, extraction, training, steering, rollouts, dynamics, groups, chat, api: apiPage };
