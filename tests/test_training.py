@@ -6,15 +6,9 @@ import pytest
 import torch
 from families import FAMILIES, build
 
-from traitscope.extraction.training.learning import (
-    Course,
-    Learned,
-    Learning,
-    Progress,
-    Start,
-    factor_at,
-    learn,
-)
+from traitscope.extraction.training.course import Course, Learned, Progress, Start
+from traitscope.extraction.training.learning import Learning, factor_at, run_units
+from traitscope.extraction.training.loop import Task, learn, learn_all
 from traitscope.extraction.training.objectives import LikelyText, PreferredAnswer, ToldModel, pair_up
 from traitscope.extraction.training.options import TrainOptions
 from traitscope.extraction.training.stage import choose
@@ -41,6 +35,24 @@ def texts_of(lm, count: int, width: int = 10, seed: int = 0, side: str = "pos") 
         return torch.randint(5, 200, (n,), generator=drawn).tolist()
 
     return [Text(f"{side}:{i}", side, i, some(3 + i % 4), some(width - i % 3)) for i in range(count)]
+
+
+def learnt(passes, objective, starts, options, progress) -> list[Learned]:
+    """Learn one trait's vectors."""
+    return learn(passes, Task(objective, starts, progress), options)
+
+
+def begun(passes, objective, options, rate: float = 0.1) -> Learning:
+    """Return a vector that has its first direction."""
+    objective.begin(passes)
+    going = Learning(passes, objective, [Start(1, rate, 0, 5.0)], options)
+    going.begin(run_units(passes, [going], {0: going.first_units()}, leads_back=True)[0])
+    return going
+
+
+def take_step(going: Learning, step: int, factor: float = 1.0) -> None:
+    found = run_units(going.passes, [going], {0: going.step_units(step)}, leads_back=True)
+    going.step(found[0], factor)
 
 
 def passes_of(lm, layers, **options) -> Passes:
@@ -181,7 +193,7 @@ def test_rows_of_one_pass_are_runs_of_their_own(lm, tmp_path):
 
     def run(starts, name):
         passes = passes_of(lm, [s.layer for s in starts])
-        return learn(passes, LikelyText(texts), starts, QUICK, Progress(Journal(tmp_path / name)))
+        return learnt(passes, LikelyText(texts), starts, QUICK, Progress(Journal(tmp_path / name)))
 
     together = run(starts, "together")
     for i, start in enumerate(starts):
@@ -205,6 +217,36 @@ def taught(lm, vector: torch.Tensor, layer: int, count: int, seed: int) -> list[
     ]
 
 
+def test_traits_that_share_passes_learn_what_each_learns_alone_and_go_on_by_themselves(llama, tmp_path):
+    """Two traits with other texts, layers and lengths; the second ends early. What was kept of both serves each."""
+    options = replace(QUICK, steps=12, epochs=3.0)
+
+    def task(name: str, seed: int, layer: int, count: int) -> Task:
+        train, val = texts_of(llama, count, seed=seed), texts_of(llama, 4, seed=seed + 50)
+        train, val = (
+            [replace(t, key=f"{seed}/{n}/{t.key}") for t in part] for n, part in enumerate((train, val))
+        )
+        starts = [Start(layer, 0.05, 0, 5.0), Start(layer, 0.1, 1, 5.0)]
+        return Task(LikelyText(Texts(train, val, [])), starts, Progress(Journal(tmp_path / f"{name}{seed}")))
+
+    def tasks(name: str) -> list[Task]:
+        return [task(name, 1, 1, 16), task(name, 2, 2, 8)]
+
+    both = tasks("both")
+    layers = [start.layer for t in both for start in t.starts]
+    runs = learn_all(passes_of(llama, layers), both, options, "")
+    assert [run.done for run in runs] == [12, 6]
+
+    for alone, known in zip(tasks("alone"), tasks("both"), strict=True):
+        layers = [start.layer for start in alone.starts]
+        wanted = learn(passes_of(llama, layers), alone, options)
+        found = learn(passes_of(llama, layers), known, options)  # all its steps are taken
+        for one, other in zip(wanted, found, strict=True):
+            assert torch.cosine_similarity(one.values, other.values, dim=0) > 0.9999
+            assert one.course.best_loss == pytest.approx(other.course.best_loss, rel=1e-4)
+            assert one.course.tokens_seen == other.course.tokens_seen
+
+
 @pytest.mark.parametrize("free_norm", [False, True])
 def test_a_teachers_vector_is_found_in_the_texts_that_it_wrote(llama, tmp_path, free_norm):
     layer, mean_norm = 1, 8.0
@@ -216,7 +258,7 @@ def test_a_teachers_vector_is_found_in_the_texts_that_it_wrote(llama, tmp_path, 
     )
 
     passes = passes_of(llama, [layer], positions="response")
-    learned = learn(
+    learned = learnt(
         passes,
         LikelyText(texts),
         [Start(layer, 0.1, 0, mean_norm)],
@@ -283,7 +325,7 @@ def test_of_two_answers_the_vector_prefers_the_one_and_its_opposite_the_other(ll
     objective = PreferredAnswer(Texts(answers(1, 128), answers(2, 16), []), opposite)
     options = replace(QUICK, steps=80, texts_a_step=16, train_doses=(0.5,))
     passes = passes_of(llama, [layer], positions="response")
-    learned = learn(
+    learned = learnt(
         passes, objective, [Start(layer, 0.1, 0, mean_norm)], options, Progress(Journal(tmp_path / "j"))
     )[0]
 
@@ -334,7 +376,7 @@ def test_a_model_that_is_told_by_a_vector_is_followed_by_it(llama, tmp_path):
 
     options = replace(QUICK, steps=120, texts_a_step=16, train_doses=(0.5,))
     start = [Start(layer, 0.1, 0, mean_norm)]
-    learned = learn(
+    learned = learnt(
         passes_of(llama, [layer]),
         Steered(Texts(train, val, [])),
         start,
@@ -448,7 +490,9 @@ def scripted(monkeypatch, losses: dict[int, list[float]]) -> None:
     """Let the vectors' validations find these losses, one after the other."""
     given = {i: iter(values) for i, values in losses.items()}
     monkeypatch.setattr(
-        Learning, "losses_on", lambda self, items, vectors, scale=1.0: {i: next(given[i]) for i in vectors}
+        Learning,
+        "mean_losses",
+        lambda self, found: {i: next(given[i]) for i in dict.fromkeys(u.vector for u, _ in found.losses)},
     )
 
 
@@ -460,14 +504,14 @@ def test_the_best_vector_is_restored_and_one_that_ended_stands_still(llama, tmp_
     kept = {}
     look = Learning.validate
 
-    def validate(self, step, factor):
-        looks = look(self, step, factor)
+    def validate(self, step, *given):
+        looks = look(self, step, *given)
         kept[step] = [p.detach().clone() for p in self.parameters]
         return looks
 
     monkeypatch.setattr(Learning, "validate", validate)
     options = replace(QUICK, steps=20, patience=3)
-    learned = learn(
+    learned = learnt(
         passes_of(llama, [1, 1]), LikelyText(texts), starts, options, Progress(Journal(tmp_path / "j"))
     )
 
@@ -482,7 +526,7 @@ def test_the_best_vector_is_restored_and_one_that_ended_stands_still(llama, tmp_
 
 def test_validation_is_asked_at_least_eight_times_however_short_the_run(llama, tmp_path):
     texts = Texts(texts_of(llama, 8), texts_of(llama, 4, seed=9), [])
-    learned = learn(
+    learned = learnt(
         passes_of(llama, [1]),
         LikelyText(texts),
         [Start(1, 0.01, 0, 5.0)],
@@ -502,7 +546,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(llama, tmp_path, 
     options = replace(QUICK, steps=20, free_norm=free_norm, patience=3)
 
     def run(name):
-        return learn(
+        return learnt(
             passes_of(llama, [1, 1]), LikelyText(texts), starts, options, Progress(Journal(tmp_path / name))
         )
 
@@ -536,7 +580,7 @@ def test_another_training_does_not_go_on_from_this_one(llama, tmp_path):
     start, options = [Start(1, 0.02, 0, 5.0)], replace(QUICK, steps=10)
 
     def run(texts, options, journal):
-        return learn(passes_of(llama, [1]), LikelyText(texts), start, options, Progress(journal))[0]
+        return learnt(passes_of(llama, [1]), LikelyText(texts), start, options, Progress(journal))[0]
 
     run(texts, options, journal)
     for given in ((others, options), (texts, replace(options, learning_rates=(1.0,)))):
@@ -549,12 +593,9 @@ def test_parameters_stay_float32_under_a_model_of_sixteen_bits(tmp_path, tiny_fo
     lm = load_lm(ModelOptions(model=tiny_folders["llama"], device="cpu", dtype="bfloat16"))
     texts = Texts(texts_of(lm, 8), texts_of(lm, 4, seed=9), [])
     objective, options = LikelyText(texts), replace(QUICK, steps=4)
-    passes = passes_of(lm, [1])
-    objective.begin(passes)
-    going = Learning(passes, objective, [Start(1, 1e-4, 0, 5.0)], options)
-    going.aim()
+    going = begun(passes_of(lm, [1]), objective, options, 1e-4)
     before = going.parameters[0].detach().clone()
-    going.step(0, 1.0)
+    take_step(going, 0)
 
     assert going.parameters[0].dtype == torch.float32
     moved = going.parameters[0].detach() - before
@@ -567,13 +608,10 @@ def test_a_direction_keeps_its_length_and_a_free_vector_stays_within_its_bound(l
     root = llama.d_model**0.5
     for free_norm in (False, True):
         objective, options = LikelyText(texts), replace(QUICK, steps=10, free_norm=free_norm)
-        passes = passes_of(llama, [1])
-        objective.begin(passes)
-        going = Learning(passes, objective, [Start(1, 0.1, 0, 5.0)], options)
-        going.aim()
+        going = begun(passes_of(llama, [1]), objective, options)
         factors = [factor_at(step, 10, options) for step in range(10)]
         for step, factor in enumerate(factors):
-            going.step(step, factor)
+            take_step(going, step, factor)
         length = float(going.parameters[0].detach().norm())
         if free_norm:  # ‖v‖ ≤ lr · m · Σ schedule, a bound on the dose
             assert 0 < length * going.force(0, 0.0) <= 0.1 * 5.0 * sum(factors) * 1.05
@@ -603,7 +641,7 @@ def test_when_nothing_stays_finite_one_line_says_so(llama, tmp_path, monkeypatch
     texts = Texts(texts_of(llama, 8), texts_of(llama, 4, seed=9), [])
     scripted(monkeypatch, {0: [float("nan")] * 5})
     with pytest.raises(UserError, match="nothing was learnt: the loss was not finite at step 0"):
-        learn(
+        learnt(
             passes_of(llama, [1]),
             LikelyText(texts),
             [Start(1, 0.1, 0, 5.0)],
@@ -617,7 +655,7 @@ def test_memory_that_runs_out_halves_the_pass_and_changes_nothing(llama, tmp_pat
 
     def run(name):
         start = [Start(1, 0.02, 0, 5.0)]
-        return learn(
+        return learnt(
             passes_of(llama, [1]), LikelyText(texts), start, QUICK, Progress(Journal(tmp_path / name))
         )[0]
 
@@ -641,12 +679,12 @@ def test_a_vector_whose_loss_ceases_to_be_finite_costs_the_others_nothing_not_ev
     options = replace(QUICK, steps=20)
 
     def run(name):
-        return learn(
+        return learnt(
             passes_of(llama, [1, 1]), LikelyText(texts), starts, options, Progress(Journal(tmp_path / name))
         )
 
     sound = run("sound")
-    own_losses, own_step, steps = Passes.losses, Learning.step, []
+    own_losses, own_step, steps = Passes.losses, Learning.step_units, []
 
     def spoiled(self, vectors, units):
         found = own_losses(self, vectors, units)
@@ -660,10 +698,10 @@ def test_a_vector_whose_loss_ceases_to_be_finite_costs_the_others_nothing_not_ev
         steps.append(given[0])
         if len(steps) == 15:
             raise KeyboardInterrupt
-        own_step(self, *given)
+        return own_step(self, *given)
 
     monkeypatch.setattr(Passes, "losses", spoiled)
-    monkeypatch.setattr(Learning, "step", step)
+    monkeypatch.setattr(Learning, "step_units", step)
     with pytest.raises(KeyboardInterrupt):
         run("killed")
     resumed = run("killed")
@@ -676,7 +714,7 @@ def test_a_vector_whose_loss_ceases_to_be_finite_costs_the_others_nothing_not_ev
 
 def test_the_unsteered_loss_is_the_models_own(lm, tmp_path):
     texts = Texts(texts_of(lm, 8), texts_of(lm, 4, seed=9), [])
-    learned = learn(
+    learned = learnt(
         passes_of(lm, [1]),
         LikelyText(texts),
         [Start(1, 0.02, 0, 5.0)],
@@ -689,12 +727,9 @@ def test_the_unsteered_loss_is_the_models_own(lm, tmp_path):
 
 def test_the_gradient_turns_a_direction_and_does_not_stretch_it(llama):
     objective = LikelyText(Texts(texts_of(llama, 8), texts_of(llama, 4, seed=9), []))
-    passes = passes_of(llama, [1])
-    objective.begin(passes)
-    going = Learning(passes, objective, [Start(1, 0.1, 0, 5.0)], QUICK)
-    going.aim()
+    going = begun(passes_of(llama, [1]), objective, QUICK)
     before = going.parameters[0].detach().clone()
-    going.step(0, 1.0)
+    take_step(going, 0)
     own = going.parameters[0].grad
     assert own.norm() > 0
     assert abs(torch.cosine_similarity(own, before, dim=0)) < 1e-4

@@ -11,7 +11,7 @@ import torch
 from conftest import N_LAYERS, SHIPPED, call, copy_trait
 
 from traitscope.extraction import import_vectors, run_pipeline, train_vectors
-from traitscope.extraction.training import job, stage, told
+from traitscope.extraction.training import loop, stage, told
 from traitscope.extraction.training.learning import Learning
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json
@@ -185,6 +185,57 @@ def test_several_traits_are_one_load_and_one_that_fails_leaves_the_others_going(
     assert f"[train_nll] {OTHER}: 1 vectors" in printed.out
 
 
+def test_traits_trained_together_take_their_steps_in_the_same_passes_and_end_as_each_alone(
+    root, paths, capfd, monkeypatch
+):
+    own, asked = loop.run_units, []
+
+    def counted(passes, learnings, wanted, **how):
+        if how.get("leads_back") and wanted:
+            asked.append(len(wanted))
+        return own(passes, learnings, wanted, **how)
+
+    def learnt(*given: str) -> dict[str, torch.Tensor]:
+        traits = ["--experiment", "e", "--traits", f"{TRAIT},{OTHER}"]
+        call(train_vectors, *traits, "--no-vet", *QUICK, *given)
+        found = (TraitPaths("e", trait, root) for trait in (TRAIT, OTHER))
+        return {p.trait: read_vector(p, ("trained_nll", usual_layer(N_LAYERS))).values for p in found}
+
+    monkeypatch.setattr(loop, "run_units", counted)
+    together = learnt("--traits-a-pass", "2")
+    assert set(asked) == {2}  # and no step after it
+    assert not list(root.rglob("*.progress.jsonl"))
+    assert "up to date" not in capfd.readouterr().out
+
+    alone = learnt("--force")
+    assert set(asked) == {2, 1}
+    for trait, values in alone.items():
+        assert torch.cosine_similarity(values, together[trait], dim=0) > 0.9999
+    learnt("--traits-a-pass", "1")  # nothing of a vector depends on it
+    assert "up to date" in capfd.readouterr().out
+
+
+def test_a_trait_that_cannot_be_trained_costs_those_trained_with_it_nothing(root, capfd):
+    broken = TraitPaths("e", TRAIT, root)
+    rows = read_json(broken.responses("pos"))
+    write_json(broken.responses("pos"), rows | {"rows": rows["rows"][:1]})
+    with pytest.raises(UserError, match=f"1 of 2 traits failed: {TRAIT}"):
+        call(
+            train_vectors,
+            *[
+                "--experiment",
+                "e",
+                "--traits",
+                f"{TRAIT},{OTHER}",
+                "--no-vet",
+                *QUICK,
+                "--traits-a-pass",
+                "4",
+            ],
+        )
+    assert f"[train_nll] {OTHER}: 1 vectors" in capfd.readouterr().out
+
+
 def test_two_seeds_are_compared_and_the_better_one_is_kept(paths):
     train("--seeds", "3", "--learning-rates", "0.1")
     record = read_training(paths, "trained_nll")
@@ -195,15 +246,15 @@ def test_two_seeds_are_compared_and_the_better_one_is_kept(paths):
 
 
 def test_a_killed_training_goes_on_where_it_was(paths, monkeypatch):
-    own, steps = Learning.step, []
+    own, steps = Learning.step_units, []
 
     def step(self, *given):
         steps.append(given[0])
         if len(steps) == 7:
             raise KeyboardInterrupt
-        own(self, *given)
+        return own(self, *given)
 
-    monkeypatch.setattr(Learning, "step", step)
+    monkeypatch.setattr(Learning, "step_units", step)
     with pytest.raises(KeyboardInterrupt):
         train()
     assert not paths.has_completed("train_nll")

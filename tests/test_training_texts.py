@@ -147,7 +147,8 @@ def test_scores_choose_the_sides_and_what_they_leave_out_is_counted(paths, llama
 def test_the_other_side_is_learnt_under_the_opposite_and_else_counted(paths):
     rows = [chat(f"{i}?", f"answer {i}", score=90 if i % 2 else 5) for i in range(20)]
     file = write_chats(paths.root / "datasets/texts/t.jsonl", rows)
-    for more, taken, counts in (([], 10, {"of the other side": 10}), (["--train-opposite"], 20, {})):
+    alone = ["--train-opposite", "false"]
+    for more, taken, counts in ((alone, 10, {"of the other side": 10}), ([], 20, {})):
         train("--from", file, *more)
         record = read_training(paths, "trained_nll")
         assert record.texts["train_texts"] + record.texts["val_texts"] == taken
@@ -261,7 +262,7 @@ BAD = {
     ),
     "half a character": (['{"messages": [], "x": "\\ud800"}'], "line 1 is not valid JSON: half a character"),
     "nothing": ([], "t.jsonl is empty"),
-    "one": (TWENTY[:1], "there are 1 texts to train on"),
+    "one": (TWENTY[:1], "there are 1 texts that show"),
     "none good": (
         [chat("a?", "b", score=59), chat("c?", "d", score=3)],
         "the highest is 59, in line 1; move --pos",
@@ -335,7 +336,7 @@ def test_a_trait_of_given_answers_is_trained_and_its_pairs_are_preferred(root, t
     found = TraitPaths("g", "a/given", root)
     train_keys = {row.key for row in read_activations_about(found).rows if row.split == "train"}
     nll, pref = (read_training(found, method) for method in ("trained_nll", "trained_pref"))
-    assert nll.texts["train_texts"] + nll.texts["val_texts"] == sum(k.startswith("pos") for k in train_keys)
+    assert nll.texts["train_texts"] + nll.texts["val_texts"] == len(train_keys)
     assert pref.texts["train_texts"] + pref.texts["val_texts"] == len(train_keys)
     assert {m for m, _ in list_vectors(found)} >= {"trained_nll", "trained_pref", "trained_distill"}
 

@@ -1,12 +1,21 @@
 """One trait to be trained: its model, and the texts that it learns from."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from traitscope.extraction.training.course import Look, Progress, Start
 from traitscope.extraction.training.given import Wanted, given_texts
-from traitscope.extraction.training.objectives import pair_up
-from traitscope.extraction.training.options import TextOptions, TrainOptions
+from traitscope.extraction.training.loop import Task
+from traitscope.extraction.training.objectives import (
+    LikelyText,
+    Objective,
+    PreferredAnswer,
+    ToldModel,
+    pair_up,
+)
+from traitscope.extraction.training.options import Opposite, TextOptions, TrainOptions
 from traitscope.extraction.training.texts import LEAST, Texts, fill_budgets
 from traitscope.extraction.training.told import told_texts
 from traitscope.utils.errors import UserError
@@ -14,15 +23,29 @@ from traitscope.utils.files.journal import Journal
 from traitscope.utils.files.paths import CAPTURE, SIDES, TraitPaths
 from traitscope.utils.model.generation import Sampling
 from traitscope.utils.model.loading import LM, ModelOptions, load_lm
-from traitscope.utils.records.activations import Captured, fitted_sides, read_captured, read_fitted_on
+from traitscope.utils.records.activations import (
+    ActivationsAbout,
+    Captured,
+    fitted_sides,
+    read_captured,
+    read_fitted_on,
+)
 from traitscope.utils.records.chats import Chats, chats_file, read_chats
 from traitscope.utils.records.own_texts import Text, own_texts
+from traitscope.utils.records.ranking import best_held_out
 from traitscope.utils.records.scores import Thresholds
 from traitscope.utils.records.trained import METHOD_OF
+from traitscope.utils.records.vectors import list_vectors
+from traitscope.utils.stage.layers import parse_layers, usual_layer
 
 TOLD = ("distill", "delta")  # what the model wrote when it was told to show the trait
 UNPAIRED = "without another answer to the same prompt"
 DEFAULTS = TextOptions()
+LOWERS: dict[str, Callable[[Texts, Opposite], Objective]] = {
+    "nll": LikelyText,
+    "pref": PreferredAnswer,
+    "distill": ToldModel,
+}
 
 
 @dataclass(frozen=True)
@@ -85,6 +108,26 @@ class Job:
             )
         return lm
 
+    @cached_property
+    def starts(self) -> list[Start]:
+        """The vectors to be learnt: at every layer asked for, with every learning rate and seed.
+
+        Raises:
+            UserError: there is no such layer.
+        """
+        about, training = self.captured.about, self.training
+        return [
+            Start(layer, rate, seed, about.mean_norms[layer])
+            for layer in _layers(self.paths, training.train_layers, about)
+            for rate in dict.fromkeys(training.learning_rates)
+            for seed in range(training.train_seeds)
+        ]
+
+    def task(self, texts: Texts, watch: Callable[[list[Look]], None] = lambda looks: None) -> Task:
+        """Return what is to be learnt from the texts."""
+        objective = LOWERS[self.objective](texts, self.training.opposite)
+        return Task(objective, self.starts, Progress(self.journal, f"{self.stage} {self.paths.trait}", watch))
+
     def texts(self, lm: LM) -> Texts:
         """Return what is learnt and what validates.
 
@@ -92,6 +135,8 @@ class Job:
             UserError: there are too few texts.
         """
         found, source = self._find_texts(lm)
+        # of this trait: several traits may share a pass
+        found = [replace(text, key=f"{self.paths.trait}/{text.key}") for text in found]
         if self.objective == "delta":
             if len(found) < LEAST:
                 raise UserError(f"there are {len(found)} texts that the told model wrote; {LEAST} are needed")
@@ -102,6 +147,11 @@ class Job:
                 source["counts"][UNPAIRED] = len(found) - len(chosen)
         else:
             chosen = [text for text in found if self._learns_opposite or text.side == "pos"]
+        showing = sum(text.side == "pos" for text in chosen)
+        if showing < LEAST:  # the other side's texts by themselves teach what the trait is not
+            raise UserError(
+                f"there are {showing} texts that show {self.paths.trait} and may be learnt; {LEAST} are needed"
+            )
         shared = fill_budgets(chosen, self.training.train_tokens, self.training.val_tokens, seed=0)
         return replace(shared, source=source)
 
@@ -121,3 +171,17 @@ class Job:
         if is_told:
             return told_texts(self.paths, lm, about, passing, self.sampling, self.journal), {}
         return own_texts(self.paths, lm, about, passing, in_pairs=self.objective == "pref"), {}
+
+
+def _layers(paths: TraitPaths, spec: str, about: ActivationsAbout) -> list[int]:
+    """Return the layers asked for: by default where stage 5 steers by default."""
+    if spec != "best":
+        return parse_layers(spec, about.shape[1]) if spec else [usual_layer(about.shape[1])]
+
+    fitted = [vector for vector in list_vectors(paths).values() if vector.origin is None]
+    best = best_held_out(paths, fitted)
+    if best is None:
+        raise UserError(
+            f"{paths.trait}: no vector was measured on held-out responses; name layers with --layers"
+        )
+    return [best.key[1]]

@@ -83,6 +83,14 @@ class TrainOptions:
         ),
     )
     positions: Positions = flag("all", "all, or response (from the last prompt token on).")
+    traits_a_pass: int = flag(
+        1,
+        (
+            "Traits that are trained together, their rows in the same passes; it pays where one trait's rows do not "
+            "fill a GPU."
+        ),
+        cosmetic=True,
+    )
     gradient_checkpointing: bool = flag(
         False, "Keep less in memory and compute the blocks again on the way back.", cosmetic=True
     )
@@ -96,6 +104,7 @@ class TrainOptions:
             "learning-rates": min(self.learning_rates, default=0),
             "train-seeds": self.train_seeds,
             "texts-a-step": self.texts_a_step,
+            "traits-a-pass": self.traits_a_pass,
             "train-doses": min(self.train_doses, default=0),
             "steps": self.steps,
         }

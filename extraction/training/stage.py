@@ -3,7 +3,8 @@ method has.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
+from traitscope.extraction.training.course import Learned, Start, finite
 from traitscope.extraction.training.job import TOLD, Job
-from traitscope.extraction.training.learning import Learned, Progress, Start, finite, learn
-from traitscope.extraction.training.objectives import LikelyText, Objective, PreferredAnswer, ToldModel
-from traitscope.extraction.training.options import Opposite, TextOptions, TrainOptions
+from traitscope.extraction.training.loop import learn, learn_all, open_passes
+from traitscope.extraction.training.options import TextOptions, TrainOptions
 from traitscope.extraction.training.texts import Texts
 from traitscope.extraction.training.told import added_by_telling
 from traitscope.extraction.training.tracking import TRACK_HELP, require_trackers, told_of
@@ -24,14 +25,12 @@ from traitscope.utils.files.paths import FIT, SIDES, TraitPaths, question_pool
 from traitscope.utils.files.reading import digest, is_there
 from traitscope.utils.measures.separation import describe_vector
 from traitscope.utils.model.generation import Sampling
-from traitscope.utils.model.loading import ModelOptions
-from traitscope.utils.model.steered_costs import Passes
+from traitscope.utils.model.loading import LM, ModelOptions
 from traitscope.utils.model.upper import UpperPart
-from traitscope.utils.records.activations import ActivationsAbout, fitted_sides, read_fitted_on
+from traitscope.utils.records.activations import fitted_sides, read_fitted_on
 from traitscope.utils.records.chats import chats_file, is_ours
 from traitscope.utils.records.dataset_files import dataset_files
 from traitscope.utils.records.imported import write_imported
-from traitscope.utils.records.ranking import best_held_out
 from traitscope.utils.records.scores import Thresholds
 from traitscope.utils.records.trained import (
     METHOD_OF,
@@ -41,9 +40,7 @@ from traitscope.utils.records.trained import (
     read_training,
     write_training,
 )
-from traitscope.utils.records.vectors import list_vectors
-from traitscope.utils.stage.flags import Flag
-from traitscope.utils.stage.layers import parse_layers, usual_layer
+from traitscope.utils.stage.flags import Flag, bind
 from traitscope.utils.stage.stage import Stage, only_one
 
 _WRITING = tuple(field.name for field in fields(Sampling))
@@ -81,6 +78,13 @@ def training_stage(objective: str) -> Stage:
         job = Job(paths, objective, training, sampling, thresholds, no_vet, texts, track)
         return add_vectors(job, model) if objective == "delta" else train_vectors(job, model)
 
+    def ahead(targets: Sequence[TraitPaths], params: dict[str, Any]) -> None:
+        if params["traits_a_pass"] < 2 or params["track"]:  # a tracker follows one trait
+            return
+        given = bind(train, params)
+        model, given["given"] = given.pop("model"), given.pop("texts")
+        train_ahead([Job(paths, objective, **given) for paths in targets], model)
+
     inputs, outputs = partial(_inputs, objective), partial(_outputs, METHOD_OF[objective])
     return Stage(
         name=f"train_{objective}",
@@ -89,6 +93,7 @@ def training_stage(objective: str) -> Stage:
         outputs=outputs,
         cosmetic=(*WITHOUT_EFFECT[objective], "track"),
         only_with={"score_column": "texts_from"},
+        ahead=None if objective == "delta" else ahead,
     )
 
 
@@ -112,21 +117,13 @@ def train_vectors(job: Job, model: ModelOptions) -> dict:
     Raises:
         UserError: there are too few texts, the model is not the one that was read, or nothing was learnt.
     """
-    about, training = job.captured.about, job.training
-    layers = _layers(job.paths, training.train_layers, about)
+    training, starts = job.training, job.starts
     lm = job.load(model)
     texts = job.texts(lm)
 
-    starts = _starts(layers, training, about)
-    passes = Passes(
-        UpperPart.of(lm, min(layers)),
-        [start.layer for start in starts],
-        training.positions,
-        training.gradient_checkpointing,
-    )
     with told_of(job.track, job.paths, job.stage, asdict(training)) as trackers:
-        progress = Progress(job.journal, f"{job.stage} {job.paths.trait}", trackers.look)
-        learned = learn(passes, LOWERS[job.objective](texts, training.opposite), starts, training, progress)
+        task = job.task(texts, trackers.look)
+        learned = learn(open_passes(_upper_part(lm, starts), [task], training), task, training)
         kept = choose(learned)
         trackers.keep(kept)
     record = {
@@ -137,6 +134,37 @@ def train_vectors(job: Job, model: ModelOptions) -> dict:
     said = {v.start.layer: _said(v, texts) for v in kept}
     _write(job, {v.start.layer: v.values for v in kept}, said, texts, record)
     return _summary(kept, texts)
+
+
+def train_ahead(jobs: Sequence[Job], model: ModelOptions) -> None:
+    """Train several traits in the same passes, as many at a time as asked for, into their journals: from there each
+    trait's own run finds all its steps taken.
+
+    A trait that cannot be trained is left to its own run, which says why.
+    """
+    size = jobs[0].training.traits_a_pass if jobs else 1
+    for first in range(0, len(jobs), size):
+        if len(part := jobs[first : first + size]) > 1:
+            _train_together(part, model)
+
+
+def _train_together(jobs: Sequence[Job], model: ModelOptions) -> None:
+    with ExitStack() as held:
+        tasks = []
+        for job in jobs:
+            with suppress(UserError):
+                held.enter_context(only_one(job.stage, job.paths))
+                starts, lm = job.starts, job.load(model)
+                tasks.append(job.task(job.texts(lm)))
+        if len(tasks) < 2:
+            return
+        starts = [start for task in tasks for start in task.starts]
+        passes = open_passes(_upper_part(lm, starts), tasks, jobs[0].training)
+        learn_all(passes, tasks, jobs[0].training, f"{jobs[0].stage}, {len(tasks)} traits together")
+
+
+def _upper_part(lm: LM, starts: Sequence[Start]) -> UpperPart:
+    return UpperPart.of(lm, min(start.layer for start in starts))
 
 
 def add_vectors(job: Job, model: ModelOptions) -> dict:
@@ -150,36 +178,6 @@ def add_vectors(job: Job, model: ModelOptions) -> dict:
     added = added_by_telling(lm, texts.train)
     _write(job, dict(enumerate(added)), {}, texts, {"plain_loss": None, "tried": []})
     return {"vectors": len(added), "texts": len(texts.train), **texts.fates}
-
-
-LOWERS: dict[str, Callable[[Texts, Opposite], Objective]] = {
-    "nll": LikelyText,
-    "pref": PreferredAnswer,
-    "distill": ToldModel,
-}
-
-
-def _layers(paths: TraitPaths, spec: str, about: ActivationsAbout) -> list[int]:
-    """Return the layers asked for: by default where stage 5 steers by default."""
-    if spec != "best":
-        return parse_layers(spec, about.shape[1]) if spec else [usual_layer(about.shape[1])]
-
-    fitted = [vector for vector in list_vectors(paths).values() if vector.origin is None]
-    best = best_held_out(paths, fitted)
-    if best is None:
-        raise UserError(
-            f"{paths.trait}: no vector was measured on held-out responses; name layers with --layers"
-        )
-    return [best.key[1]]
-
-
-def _starts(layers: Sequence[int], training: TrainOptions, about: ActivationsAbout) -> list[Start]:
-    return [
-        Start(layer, rate, seed, about.mean_norms[layer])
-        for layer in layers
-        for rate in dict.fromkeys(training.learning_rates)
-        for seed in range(training.train_seeds)
-    ]
 
 
 def choose(learned: Sequence[Learned]) -> list[Learned]:

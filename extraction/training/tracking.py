@@ -12,7 +12,7 @@ from accelerate import tracking
 from accelerate.tracking import GeneralTracker
 from accelerate.utils import LoggerType
 
-from traitscope.extraction.training.learning import Learned, Look, Start, finite
+from traitscope.extraction.training.course import Learned, Look, Start, finite
 from traitscope.utils.errors import UserError, first_line
 from traitscope.utils.files.paths import TraitPaths
 

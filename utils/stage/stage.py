@@ -52,6 +52,8 @@ class Stage:
     only_with: dict[str, str] = field(default_factory=dict)
     # switch → what its script does instead of running the stage
     instead: dict[str, "Instead"] = field(default_factory=dict)
+    # what is done for several traits at once before each is run, into their journals: ahead(traits, parameters)
+    ahead: Callable[[Sequence[TraitPaths], dict], None] | None = None
 
     @property
     def title(self) -> str:
@@ -251,6 +253,8 @@ def run_stage(
         {trait: one line} for the traits that failed.
     """
     failures: dict[str, str] = {}
+    if stage.ahead and not instead and not how.force:
+        _run_ahead(stage, stage.ahead, traits, stage.params(values), how)
     for paths in traits:
         try:
             if instead:
@@ -275,6 +279,18 @@ def run_stage(
             )
 
     return failures
+
+
+def _run_ahead(
+    stage: Stage, ahead: Callable, traits: Sequence[TraitPaths], params: dict[str, Any], how: How
+) -> None:
+    """Do what can be done for all traits at once; where that fails, each trait's own run does it, and says why not."""
+    try:
+        ahead([paths for paths in traits if why_run(stage, paths, params, verify=how.verify)], params)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        print(f"note: [{stage.name}] one trait at a time: {first_line(error)}", file=sys.stderr, flush=True)
 
 
 def _explain(error: Exception) -> str:
