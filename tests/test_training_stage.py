@@ -11,7 +11,7 @@ import torch
 from conftest import N_LAYERS, SHIPPED, call, copy_trait
 
 from traitscope.extraction import import_vectors, run_pipeline, train_vectors
-from traitscope.extraction.training import loop, stage, told
+from traitscope.extraction.training import job, loop, stage, told
 from traitscope.extraction.training.learning import Learning
 from traitscope.utils.errors import UserError
 from traitscope.utils.files.artifacts import write_json
@@ -199,7 +199,7 @@ def test_traits_trained_together_take_their_steps_in_the_same_passes_and_end_as_
         traits = ["--experiment", "e", "--traits", f"{TRAIT},{OTHER}"]
         call(train_vectors, *traits, "--no-vet", *QUICK, *given)
         found = (TraitPaths("e", trait, root) for trait in (TRAIT, OTHER))
-        return {p.trait: read_vector(p, ("trained_nll", usual_layer(N_LAYERS))).values for p in found}
+        return {p.trait: torch.load(p.vector("trained_nll", usual_layer(N_LAYERS))) for p in found}
 
     monkeypatch.setattr(loop, "run_units", counted)
     together = learnt("--traits-a-pass", "2")
