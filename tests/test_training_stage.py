@@ -19,7 +19,8 @@ from traitscope.utils.files.paths import FIT, STEER, TraitPaths
 from traitscope.utils.files.reading import digest, read_json
 from traitscope.utils.model.capture import record_stream
 from traitscope.utils.model.encode import encode
-from traitscope.utils.model.generation import Sampling
+from traitscope.utils.model.generation import Row, Sampling, generate
+from traitscope.utils.model.hooks import Push
 from traitscope.utils.model.loading import ModelOptions, load_lm
 from traitscope.utils.records.activations import read_activations_about, read_fitted_on
 from traitscope.utils.records.dataset import read_trait
@@ -31,6 +32,7 @@ from traitscope.utils.records.trained import METHODS, read_training
 from traitscope.utils.records.vectors import list_vectors, read_vector
 from traitscope.utils.stage.layers import usual_layer
 
+CHECKOUT = Path(__file__).resolve().parents[1]
 TRAIT, OTHER = "epistemic/optimism", "behavioral/formality"
 WORLD = ["--experiment", "e", "--traits", TRAIT]
 QUICK = ["--steps", "10", "--learning-rates", "0.03,0.1", "--warmup", "1"]
@@ -102,6 +104,32 @@ def test_what_is_read_back_is_what_was_written_bit_by_bit(paths):
     stored = torch.load(paths.vector(*key))
     assert torch.equal(read_vector(paths, key).tensor, stored)
     assert paths.vector(*key).stat().st_size < 4096
+
+
+def test_the_ten_lines_of_the_page_steer_as_we_do_without_traitscope(paths, tiny_folders, capfd):
+    train("--layers", "2")
+    page = (CHECKOUT / "docs/training.md").read_text()
+    (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len([line for line in lines.splitlines() if line]) == 10
+    for there, here in (
+        ("path/to/the/model", tiny_folders["llama"]),
+        ("trained_nll_layer17.pt", str(paths.vector("trained_nll", 2))),
+        ("layers[17]", "layers[2]"),
+        ("max_new_tokens=40", "max_new_tokens=4"),
+    ):
+        assert there in lines
+        lines = lines.replace(there, here)
+    capfd.readouterr()
+    exec(lines, there := {})
+
+    lm = load_lm(ModelOptions(model=tiny_folders["llama"], device="cpu"))
+    push = Push(2, torch.load(paths.vector("trained_nll", 2)), 1.0)
+    asked = there["ids"][0].tolist()
+    (ours,) = generate(lm, [Row(asked, 0, (push,))], Sampling(4))
+    printed = capfd.readouterr().out
+    assert printed.startswith(lm.tokenizer.decode(asked + ours.ids))
+    (plain,) = generate(lm, [Row(asked)], Sampling(4))
+    assert not printed.startswith(lm.tokenizer.decode(asked + plain.ids))
 
 
 def test_the_same_command_trains_nothing_again_and_names_what_changed(paths, capfd):
