@@ -409,6 +409,16 @@ def test_further_rollouts_of_the_same_questions_do_not_narrow_the_interval_by_be
     )
 
 
+def test_no_interval_leaves_the_scale_of_scores():
+    """Few and skewed scores have intervals beyond 100 points, where no mean can be."""
+    plain, steered = np.array([[95.0], [99], [100], [2], [98]]), np.array([[100.0], [100], [100], [100], [99]])
+    assert mean_interval(plain.mean(1))[2] > 100
+    table = per_variant(scored_rows({"plain": plain, "v": steered}))
+    assert table["trait_high"].max() <= 100
+    assert table["trait_low"].min() >= 0
+    assert table["trait_difference_high"].max() <= 100
+
+
 def test_questions_are_paired_where_both_are_scored():
     plain, steered = np.array([[10.0], [20.0], [np.nan]]), np.array([[15.0], [np.nan], [90.0]])
     found = per_variant(scored_rows({"plain": plain, "v": steered})).set_index("variant").loc["v"]

@@ -56,15 +56,17 @@ def _figures(questions: pd.DataFrame, variant: str, score: str) -> dict:
     """Return a score's mean over questions, and its difference to plain."""
     by_question = questions.pivot(index="question", columns="variant", values=f"{score}_score")
     own = by_question[variant].dropna().to_numpy(float)
-    figures = _interval(f"{score}", own)
+    figures = _interval(f"{score}", own, (0, 100))
     if PLAIN not in by_question or variant == PLAIN:
-        return figures | _interval(f"{score}_difference", np.empty(0))
+        return figures | _interval(f"{score}_difference", np.empty(0), (-100, 100))
     difference = (by_question[variant] - by_question[PLAIN]).dropna().to_numpy(float)
-    return figures | _interval(f"{score}_difference", difference)
+    return figures | _interval(f"{score}_difference", difference, (-100, 100))
 
 
-def _interval(name: str, values: np.ndarray) -> dict:
+def _interval(name: str, values: np.ndarray, scale: tuple[float, float]) -> dict:
+    """Return a mean with its interval, of which what lies beyond the scale is cut away: no mean is there."""
     mean, low, high = mean_interval(values) if len(values) else (None, None, None)
+    low, high = (None if end is None else float(np.clip(end, *scale)) for end in (low, high))
     return {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
 
 
