@@ -411,12 +411,28 @@ def test_further_rollouts_of_the_same_questions_do_not_narrow_the_interval_by_be
 
 def test_no_interval_leaves_the_scale_of_scores():
     """Few and skewed scores have intervals beyond 100 points, where no mean can be."""
-    plain, steered = np.array([[95.0], [99], [100], [2], [98]]), np.array([[100.0], [100], [100], [100], [99]])
+    plain, steered = (
+        np.array([[95.0], [99], [100], [2], [98]]),
+        np.array([[100.0], [100], [100], [100], [99]]),
+    )
     assert mean_interval(plain.mean(1))[2] > 100
     table = per_variant(scored_rows({"plain": plain, "v": steered}))
     assert table["trait_high"].max() <= 100
     assert table["trait_low"].min() >= 0
     assert table["trait_difference_high"].max() <= 100
+
+
+def test_the_odd_part_is_half_of_what_a_push_and_its_opposite_differ_by_and_no_damage():
+    """Both signs cost 20 points; the sign itself makes 10."""
+    plain = np.array([[50.0], [60], [70]])
+    rows = scored_rows({"plain": plain, "up": plain - 20 + 10, "down": plain - 20 - 10, "alone": plain})
+    places = {"up": ("v", 3, 0.5), "down": ("v", 3, -0.5), "alone": ("v", 4, 0.5)}
+    for name, place in places.items():
+        rows.loc[rows["variant"] == name, ["arm", "layer", "coefficient"]] = place
+    found = per_variant(rows).set_index("variant")
+    assert found.loc["up", ["trait_odd", "trait_odd_low", "trait_odd_high"]].tolist() == [10, 10, 10]
+    assert found.loc["up", "trait_difference"] == -10
+    assert found.loc[["plain", "down", "alone"], "trait_odd"].isna().all()
 
 
 def test_questions_are_paired_where_both_are_scored():

@@ -35,11 +35,13 @@ def per_question(rows: pd.DataFrame) -> pd.DataFrame:
 
 def per_variant(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a row per variant: every score's mean over questions with its 95 % interval, the difference to plain paired
-    by question, what could not be scored, length, and sizes.
+    by question, what could not be scored, length, and sizes. Of a push whose opposite was rolled out too, the trait
+    score's odd part, (score(+v) − score(−v)) / 2 paired by question: what it does because of its sign.
 
     Rollouts of one question are not independent: their mean is one value.
     """
     questions = per_question(rows)
+    opposite = _opposites(rows)
     found = []
     for name, own in rows.groupby("variant", sort=False):
         about = own.iloc[0][ABOUT].to_dict()
@@ -48,7 +50,7 @@ def per_variant(rows: pd.DataFrame) -> pd.DataFrame:
         figures = {"variant": name} | about | sizes | lengths
         for score in SCORES:
             figures |= _figures(questions, str(name), score) | _states(own, score)
-        found.append(figures)
+        found.append(figures | _odd_part(questions, str(name), opposite.get(str(name))))
     return pd.DataFrame(found).convert_dtypes(convert_string=False, convert_floating=False)
 
 
@@ -61,6 +63,28 @@ def _figures(questions: pd.DataFrame, variant: str, score: str) -> dict:
         return figures | _interval(f"{score}_difference", np.empty(0), (-100, 100))
     difference = (by_question[variant] - by_question[PLAIN]).dropna().to_numpy(float)
     return figures | _interval(f"{score}_difference", difference, (-100, 100))
+
+
+def _opposites(rows: pd.DataFrame) -> dict[str, str]:
+    """Return {a variant that pushes along its vector: the one that pushes as far the other way}."""
+    pushes = rows.drop_duplicates("variant").dropna(subset=["coefficient"])
+    places = {
+        (row.arm, str(row.layer), str(row.system_prompt), round(row.coefficient, 6)): row.variant
+        for row in pushes.itertuples()
+    }
+    return {
+        name: places[*place, -far]
+        for (*place, far), name in places.items()
+        if far > 0 and (*place, -far) in places
+    }
+
+
+def _odd_part(questions: pd.DataFrame, plus: str, minus: str | None) -> dict:
+    if minus is None:
+        return _interval("trait_odd", np.empty(0), (-100, 100))
+    scores = questions.pivot(index="question", columns="variant", values="trait_score")
+    half = ((scores[plus] - scores[minus]) / 2).dropna().to_numpy(float)
+    return _interval("trait_odd", half, (-100, 100))
 
 
 def _interval(name: str, values: np.ndarray, scale: tuple[float, float]) -> dict:
