@@ -114,7 +114,7 @@ def test_logits_in_chunks_have_the_same_costs_and_gradients(llama, monkeypatch):
     text = texts_of(llama, 1)[0]
     found = []
     for size in (1 << 28, 4 * llama.n_tokens * 3):  # all at once; three at a time
-        monkeypatch.setattr("traitscope.utils.model.steered_costs.HEAD_BYTES", size)
+        monkeypatch.setattr("traitscope.utils.model.steered_costs.FEW_HEAD_BYTES", size)
         passes = passes_of(llama, [1])
         passes.read([text])
         vectors = torch.full((1, llama.d_model), 0.1, requires_grad=True)

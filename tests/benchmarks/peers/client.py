@@ -74,10 +74,10 @@ class Peer:
 
     def _read(self) -> dict:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise PeerError(self._last_words())
-        return json.loads(line)
+        for line in self._process.stdout:
+            if line.startswith("{"):  # and not what a package prints while it is imported
+                return json.loads(line)
+        raise PeerError(self._last_words())
 
     def _last_words(self) -> str:
         self._process.wait()

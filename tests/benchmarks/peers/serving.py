@@ -72,6 +72,18 @@ def _version(package: str) -> str:
         return "?"
 
 
+def read_config(folder: str) -> Any:
+    """Return a model's config for transformers 4, which does not read the rotary base where transformers 5
+    wrote it, and would silently take 10000.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder)
+    written = json.loads((Path(folder) / "config.json").read_text())
+    config.rope_theta = written["rope_parameters"]["rope_theta"]
+    return config
+
+
 def in_file_order(texts: list[dict], rows: int) -> list[list[dict]]:
     """Cut texts into batches as they come."""
     return [texts[i : i + rows] for i in range(0, len(texts), rows)]
@@ -89,6 +101,15 @@ def pad_left(prompts: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
     return ids, torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+
+
+def labels_of(batch: list[dict]) -> Tensor:
+    """Return [batch, width]: a response's tokens, and −100 elsewhere."""
+    ids, _ = pad_right(batch)
+    for row, text in zip(ids, batch, strict=True):
+        row[: text["n_prompt"]] = -100
+        row[len(text["ids"]) :] = -100
+    return ids
 
 
 def response_mean(hidden: Tensor, text: dict) -> Tensor:
