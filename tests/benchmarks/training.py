@@ -1,15 +1,17 @@
 """Seconds of a step of training through the upper part of the model, against the whole model forward and back with
-the same rows, and of several learning rates in one pass against as many runs. Run:
+the same rows and against other trainers; its memory against what it needs; and the whole command. Run:
 .venv/bin/python tests/benchmarks/training.py
 """
 
-import resource
+import os
 import runpy
 import sys
 import tempfile
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
     runpy.run_path(str(Path(__file__).resolve().parents[2] / "__init__.py"), run_name="checkout")
@@ -18,10 +20,15 @@ if not __package__:  # run as a script: this checkout is the package traitscope,
 
 import torch
 
-from benchmarks.rounds import Way, ratio_between, run_rounds, summarise, timed
-from benchmarks.tables import at_most
-from benchmarks.workload import BenchOptions, bench_main, load_model, make_chats
-from traitscope.extraction.training.learning import Start, learn
+from benchmarks.children import ChildError, run_child
+from benchmarks.kernels import kernel_choices
+from benchmarks.peers.client import TRAINERS, Peer, PeerError, start_peers
+from benchmarks.rounds import Rounds, Way, ratio_between, run_rounds, summarise, timed
+from benchmarks.tables import at_least, at_most
+from benchmarks.training_commands import prepare, run_rates, run_whole
+from benchmarks.training_memory import as_texts
+from benchmarks.workload import BenchOptions, bench_main, load_model, make_chats, model_folder
+from traitscope.extraction.training.learning import Progress, Start, learn
 from traitscope.extraction.training.objectives import LikelyText
 from traitscope.extraction.training.options import TrainOptions
 from traitscope.extraction.training.texts import Texts
@@ -32,25 +39,10 @@ from traitscope.utils.model.upper import UpperPart
 from traitscope.utils.records.own_texts import Text
 
 NAIVE, DEEPER = "whole model, back to the vector", "whole model, back to the embeddings"
+TOGETHER, ALONE = "eight learning rates, one pass", "eight learning rates, a run each"
 RATES = (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a step is computed on."""
-
-    texts: list[Text]
-    steps: int  # of a short training
-
-
-def make_work(options: BenchOptions) -> Work:
-    """Return chats with responses of mixed lengths."""
-    chats = make_chats(4 if options.quick else 16)
-    texts = [
-        Text(f"pos:{i}", "pos", i, chat.ids[: chat.n_prompt], chat.ids[chat.n_prompt :])
-        for i, chat in enumerate(chats)
-    ]
-    return Work(texts, 2 if options.quick else 8)
+A_STEP = 4  # texts
+OUR_WAY = "traitscope, without checkpointing"
 
 
 def naive_step(lm: LM, texts: list[Text], layer: int, *, all_the_way: bool = False) -> Callable[[], None]:
@@ -98,73 +90,195 @@ def upper_step(lm: LM, texts: list[Text], layer: int) -> Callable[[], None]:
     return step
 
 
-def training(lm: LM, work: Work, rates: tuple[float, ...]) -> Callable[[], None]:
+def training(lm: LM, texts: list[Text], rates: tuple[float, ...]) -> Callable[[], None]:
     """Return a short training with several learning rates in one pass, from the lower blocks to the vectors."""
     layer = (lm.n_layers - 1) // 2
-    half = len(work.texts) // 2
-    texts = Texts(work.texts[half:], work.texts[:half], [])
-    options = TrainOptions(steps=work.steps, learning_rates=rates, patience=0)
+    shared = Texts(texts[2:], texts[:2], [])
+    options = TrainOptions(steps=3, learning_rates=rates, patience=0)
 
     def run() -> None:
         passes = Passes(UpperPart.of(lm, layer), [layer] * len(rates))
         starts = [Start(layer, rate, 0, 100.0) for rate in rates]
         with tempfile.TemporaryDirectory() as folder:
-            learn(passes, LikelyText(texts), starts, options, Journal(Path(folder) / "journal"), "")
+            learn(passes, LikelyText(shared), starts, options, Progress(Journal(Path(folder) / "journal")))
 
     return run
 
 
 def measure(options: BenchOptions) -> dict:
     """Return the subject's results."""
-    lm, work = load_model(options), make_work(options)
+    load = os.getloadavg()[0]
+    lm, chats = load_model(options), make_chats(4 if options.quick else 16)
+    texts = as_texts(chats)
+    parts = [measure_steps(options, lm, texts), measure_rates(options, lm, texts)]
+    if options.has_peers:
+        parts.append(measure_peers(options, [asdict(chat) for chat in chats]))
+    if options.device == "cpu" and options.shape == "embedded":
+        parts += [measure_memory(options), measure_commands(options)]
+    setting = {
+        "model": lm.identity["name"],
+        "device": str(lm.device),
+        "texts": len(texts),
+        "tokens": sum(len(text.ids) for text in texts),
+        "others_on_the_machine": f"load {load:.1f} before and {os.getloadavg()[0]:.1f} after",
+    }
+    joined = {
+        name: [row for part in parts for row in part.get(name, [])] for name in ("rows", "targets", "notes")
+    }
+    return {"subject": "Training", "setting": setting, **joined}
+
+
+def measure_steps(options: BenchOptions, lm: LM, texts: list[Text]) -> dict:
+    """Return a step on all texts, through the whole model and at two depths."""
     deep = {share: round(share / 100 * (lm.n_layers - 1)) for share in (50, 70)}
-
-    def each() -> None:
-        for rate in RATES:
-            training(lm, work, (rate,))()
-
     names = {share: f"traitscope, {share} % of the depth" for share in deep}
-    together, alone = "eight learning rates, one pass", "eight learning rates, a run each"
     ways: dict[str, Way] = {
-        NAIVE: timed(naive_step(lm, work.texts, deep[50])),
-        DEEPER: timed(naive_step(lm, work.texts, deep[50], all_the_way=True)),
+        NAIVE: timed(naive_step(lm, texts, deep[50])),
+        DEEPER: timed(naive_step(lm, texts, deep[50], all_the_way=True)),
     }
-    ways |= {names[share]: timed(upper_step(lm, work.texts, layer)) for share, layer in deep.items()}
-    steps = run_rounds(ways, options.rounds or (1 if options.quick else 5))
-    runs = run_rounds(
-        {alone: timed(each), together: timed(training(lm, work, RATES))},
-        options.rounds or (1 if options.quick else 2),
-    )
+    ways |= {names[share]: timed(upper_step(lm, texts, layer)) for share, layer in deep.items()}
+    found = run_rounds(ways, options.rounds or (1 if options.quick else 2))
+    targets = [
+        at_most(
+            f"a step at {share} % of the depth, of the whole model's",
+            most,
+            ratio_between(found, names[share], NAIVE),
+        )
+        for share, most in ((50, 0.7), (70, 0.5))
+    ]
+    return {"rows": summarise(found, NAIVE), "targets": targets}
 
-    tokens = sum(len(text.ids) for text in work.texts)
+
+def measure_rates(options: BenchOptions, lm: LM, texts: list[Text]) -> dict:
+    """Return processor seconds of eight learning rates in one pass and in eight, the model loaded before."""
+    rates = RATES[:2] if options.quick else RATES
+    together, runs = training(lm, texts, rates), [training(lm, texts, (rate,)) for rate in rates]
+    ways = {ALONE: _processor_timed(lambda: [run() for run in runs]), TOGETHER: _processor_timed(together)}
+    found = run_rounds(ways, options.rounds or 1)
+    ratio = ratio_between(found, TOGETHER, ALONE)
     return {
-        "subject": "Training: seconds of a step",
-        "setting": {
-            "model": lm.identity["name"],
-            "device": str(lm.device),
-            "texts": len(work.texts),
-            "tokens": tokens,
-        },
-        "rows": [*summarise(steps, NAIVE), *summarise(runs, alone)],
-        "targets": [
-            at_most(
-                "a step at 50 % of the depth, of the whole model's",
-                0.7,
-                ratio_between(steps, names[50], NAIVE),
-            ),
-            at_most(
-                "a step at 70 % of the depth, of the whole model's",
-                0.5,
-                ratio_between(steps, names[70], NAIVE),
-            ),
-            at_most(
-                "eight learning rates in one pass, of eight runs", 0.6, ratio_between(runs, together, alone)
-            ),
-        ],
+        "rows": summarise(found, ALONE),
+        "targets": [at_most("training alone: eight learning rates in one pass, of eight runs", 0.6, ratio)],
         "notes": [
-            f"Peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB."
+            "Eight learning rates: processor seconds of three steps with four texts each, and validation."
         ],
     }
+
+
+def _processor_timed(work: Callable[[], Any]) -> Way:
+    def run() -> float:
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+
+    return run
+
+
+def measure_peers(options: BenchOptions, chats: list[dict]) -> dict:
+    """Return the seconds of the same steps, and the most memory held, for every trainer in its own process."""
+    count = 2 if options.quick else 5
+    steps = [[chats[(A_STEP * i + k) % len(chats)] for k in range(A_STEP)] for i in range(count)]
+    job = {"task": "training", "model": model_folder(), "steps": steps, "learning_rate": 0.1}
+    job["layer"] = 14  # half the depth
+    peers, missing = start_peers(job, tuple(TRAINERS))
+    try:
+        ways = {
+            f"{peer.title}, {way}": lambda p=peer, w=way: p.run(w, kernel_choices()[0])
+            for peer in peers
+            for way in peer.ways
+        }
+        found = run_rounds(ways, options.rounds or (1 if options.quick else 2))
+        vectors = {peer.title: peer.numbers() for peer in peers}
+    finally:
+        for peer in peers:
+            peer.close()
+
+    found.not_run.update(missing)
+    peaks = {name: _peak_of(name, job | {"steps": steps[:2]}) for name in found.seconds}
+    ours = vectors["traitscope"]
+    rows = []
+    for row in summarise(found, OUR_WAY):
+        theirs = vectors.get(row["way"].split(",")[0])
+        if theirs is not None:
+            row |= {"peak_MB": peaks[row["way"]]}
+            row |= {"cosine_with_ours": float(torch.cosine_similarity(ours, theirs).min())}
+        rows.append(row)
+    return {"rows": rows, "targets": _peer_targets(found), "notes": [PEER_NOTE.format(n=count)]}
+
+
+PEER_NOTE = (
+    "{n} steps of Adam on four texts each, in turn from sixteen, at half depth, in the same order, from zero at a "
+    "constant rate of 0.1, without validation; the vector is added at every position but the first. traitscope's "
+    "seconds hold the reading of what lies below. *Peak* is of a process that takes two such steps. All run on our "
+    "kernels. TRL checkpoints unless it is told not to; pyreft has no vector by itself, so that its intervention is "
+    "written for this, and its trainer shuffles unless it is given another loader."
+)
+
+
+def _peak_of(name: str, job: dict) -> float | None:
+    title, _, way = name.partition(", ")
+    try:
+        with Peer(title, job) as peer:
+            return peer.ask({"do": way, "kernels": kernel_choices()[0]})["peak_mb"]
+    except PeerError:
+        return None
+
+
+def _peer_targets(found: Rounds) -> list[dict]:
+    return [
+        at_least(
+            f"{name} / traitscope",
+            1.0,
+            ratio_between(found, name, OUR_WAY) if name in found.seconds else None,
+        )
+        for name in ("TRL, with checkpointing", "TRL, without checkpointing", "pyreft, its trainer")
+    ]
+
+
+def measure_memory(options: BenchOptions) -> dict:
+    """Return peaks beside what the arithmetic says, with and without checkpointing."""
+    where = {"n": 4 if options.quick else 16, "device": options.device, "shape": options.shape}
+    loaded = run_child("benchmarks.training_memory:train", saves_memory=False, is_read_only=True, **where)
+    rows: list[dict] = [{"way": "loaded, nothing trained", "peak_MB": loaded["peak_mb"]}]
+    targets = []
+    for saves_memory in (False, True):
+        name = "with checkpointing" if saves_memory else "without checkpointing"
+        done = run_child("benchmarks.training_memory:train", saves_memory=saves_memory, **where)
+        needed = sum(done["needed"].values())
+        rows.append({"way": f"a step, {name}", "peak_MB": done["peak_mb"]} | done["needed"])
+        whole = done["peak_mb"] / (loaded["peak_mb"] + needed)
+        strict = (done["peak_mb"] - done["before_mb"]) / (done["weights_mb"] + needed)
+        targets += [
+            at_most(f"peak {name}, of the loaded model's process and what the rows need", 1.15, whole),
+            at_most("the same without the libraries, of the weights and what the rows need", 1.15, strict),
+        ]
+    note = (
+        f"Weights {loaded['weights_mb']:.0f} MB; the libraries hold {loaded['before_mb']:.0f} MB before a model is "
+        "loaded. What rows need: [training.md](training.md#how-it-is-made-fast)."
+    )
+    return {"rows": rows, "targets": targets, "notes": [note]}
+
+
+def measure_commands(options: BenchOptions) -> dict:
+    """Return what the command takes as a user runs it."""
+    rates, steps = (RATES[:2], 2) if options.quick else (RATES, 3)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            prepare(Path(folder), is_quick=options.quick)
+            whole = run_whole(Path(folder), "--steps 2" if options.quick else "")
+            each, one = run_rates(Path(folder), rates, steps, is_quick=options.quick)
+        except ChildError as error:
+            return {"rows": [{"way": "train_vectors.py", "not_run": str(error)}]}
+    targets = [
+        at_most("the whole of trained_nll at one layer, seconds", 60, whole[0]["seconds"]),
+        at_most("the same, processor seconds of two cores", 120, whole[0]["CPU_s"]),
+        at_most(
+            "one command with eight learning rates, of eight commands (CPU)",
+            0.6,
+            one["CPU_s"] / each["CPU_s"],
+        ),
+    ]
+    return {"rows": [*whole, each, one], "targets": targets}
 
 
 if __name__ == "__main__":

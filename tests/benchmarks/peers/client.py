@@ -22,6 +22,7 @@ NAMES = {
     "nnsight": "nnsight",
     "TransformerLens": "transformer_lens",
 }
+TRAINERS = {"traitscope": "traitscope", "TRL": "trl", "pyreft": "pyreft"}
 
 
 class PeerError(RuntimeError):
@@ -35,11 +36,8 @@ class Peer:
         self.title, self._scratch = title, tempfile.TemporaryDirectory()
         self._folder = Path(self._scratch.name)
         (self._folder / "job.json").write_text(json.dumps(job))
-        command = [
-            _python(NAMES[title]),
-            str(HERE / f"{NAMES[title]}_way.py"),
-            str(self._folder / "job.json"),
-        ]
+        name = (NAMES | TRAINERS)[title]
+        command = [_python(name), str(HERE / f"{name}_way.py"), str(self._folder / "job.json")]
         with open(self._folder / "log", "w") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True

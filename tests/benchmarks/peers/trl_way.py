@@ -12,12 +12,12 @@ import tempfile
 from typing import Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from benchmarks.peers.serving import Prepared, serve
+from datasets import Dataset
 
 
 class Pushed(nn.Module):
@@ -56,6 +56,9 @@ def prepare_training(job: dict) -> Prepared:
     def train(*, saves_memory: bool) -> Tensor:
         with torch.no_grad():
             pushed.vector.zero_()
+        model.gradient_checkpointing_disable()  # a trainer switches it on, and never off
+        if hasattr(model, "_require_grads_hook"):
+            model.disable_input_require_grads()
         with tempfile.TemporaryDirectory() as folder:
             trainer = SFTTrainer(model, _config(job, folder, saves_memory), None, data, None, tokenizer)
             trainer.train()
