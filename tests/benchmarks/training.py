@@ -7,11 +7,9 @@ import os
 import runpy
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a script: this checkout is the package traitscope, installed or not
     runpy.run_path(str(Path(__file__).resolve().parents[2] / "__init__.py"), run_name="checkout")
@@ -21,13 +19,12 @@ if not __package__:  # run as a script: this checkout is the package traitscope,
 import torch
 
 from benchmarks.children import ChildError, run_child
-from benchmarks.kernels import kernel_choices
-from benchmarks.peers.client import TRAINERS, Peer, PeerError, start_peers
-from benchmarks.rounds import Rounds, Way, ratio_between, run_rounds, summarise, timed
-from benchmarks.tables import at_least, at_most
+from benchmarks.rounds import Way, processor_timed, ratio_between, run_rounds, summarise
+from benchmarks.tables import at_most
 from benchmarks.training_commands import prepare, run_rates, run_whole
 from benchmarks.training_memory import as_texts
-from benchmarks.workload import BenchOptions, bench_main, load_model, make_chats, model_folder
+from benchmarks.training_peers import measure_peers
+from benchmarks.workload import BenchOptions, bench_main, load_model, make_chats
 from traitscope.extraction.training.learning import Progress, Start, learn
 from traitscope.extraction.training.objectives import LikelyText
 from traitscope.extraction.training.options import TrainOptions
@@ -41,8 +38,6 @@ from traitscope.utils.records.own_texts import Text
 NAIVE, DEEPER = "whole model, back to the vector", "whole model, back to the embeddings"
 TOGETHER, ALONE = "eight learning rates, one pass", "eight learning rates, a run each"
 RATES = (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2)
-A_STEP = 4  # texts
-OUR_WAY = "traitscope, without checkpointing"
 
 
 def naive_step(lm: LM, texts: list[Text], layer: int, *, all_the_way: bool = False) -> Callable[[], None]:
@@ -133,10 +128,10 @@ def measure_steps(options: BenchOptions, lm: LM, texts: list[Text]) -> dict:
     deep = {share: round(share / 100 * (lm.n_layers - 1)) for share in (50, 70)}
     names = {share: f"traitscope, {share} % of the depth" for share in deep}
     ways: dict[str, Way] = {
-        NAIVE: timed(naive_step(lm, texts, deep[50])),
-        DEEPER: timed(naive_step(lm, texts, deep[50], all_the_way=True)),
+        NAIVE: processor_timed(naive_step(lm, texts, deep[50])),
+        DEEPER: processor_timed(naive_step(lm, texts, deep[50], all_the_way=True)),
     }
-    ways |= {names[share]: timed(upper_step(lm, texts, layer)) for share, layer in deep.items()}
+    ways |= {names[share]: processor_timed(upper_step(lm, texts, layer)) for share, layer in deep.items()}
     found = run_rounds(ways, options.rounds or (1 if options.quick else 2))
     targets = [
         at_most(
@@ -149,11 +144,17 @@ def measure_steps(options: BenchOptions, lm: LM, texts: list[Text]) -> dict:
     return {"rows": summarise(found, NAIVE), "targets": targets}
 
 
+RATES_NOTE = (
+    "Where a table has a ratio, seconds are processor seconds, on one thread. Eight learning rates: three steps with "
+    "four texts each, and validation."
+)
+
+
 def measure_rates(options: BenchOptions, lm: LM, texts: list[Text]) -> dict:
     """Return processor seconds of eight learning rates in one pass and in eight, the model loaded before."""
     rates = RATES[:2] if options.quick else RATES
     together, runs = training(lm, texts, rates), [training(lm, texts, (rate,)) for rate in rates]
-    ways = {ALONE: _processor_timed(lambda: [run() for run in runs]), TOGETHER: _processor_timed(together)}
+    ways = {ALONE: processor_timed(lambda: [run() for run in runs]), TOGETHER: processor_timed(together)}
     found = run_rounds(ways, options.rounds or 1)
     ratio = ratio_between(found, TOGETHER, ALONE)
     return {
@@ -163,76 +164,6 @@ def measure_rates(options: BenchOptions, lm: LM, texts: list[Text]) -> dict:
             "Eight learning rates: processor seconds of three steps with four texts each, and validation."
         ],
     }
-
-
-def _processor_timed(work: Callable[[], Any]) -> Way:
-    def run() -> float:
-        start = time.process_time()
-        work()
-        return time.process_time() - start
-
-    return run
-
-
-def measure_peers(options: BenchOptions, chats: list[dict]) -> dict:
-    """Return the seconds of the same steps, and the most memory held, for every trainer in its own process."""
-    count = 2 if options.quick else 5
-    steps = [[chats[(A_STEP * i + k) % len(chats)] for k in range(A_STEP)] for i in range(count)]
-    job = {"task": "training", "model": model_folder(), "steps": steps, "learning_rate": 0.1}
-    job["layer"] = 14  # half the depth
-    peers, missing = start_peers(job, tuple(TRAINERS))
-    try:
-        ways = {
-            f"{peer.title}, {way}": lambda p=peer, w=way: p.run(w, kernel_choices()[0])
-            for peer in peers
-            for way in peer.ways
-        }
-        found = run_rounds(ways, options.rounds or (1 if options.quick else 2))
-        vectors = {peer.title: peer.numbers() for peer in peers}
-    finally:
-        for peer in peers:
-            peer.close()
-
-    found.not_run.update(missing)
-    peaks = {name: _peak_of(name, job | {"steps": steps[:2]}) for name in found.seconds}
-    ours = vectors["traitscope"]
-    rows = []
-    for row in summarise(found, OUR_WAY):
-        theirs = vectors.get(row["way"].split(",")[0])
-        if theirs is not None:
-            row |= {"peak_MB": peaks[row["way"]]}
-            row |= {"cosine_with_ours": float(torch.cosine_similarity(ours, theirs).min())}
-        rows.append(row)
-    return {"rows": rows, "targets": _peer_targets(found), "notes": [PEER_NOTE.format(n=count)]}
-
-
-PEER_NOTE = (
-    "{n} steps of Adam on four texts each, in turn from sixteen, at half depth, in the same order, from zero at a "
-    "constant rate of 0.1, without validation; the vector is added at every position but the first. traitscope's "
-    "seconds hold the reading of what lies below. *Peak* is of a process that takes two such steps. All run on our "
-    "kernels. TRL checkpoints unless it is told not to; pyreft has no vector by itself, so that its intervention is "
-    "written for this, and its trainer shuffles unless it is given another loader."
-)
-
-
-def _peak_of(name: str, job: dict) -> float | None:
-    title, _, way = name.partition(", ")
-    try:
-        with Peer(title, job) as peer:
-            return peer.ask({"do": way, "kernels": kernel_choices()[0]})["peak_mb"]
-    except PeerError:
-        return None
-
-
-def _peer_targets(found: Rounds) -> list[dict]:
-    return [
-        at_least(
-            f"{name} / traitscope",
-            1.0,
-            ratio_between(found, name, OUR_WAY) if name in found.seconds else None,
-        )
-        for name in ("TRL, with checkpointing", "TRL, without checkpointing", "pyreft, its trainer")
-    ]
 
 
 def measure_memory(options: BenchOptions) -> dict:
@@ -265,10 +196,15 @@ def measure_commands(options: BenchOptions) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         try:
             prepare(Path(folder), is_quick=options.quick)
-            whole = run_whole(Path(folder), "--steps 2" if options.quick else "")
-            each, one = run_rates(Path(folder), rates, steps, is_quick=options.quick)
+            return commands_in(Path(folder), rates, steps, is_quick=options.quick)
         except ChildError as error:
             return {"rows": [{"way": "train_vectors.py", "not_run": str(error)}]}
+
+
+def commands_in(root: Path, rates: tuple[float, ...], steps: int, *, is_quick: bool) -> dict:
+    """Return the same for a root where stages 0 to 4 are there."""
+    whole = run_whole(root, "--steps 2" if is_quick else "")
+    each, one = run_rates(root, rates, steps, is_quick=is_quick)
     targets = [
         at_most("the whole of trained_nll at one layer, seconds", 60, whole[0]["seconds"]),
         at_most("the same, processor seconds of two cores", 120, whole[0]["CPU_s"]),

@@ -53,12 +53,10 @@ def _used() -> float:
 def run_whole(root: Path, flags: str) -> list[dict]:
     """Return a row for the whole training on two threads, and on one, and how busy the machine was before."""
     rows = []
-    for threads in (2, 1):
+    for threads, said in ((2, "two threads"), (1, "one thread")):
         load = os.getloadavg()[0]
         found = run_training(root, flags, threads)
-        rows.append(
-            {"way": f"train_vectors.py --objective nll, {threads} threads"} | found | {"load_before": load}
-        )
+        rows.append({"way": f"train_vectors.py --objective nll, {said}"} | found | {"load_before": load})
     return rows
 
 

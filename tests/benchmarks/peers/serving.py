@@ -2,7 +2,7 @@
 seconds.
 
 Lines are JSON. In: {"do": way, "kernels": name} or {"write": path}. Out: first {"ways", "default",
-"versions", "threads"}, then {"seconds", "peak_mb"} or {"written": path}. What a peer itself prints goes to
+"versions", "threads"}, then {"seconds", "cpu_s", "peak_mb"} or {"written": path}. What a peer itself prints goes to
 stderr.
 """
 
@@ -55,10 +55,10 @@ def serve(packages: tuple[str, ...], tasks: dict[str, Callable[[dict], Prepared]
             _say(answers, {"written": order["write"]})
             continue
         use_kernels(prepared.model, order["kernels"])
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         numbers = prepared.ways[order["do"]]()
-        seconds = time.perf_counter() - start
-        _say(answers, {"seconds": seconds, "peak_mb": peak_mb()})
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        _say(answers, {"seconds": seconds, "cpu_s": cpu_seconds, "peak_mb": peak_mb()})
 
 
 def _say(answers: Any, content: dict) -> None:
