@@ -145,8 +145,8 @@ def measure_steps(options: BenchOptions, lm: LM, texts: list[Text]) -> dict:
 
 
 RATES_NOTE = (
-    "Where a table has a ratio, seconds are processor seconds, on one thread. Eight learning rates: three steps with "
-    "four texts each, and validation."
+    "Where a table has a ratio, seconds are processor seconds, on one thread. Eight learning rates: three steps with four "
+    "texts each and validation; every run reads its texts below the layer."
 )
 
 
@@ -160,9 +160,7 @@ def measure_rates(options: BenchOptions, lm: LM, texts: list[Text]) -> dict:
     return {
         "rows": summarise(found, ALONE),
         "targets": [at_most("training alone: eight learning rates in one pass, of eight runs", 0.6, ratio)],
-        "notes": [
-            "Eight learning rates: processor seconds of three steps with four texts each, and validation."
-        ],
+        "notes": [RATES_NOTE],
     }
 
 
@@ -185,7 +183,7 @@ def measure_memory(options: BenchOptions) -> dict:
         ]
     note = (
         f"Weights {loaded['weights_mb']:.0f} MB; the libraries hold {loaded['before_mb']:.0f} MB before a model is "
-        "loaded. What rows need: [training.md](training.md#how-it-is-made-fast)."
+        "loaded. What rows need: [training.md](training.md#memory)."
     )
     return {"rows": rows, "targets": targets, "notes": [note]}
 
