@@ -3,6 +3,7 @@ everybody.
 """
 
 import ast
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -30,11 +31,14 @@ from benchmarks.report import PAGE, RESULTS, SUBJECTS, insert
 from benchmarks.roofline import Ceiling, Work, capture_work
 from benchmarks.rounds import ratio_between, run_rounds, summarise
 from benchmarks.tables import at_least, at_most, render_rows, render_subject
-from benchmarks.workload import BenchOptions
+from benchmarks.training_memory import as_texts, kept_floats
+from benchmarks.workload import BenchOptions, Text
 from traitscope.extraction.fitting.methods import FitOptions, fit_directions, fit_functions
 from traitscope.utils.files.reading import read_json
 from traitscope.utils.model.capture import Reading, pool_activations
 from traitscope.utils.model.loading import unload_lm
+from traitscope.utils.model.steered_costs import Passes, Row, Unit
+from traitscope.utils.model.upper import UpperPart
 from traitscope.utils.records.activations import read_captured
 
 FOLDER = Path(__file__).parent / "benchmarks"
@@ -112,9 +116,34 @@ def test_stage_4_is_timed_on_planted_activations_and_finds_what_the_reference_fi
 
 
 def test_every_peer_has_an_adapter_and_pins():
-    for name in client.NAMES.values():
+    for name in (client.NAMES | client.TRAINERS).values():
         assert (FOLDER / "peers" / f"{name}_way.py").exists()
-        assert name == "persona" or "==" in (FOLDER / f"requirements-{name}.txt").read_text()
+        assert name in ("persona", "traitscope") or "==" in (FOLDER / f"requirements-{name}.txt").read_text()
+
+
+@pytest.mark.parametrize("file", sorted((FOLDER / "peers").glob("*_way.py")), ids=lambda p: p.stem)
+def test_a_worker_finds_this_checkout_in_an_environment_that_has_no_traitscope(file):
+    assert 'parents[3] / "__init__.py"), run_name="checkout")' in file.read_text()
+
+
+def test_what_is_installed_without_its_dependencies_is_pinned_to_the_last_package():
+    files = [f for f in FOLDER.glob("requirements-*.txt") if f.read_text().startswith("# --no-deps")]
+    assert [f.stem for f in files] == ["requirements-pyreft"]
+    lines = files[0].read_text().splitlines()[1:]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    assert not any(
+        line.startswith("torch==") for line in lines
+    )  # which build, requirements.txt and pip decide
+
+
+def test_what_a_package_prints_while_it_is_imported_is_no_answer(monkeypatch, tmp_path):
+    (tmp_path / "peers").mkdir()
+    says = 'print("a banner")\nprint(\'{"ways": ["one"], "default": ""}\', flush=True)\ninput()'
+    (tmp_path / "peers" / "loud_way.py").write_text(says)
+    monkeypatch.setattr(client, "HERE", tmp_path / "peers")
+    monkeypatch.setitem(client.NAMES, "loud", "loud")
+    with client.Peer("loud", {}) as peer:
+        assert peer.ways == ["one"]
 
 
 def test_rounds_rotate_and_each_way_runs_once_a_round():
@@ -177,6 +206,29 @@ def test_counted_operations_are_those_of_the_forward_pass(llama, monkeypatch):
     assert capture_work(llama, [[24, 24]]).operations == pytest.approx(
         counter.get_total_flops() - attention / 2, rel=0.02
     )
+
+
+def kept_of_a_pass(lm, layer: int) -> int:
+    """Return the bytes that a pass above a layer keeps for its way back, the weights left out."""
+    texts = as_texts([Text(list(range(10, 60)), 20, ""), Text(list(range(30, 80)), 30, "")])
+    passes = Passes(UpperPart.of(lm, layer), [layer])
+    passes.read(texts)
+    weights, kept = {p.untyped_storage().data_ptr() for p in lm.model.parameters()}, []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)  # all of them live, so that no two have one address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        units = [Unit((Row(text, 0, 1.0),), (text,), 0) for text in texts]
+        passes.losses(torch.ones(1, lm.d_model, requires_grad=True), units)
+    sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
+    return sum(size for place, size in sizes.items() if place not in weights)
+
+
+def test_a_block_keeps_of_a_token_what_the_formula_says(llama):
+    of_a_block = kept_of_a_pass(llama, 0) - kept_of_a_pass(llama, 1)
+    assert of_a_block / (100 * 4) == pytest.approx(kept_floats(llama.model.config), rel=0.01)
 
 
 def test_the_scarcer_of_two_bounds_the_time():

@@ -126,7 +126,7 @@ def test_logits_in_chunks_have_the_same_costs_and_gradients(llama, monkeypatch):
     text = texts_of(llama, 1)[0]
     found = []
     for size in (1 << 28, 4 * llama.n_tokens * 3):  # all at once; three at a time
-        monkeypatch.setattr("traitscope.utils.model.steered_costs.HEAD_BYTES", size)
+        monkeypatch.setattr("traitscope.utils.model.steered_costs.FEW_HEAD_BYTES", size)
         passes = passes_of(llama, [1])
         passes.read([text])
         vectors = torch.full((1, llama.d_model), 0.1, requires_grad=True)
@@ -136,6 +136,29 @@ def test_logits_in_chunks_have_the_same_costs_and_gradients(llama, monkeypatch):
 
     assert torch.allclose(found[0][0], found[1][0], atol=1e-6)
     assert torch.allclose(found[0][1], found[1][1], atol=1e-6)
+
+
+def test_costs_that_weigh_differently_have_the_gradient_that_the_whole_model_gives(llama):
+    text, weights = texts_of(llama, 1)[0], torch.linspace(-1, 2, 10)
+    passes = passes_of(llama, [1])
+    passes.read([text])
+    vectors = torch.full((1, llama.d_model), 0.1, requires_grad=True)
+    costs = passes.losses(vectors, [Unit((Row(text, 0, 1.0),), (text,), 0)])[0][0]
+    found = torch.autograd.grad((costs * weights).square().sum(), vectors)[0][0]
+
+    pushed = torch.zeros(len(text.ids), 1)
+    pushed[1:] = 1.0
+    vector = torch.full((llama.d_model,), 0.1, requires_grad=True)
+    handle = llama.model.model.layers[1].register_forward_hook(lambda _m, _i, out: out + pushed * vector)
+    logits = llama.model(input_ids=torch.tensor([text.ids])).logits[0]
+    handle.remove()
+    start = len(text.prompt_ids)
+    plain = torch.nn.functional.cross_entropy(
+        logits[start - 1 : -1], torch.tensor(text.response_ids), reduction="none"
+    )
+    wanted = torch.autograd.grad((plain * weights).square().sum(), vector)[0]
+    assert torch.allclose(costs, plain, atol=1e-5)
+    assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-6)
 
 
 WITHOUT_HEAD = ("llama4",)  # its text model stands behind a wrapper that asks for more than states

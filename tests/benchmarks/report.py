@@ -54,6 +54,8 @@ PEERS = {
     "steering_vectors": "steering-vectors",
     "nnsight": "nnsight",
     "transformer_lens": "transformer-lens",
+    "trl": "trl",
+    "pyreft": "pyreft",
 }
 
 
@@ -129,12 +131,8 @@ def _run(command: list[str]) -> dict:
 
 def describe_machine() -> dict:
     """Return what decides speed here: no host name, no path."""
-    cpuinfo = Path("/proc/cpuinfo")
-    model = (
-        re.search(r"model name\s*: (.*)", cpuinfo.read_text(errors="replace")) if cpuinfo.exists() else None
-    )
     return {
-        "CPU": model[1] if model else platform.processor() or platform.machine(),
+        "CPU": _describe_cpu(),
         "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_GB": round(psutil.virtual_memory().total / 2**30),
@@ -143,6 +141,19 @@ def describe_machine() -> dict:
         "Python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES} | _peer_versions(),
     }
+
+
+def _describe_cpu() -> str:
+    """Return the processor's name, and its family and model, which are told where a name may not be."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
+    said = dict(re.findall(r"^(model name|cpu family|model)[ \t]*: (.*)$", text, re.MULTILINE))
+    if "model name" not in said:
+        return platform.processor() or platform.machine()
+    about = [
+        f"{word} {said[key]}" for key, word in (("cpu family", "family"), ("model", "model")) if key in said
+    ]
+    return f"{said['model name']} ({' '.join(about)})" if about else said["model name"]
 
 
 def _peer_versions() -> dict[str, str]:

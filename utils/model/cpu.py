@@ -59,6 +59,26 @@ def keep_head_fast(model: Any) -> None:
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    if torch.is_grad_enabled() and x.requires_grad:  # the product below has no gradient
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return _multiply(x, layer.weight, layer.bias)
+    if layer.weight.requires_grad:  # the product below has a gradient of x alone
         return nn.functional.linear(x, layer.weight, layer.bias)
-    return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
+    return _Frozen.apply(x, layer.weight, layer.bias)
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _Frozen(torch.autograd.Function):
+    """A product with frozen weights, through oneDNN both ways; it keeps nothing of its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        return _multiply(x, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _multiply(gradient.contiguous(), ctx.weight.t(), None), None, None

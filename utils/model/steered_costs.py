@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from traitscope.utils.model.anatomy import body_of, require_room
 from traitscope.utils.model.batching import halve_on_oom, plan_batches
@@ -19,7 +18,8 @@ from traitscope.utils.records.own_texts import Text
 TOKENS = {"cuda": 8192}  # of a pass that keeps what its gradient needs, padding included
 FEW_TOKENS = 1024  # on a CPU
 TOLD = 64  # tokens of a target that are told apart
-HEAD_BYTES = 256 << 20  # of float32 logits that are kept at a time; beyond, they are computed again
+HEAD_BYTES = {"cuda": 256 << 20}  # of float32 logits that there are at a time
+FEW_HEAD_BYTES = 32 << 20  # on a CPU
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,12 @@ class Passes:
     def _tokens(self) -> int:
         return TOKENS.get(self.lm.device.type, FEW_TOKENS)
 
+    @property
+    def _states_at_a_time(self) -> int:
+        """How many states the head reads at once."""
+        held = HEAD_BYTES.get(self.lm.device.type, FEW_HEAD_BYTES)
+        return max(1, held // (4 * self.lm.n_tokens))
+
     def losses(self, vectors: Tensor, units: Sequence[Unit]) -> list[list[Tensor]]:
         """Return the cost of every response token of every row [n_tokens], steered by vectors [n, d_model]: its −log p,
         or, where there are targets, the divergence from these.
@@ -136,16 +142,14 @@ class Passes:
 
     def _costs(self, cost: Callable[..., Tensor], hidden: Tensor, targets: Sequence[Tensor]) -> Tensor:
         """Return the cost [n] of states [n, d_model] against targets, each [n, …], some at a time."""
-        size = max(1, HEAD_BYTES // (4 * self.lm.n_tokens))
+        size = self._states_at_a_time
         chunks = list(zip(*(t.to(hidden.device).split(size) for t in (hidden, *targets)), strict=True))
-        if len(chunks) > 1 and torch.is_grad_enabled():
-            return torch.cat([checkpoint(cost, *chunk, use_reentrant=False) for chunk in chunks])
-        return torch.cat([cost(*chunk) for chunk in chunks])
+        return torch.cat([_with_gradient(cost, *chunk) for chunk in chunks])
 
     @torch.no_grad()
     def teach(self, texts: Sequence[Text]) -> None:
         """Take as targets what the model predicts where it is told to: after the prompts with an instruction."""
-        size = max(1, HEAD_BYTES // (4 * self.lm.n_tokens))
+        size = self._states_at_a_time
         told = [text.told_ids + text.response_ids for text in texts]
         require_room(self.lm, max(map(len, told), default=0))
         for batch in plan_batches([len(ids) for ids in told], max_tokens=self._tokens):
@@ -197,6 +201,19 @@ def _add_and_remove(forces: Tensor, removals: Tensor, vectors: Tensor, hidden: T
     )  # of a zero vector: nothing
     push = forces.to(vectors.device) * vectors - removals.to(vectors.device) * part
     return hidden + push.to(device=hidden.device, dtype=hidden.dtype)
+
+
+def _with_gradient(cost: Callable[..., Tensor], hidden: Tensor, *targets: Tensor) -> Tensor:
+    """Return the cost [n] of states [n, d_model], with its gradient taken at once: a state's cost depends on no other
+    state, so that the logits need not be kept until the way back.
+    """
+    if not (torch.is_grad_enabled() and hidden.requires_grad):
+        return cost(hidden, *targets)
+    own = hidden.detach().requires_grad_()
+    found = cost(own, *targets)
+    gradient = torch.autograd.grad(found.sum(), own)[0]
+    changed = (hidden - own.detach()).float() * gradient.float()  # of value zero
+    return found.detach() + changed.sum(-1)
 
 
 def _surprise(head: Head, output: object, hidden: Tensor, labels: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ NAMES = {
     "nnsight": "nnsight",
     "TransformerLens": "transformer_lens",
 }
+TRAINERS = {"traitscope": "traitscope", "TRL": "trl", "pyreft": "pyreft"}
 
 
 class PeerError(RuntimeError):
@@ -35,11 +36,8 @@ class Peer:
         self.title, self._scratch = title, tempfile.TemporaryDirectory()
         self._folder = Path(self._scratch.name)
         (self._folder / "job.json").write_text(json.dumps(job))
-        command = [
-            _python(NAMES[title]),
-            str(HERE / f"{NAMES[title]}_way.py"),
-            str(self._folder / "job.json"),
-        ]
+        name = (NAMES | TRAINERS)[title]
+        command = [_python(name), str(HERE / f"{name}_way.py"), str(self._folder / "job.json")]
         with open(self._folder / "log", "w") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
@@ -74,10 +72,10 @@ class Peer:
 
     def _read(self) -> dict:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise PeerError(self._last_words())
-        return json.loads(line)
+        for line in self._process.stdout:
+            if line.startswith("{"):  # and not what a package prints while it is imported
+                return json.loads(line)
+        raise PeerError(self._last_words())
 
     def _last_words(self) -> str:
         self._process.wait()

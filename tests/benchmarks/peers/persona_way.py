@@ -2,11 +2,13 @@
 all. No package; the idea, written anew.
 """
 
+import runpy
 import sys
 from pathlib import Path
 
 if not __package__:  # run as a worker, in an environment of its own
-    sys.path[:1] = [str(Path(__file__).resolve().parents[i]) for i in (3, 2)]
+    runpy.run_path(str(Path(__file__).resolve().parents[3] / "__init__.py"), run_name="checkout")
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from typing import Any
 

@@ -2,7 +2,7 @@
 seconds.
 
 Lines are JSON. In: {"do": way, "kernels": name} or {"write": path}. Out: first {"ways", "default",
-"versions", "threads"}, then {"seconds", "peak_mb"} or {"written": path}. What a peer itself prints goes to
+"versions", "threads"}, then {"seconds", "cpu_s", "peak_mb"} or {"written": path}. What a peer itself prints goes to
 stderr.
 """
 
@@ -55,10 +55,10 @@ def serve(packages: tuple[str, ...], tasks: dict[str, Callable[[dict], Prepared]
             _say(answers, {"written": order["write"]})
             continue
         use_kernels(prepared.model, order["kernels"])
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         numbers = prepared.ways[order["do"]]()
-        seconds = time.perf_counter() - start
-        _say(answers, {"seconds": seconds, "peak_mb": peak_mb()})
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        _say(answers, {"seconds": seconds, "cpu_s": cpu_seconds, "peak_mb": peak_mb()})
 
 
 def _say(answers: Any, content: dict) -> None:
@@ -70,6 +70,18 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "?"
+
+
+def read_config(folder: str) -> Any:
+    """Return a model's config for transformers 4, which does not read the rotary base where transformers 5
+    wrote it, and would silently take 10000.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder)
+    written = json.loads((Path(folder) / "config.json").read_text())
+    config.rope_theta = written["rope_parameters"]["rope_theta"]
+    return config
 
 
 def in_file_order(texts: list[dict], rows: int) -> list[list[dict]]:
@@ -89,6 +101,15 @@ def pad_left(prompts: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
     return ids, torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+
+
+def labels_of(batch: list[dict]) -> Tensor:
+    """Return [batch, width]: a response's tokens, and −100 elsewhere."""
+    ids, _ = pad_right(batch)
+    for row, text in zip(ids, batch, strict=True):
+        row[: text["n_prompt"]] = -100
+        row[len(text["ids"]) :] = -100
+    return ids
 
 
 def response_mean(hidden: Tensor, text: dict) -> Tensor:

@@ -2,21 +2,30 @@
 `SteeringVector.apply`.
 """
 
+import runpy
 import sys
 from pathlib import Path
 
 if not __package__:  # run as a worker, in an environment of its own
-    sys.path[:1] = [str(Path(__file__).resolve().parents[i]) for i in (3, 2)]
+    runpy.run_path(str(Path(__file__).resolve().parents[3] / "__init__.py"), run_name="checkout")
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import json
 from typing import Any
 
 import torch
 from steering_vectors import SteeringVector, record_activations
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
-from benchmarks.peers.serving import Prepared, in_file_order, pad_left, pad_right, response_mean, serve
+from benchmarks.peers.serving import (
+    Prepared,
+    in_file_order,
+    pad_left,
+    pad_right,
+    read_config,
+    response_mean,
+    serve,
+)
 
 
 def prepare_capture(job: dict) -> Prepared:
@@ -63,11 +72,7 @@ def prepare_sweep(job: dict) -> Prepared:
 
 
 def _load(job: dict) -> Any:
-    config = AutoConfig.from_pretrained(job["model"])
-    # transformers 4 does not read where transformers 5 wrote it, and would silently take 10000
-    config.rope_theta = json.loads((Path(job["model"]) / "config.json").read_text())["rope_parameters"][
-        "rope_theta"
-    ]
+    config = read_config(job["model"])
     return AutoModelForCausalLM.from_pretrained(job["model"], config=config, dtype=torch.float32).eval()
 
 
