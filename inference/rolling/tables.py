@@ -68,14 +68,15 @@ def _figures(questions: pd.DataFrame, variant: str, score: str) -> dict:
 def _opposites(rows: pd.DataFrame) -> dict[str, str]:
     """Return {a variant that pushes along its vector: the one that pushes as far the other way}."""
     pushes = rows.drop_duplicates("variant").dropna(subset=["coefficient"])
-    places = {
-        (row.arm, str(row.layer), str(row.system_prompt), round(row.coefficient, 6)): row.variant
-        for row in pushes.itertuples()
-    }
+    places: dict[tuple, dict[float, str]] = {}
+    for row in pushes.to_dict("records"):
+        place = row["arm"], str(row["layer"]), str(row["system_prompt"])
+        places.setdefault(place, {})[round(float(row["coefficient"]), 6)] = str(row["variant"])
     return {
-        name: places[*place, -far]
-        for (*place, far), name in places.items()
-        if far > 0 and (*place, -far) in places
+        name: there[-far]
+        for there in places.values()
+        for far, name in there.items()
+        if far > 0 and -far in there
     }
 
 

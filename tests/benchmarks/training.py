@@ -25,7 +25,8 @@ from benchmarks.training_commands import prepare, run_rates, run_whole
 from benchmarks.training_memory import as_texts
 from benchmarks.training_peers import measure_peers
 from benchmarks.workload import BenchOptions, bench_main, load_model, make_chats
-from traitscope.extraction.training.learning import Progress, Start, learn
+from traitscope.extraction.training.course import Progress, Start
+from traitscope.extraction.training.loop import Task, learn
 from traitscope.extraction.training.objectives import LikelyText
 from traitscope.extraction.training.options import TrainOptions
 from traitscope.extraction.training.texts import Texts
@@ -95,7 +96,8 @@ def training(lm: LM, texts: list[Text], rates: tuple[float, ...]) -> Callable[[]
         passes = Passes(UpperPart.of(lm, layer), [layer] * len(rates))
         starts = [Start(layer, rate, 0, 100.0) for rate in rates]
         with tempfile.TemporaryDirectory() as folder:
-            learn(passes, LikelyText(shared), starts, options, Progress(Journal(Path(folder) / "journal")))
+            task = Task(LikelyText(shared), starts, Progress(Journal(Path(folder) / "journal")))
+            learn(passes, task, options)
 
     return run
 
