@@ -1,6 +1,6 @@
 """A picture of rollouts: the trait score against the dose, and coherence beneath."""
 
-from itertools import cycle
+from itertools import cycle, product
 from typing import Any
 
 import matplotlib
@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from traitscope.utils.records.rollouts import PLAIN, PROMPTED, PROMPTED_NEG
 
 COLOURS = ("#1f5fa8", "#b8772e", "#3a8f5c", "#9b3f7c", "#6b6f76", "#8a5a2b")
+STYLES = [(colour, dash) for dash, colour in product(("-", ":"), COLOURS)]  # where colours end, dotted
 LEVELS = {PLAIN: ("#55585f", "-"), PROMPTED: ("#c0392b", "--"), PROMPTED_NEG: ("#7d5ba6", ":")}
 UNTOLD = -1  # in place of the number of a system prompt
 ROWS = (("trait", "trait score"), ("coherence", "coherence"))
@@ -26,8 +27,8 @@ def draw_rollouts(trait: str, variants: pd.DataFrame) -> Any:
     figure, axes = plt.subplots(2, 1, figsize=(7, 6), sharex=True, layout="constrained", height_ratios=(3, 2))
     for axis, (score, name) in zip(axes, ROWS, strict=True):
         _draw_levels(axis, variants, score)
-        for (arm, part), colour in zip(list_lines(variants), cycle(COLOURS), strict=False):
-            _draw_line(axis, part, score, arm, colour)
+        for (arm, part), style in zip(list_lines(variants), cycle(STYLES), strict=False):
+            _draw_line(axis, part, score, arm, style)
         if not variants[score].notna().any():
             axis.text(0.5, 0.5, "not scored", transform=axis.transAxes, ha="center", color="#888")
         axis.set(ylabel=name, ylim=(-2, 102))
@@ -65,12 +66,13 @@ def _draw_levels(axis: Any, variants: pd.DataFrame, score: str) -> None:
             axis.axhline(float(means.mean()), color=colour, linestyle=style, linewidth=1.2, label=name)
 
 
-def _draw_line(axis: Any, part: pd.DataFrame, score: str, name: str, colour: str) -> None:
+def _draw_line(axis: Any, part: pd.DataFrame, score: str, name: str, style: tuple) -> None:
     known = part[part[score].notna()]
     if known.empty:
         return
+    colour, dash = style
     doses, means = known["dose"].astype(float), known[score].astype(float)
-    axis.plot(doses, means, color=colour, marker="o", markersize=4, linewidth=1.6, label=name)
+    axis.plot(doses, means, color=colour, linestyle=dash, marker="o", markersize=4, linewidth=1.6, label=name)
 
     ranged = known[known[f"{score}_low"].notna()]
     low, high = (ranged[f"{score}_{end}"].astype(float) for end in ("low", "high"))

@@ -55,6 +55,11 @@ const DARK = {
 
 export const palette = () => (current() === "dark" ? DARK : LIGHT);
 
+const DASHES = ["solid", "dot", "dashdot"];
+
+/** Return the look of the i-th line of a plot: where the colours end they come again, dotted. */
+export const lineStyle = (c, i) => ({ color: c.lines[i % c.lines.length], dash: DASHES[Math.floor(i / c.lines.length) % DASHES.length], width: 2 });
+
 /** Return a colour with an opacity: "#rrggbb" → "rgba(…)". */
 export function faded(colour, opacity) {
   const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));

@@ -1,6 +1,7 @@
 // The scores of the shown branch's replies, drawn while they come.
 
 import { traitParts } from "../format.js";
+import { lineStyle } from "../palette.js";
 import { plot, redraw } from "../plots.js";
 
 const PAUSE = 120; // milliseconds between two drawings
@@ -15,7 +16,7 @@ export function livePlot(self) {
       mode: "lines",
       y: steps().map((s) => s.scores[trait]),
       name: traitParts(trait)[1],
-      line: { color: c.lines[i % c.lines.length], width: 2 },
+      line: lineStyle(c, i),
       hovertemplate: `%{y:+.2f}<extra>${traitParts(trait)[1]}</extra>`,
     }));
   const layout = (c) => ({

@@ -2,6 +2,7 @@
 
 import { h } from "../dom.js";
 import { number, signed, range, traitParts } from "../format.js";
+import { lineStyle } from "../palette.js";
 import { plot } from "../plots.js";
 import { address, state } from "../router.js";
 
@@ -34,7 +35,7 @@ function differences({ vectors, other, experiment }, onhover) {
       mode: "lines",
       y: v.differences,
       name: traitParts(v.trait)[1],
-      line: { color: c.lines[i % c.lines.length], width: 2 },
+      line: lineStyle(c, i),
       hovertemplate: `%{y:+.3f}<extra>${traitParts(v.trait)[1]}</extra>`,
     }));
   const layout = (c) => ({

@@ -4,6 +4,7 @@ import * as data from "../data.js";
 import { h } from "../dom.js";
 import { doseName, number, percent, plural, range, signed } from "../format.js";
 import { chips, choice, quote, section } from "../parts.js";
+import { lineStyle } from "../palette.js";
 import { picker } from "../picker.js";
 import { plot } from "../plots.js";
 import { patch } from "../router.js";
@@ -124,7 +125,7 @@ function curves(page, score) {
   const ends = [Math.min(-0.1, ...steered.map((v) => v.dose)), Math.max(0.1, ...steered.map((v) => v.dose))];
   const traces = (c) => [
     ...flat.map((v) => level(v, score, ends, v.arm === "plain" ? c.soft : v.arm === "prompted" ? c.ink : c.grey)),
-    ...names.map((name, i) => curve(steered.filter((v) => lineOf(v) === name), flat, name, score, c.lines[i % c.lines.length])),
+    ...names.map((name, i) => curve(steered.filter((v) => lineOf(v) === name), flat, name, score, lineStyle(c, i))),
   ];
   const layout = (c) => ({
     xaxis: { title: { text: "dose (share of the residual norm)" }, zeroline: true, zerolinecolor: c.line },
@@ -151,7 +152,7 @@ const level = (v, score, ends, colour) => ({
   hovertemplate: `${v.variant}: %{y:.1f}<extra></extra>`,
 });
 
-function curve(points, flat, name, score, colour) {
+function curve(points, flat, name, score, line) {
   const told = points[0].system_prompt;
   const middle = flat.find((v) => (told === null ? v.arm === "plain" : v.arm === "prompted" && v.system_prompt === told));
   const all = [...points.map((v) => [v.dose, v]), ...(middle ? [[0, middle]] : [])].sort((a, b) => a[0] - b[0]);
@@ -162,11 +163,11 @@ function curve(points, flat, name, score, colour) {
     mode: "lines+markers",
     x: all.map(([dose]) => dose),
     y: values.map((found) => found.mean),
-    error_y: { type: "data", symmetric: false, array: reach("high"), arrayminus: reach("low"), color: colour, thickness: 1, width: 3 },
+    error_y: { type: "data", symmetric: false, array: reach("high"), arrayminus: reach("low"), color: line.color, thickness: 1, width: 3 },
     name,
     customdata: all.map(([, v]) => v.variant),
-    line: { color: colour, width: 2 },
-    marker: { color: colour, size: 6 },
+    line,
+    marker: { color: line.color, size: 6 },
     hovertemplate: `${name}, dose %{x:.3g}: %{y:.1f}<extra></extra>`,
   };
 }
