@@ -135,7 +135,7 @@ def test_a_chat_streams_stops_steers_and_branches(browser, speaking):
         page.click("[aria-label='Earlier branch']")
         page.wait_for_selector(".message-foot:has-text('stopped')")
         assert "sea" in page.inner_text(".bubble")
-        page.keyboard.press("6")
+        page.keyboard.press("7")
         page.wait_for_selector("h1:has-text('Groups')")
         page.go_back()
         page.wait_for_selector(".message-foot:has-text('stopped')")  # the conversation outlives the view
